@@ -1,0 +1,182 @@
+"""The broker's side of a subscription: a queue of its own, bound to the store's exchange, and its messages.
+
+The queue is only a cache. Whatever happens to it, this side declares and binds it again, and the store fills the hole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import aio_pika
+from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import ChannelInvalidStateError
+from pamqp import commands
+
+from trunkline_store.errors import BrokerUnavailable
+
+log = logging.getLogger("trunkline.consumer")
+
+BROKER_ERRORS: Final = (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError)
+CONNECT_SECONDS: Final = 10.0
+CONSUME_SECONDS: Final = 5.0
+
+
+class Queue:
+    """What is declared for a subscription."""
+
+    def __init__(
+        self, name: str, exchange: str, binding: str, *, max_length: int, max_bytes: int, expires: float
+    ) -> None:
+        self.name = name
+        self.exchange = exchange
+        self.binding = binding
+        self.arguments: Mapping[str, Any] = {
+            "x-queue-type": "quorum",
+            "x-overflow": "drop-head",
+            "x-max-length": max_length,
+            "x-max-length-bytes": max_bytes,
+            "x-expires": int(expires * 1000),
+        }
+
+
+class Received(NamedTuple):
+    """A message as it came; its tag is good on the channel of the time only."""
+
+    tag: int
+    headers: Mapping[str, Any]
+    body: bytes
+
+
+class Receiver:
+    """One consuming channel on a connection of its own. Messages wait here, at most `prefetch` of them."""
+
+    def __init__(self, url: str, queue: Queue, *, prefetch: int) -> None:
+        self._url = url
+        self._queue = queue
+        self._prefetch = prefetch
+        self._messages: deque[Received] = deque()
+        self._arrived = asyncio.Event()
+        self._connection: Any = None
+        self._channel: Any = None
+        self._lost = True
+        self.generation = 0
+        """Counts the channels: a tag is good in its own generation only."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can arrive. False from the moment on that anything was heard to the contrary."""
+        return not self._lost
+
+    async def connect(self) -> None:
+        """Declares, binds and consumes. Raises `BrokerUnavailable`."""
+        await self.close()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                self._connection = await aio_pika.connect(
+                    self._url, client_properties={"connection_name": f"{self._queue.name} subscription"}
+                )
+                await self._declare()
+            if not await self._consume():
+                log.warning("queue %s does not answer: it is deleted, to be made again", self._queue.name)
+                await self.delete_queue()
+                raise BrokerUnavailable(f"queue {self._queue.name} did not answer")
+        except BROKER_ERRORS as error:
+            await self.close()
+            raise BrokerUnavailable.because(error) from error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _consume(self) -> bool:
+        """Returns False where the broker is there and the queue is not: a quorum queue can be left without a leader
+        for good, by a crash of its node (https://github.com/rabbitmq/rabbitmq-server/issues/10070), say."""
+        channel = await self._connection.transport.connection.channel(publisher_confirms=False)
+        self._channel = channel
+        self._messages.clear()
+        self.generation += 1
+        channel.on_consumer_cancel_callbacks.add(partial(self._on_lost, self.generation))
+        channel.closing.add_done_callback(partial(self._on_lost, self.generation))
+        self._lost = False
+        try:
+            async with asyncio.timeout(CONSUME_SECONDS):
+                await channel.basic_qos(prefetch_count=self._prefetch)
+                await channel.basic_consume(self._queue.name, self._on_message, consumer_tag=self._queue.name)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _declare(self) -> None:
+        try:
+            await self._declare_once()
+        except aio_pika.exceptions.ChannelPreconditionFailed:
+            log.warning("queue %s has other arguments: it is deleted and made again", self._queue.name)
+            async with self._connection.channel() as channel:
+                await channel.queue_delete(self._queue.name)
+            await self._declare_once()
+
+    async def _declare_once(self) -> None:
+        queue = self._queue
+        async with self._connection.channel() as channel:
+            declared = await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments))
+            await declared.bind(queue.exchange, routing_key=queue.binding)
+
+    async def close(self) -> None:
+        """Drops the connection; what was not acknowledged goes back to the queue."""
+        self._lost = True
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            with suppress(*BROKER_ERRORS):
+                async with asyncio.timeout(2):
+                    await connection.close()
+
+    async def delete_queue(self) -> None:
+        """Removes the queue, for good. Raises `BrokerUnavailable`."""
+        try:
+            async with (
+                asyncio.timeout(2 * CONNECT_SECONDS),  # RabbitMQ itself waits 5 s for a queue that does not answer
+                await aio_pika.connect(self._url) as connection,
+                connection.channel() as channel,
+            ):
+                await channel.queue_delete(self._queue.name)
+        except BROKER_ERRORS as error:
+            raise BrokerUnavailable.because(error) from error
+
+    async def next(self, seconds: float) -> Received | None:
+        """The next message, or None when none came within `seconds`, or the queue was lost."""
+        if not self._messages and self.connected:
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._arrived.wait()
+        return self._messages.popleft() if self._messages and self.connected else None
+
+    async def ack(self, tag: int, generation: int) -> None:
+        """Acknowledges all messages up to `tag`, if their channel is still there."""
+        if generation == self.generation and self.connected:
+            with suppress(ChannelInvalidStateError, *BROKER_ERRORS):
+                await self._channel.basic_ack(tag, multiple=True, wait=False)
+
+    async def lost(self) -> None:
+        """Waits until the queue, the channel or the connection is lost."""
+        while self.connected:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def _on_message(self, message: DeliveredMessage) -> None:
+        delivery, properties = message.delivery, message.header.properties
+        if message.channel is self._channel and isinstance(delivery, commands.Basic.Deliver):
+            self._messages.append(Received(delivery.delivery_tag or 0, properties.headers or {}, message.body))
+            self._arrived.set()
+
+    def _on_lost(self, generation: int, cause: object) -> None:
+        if isinstance(cause, asyncio.Future) and not cause.cancelled():
+            cause.exception()  # retrieved, or asyncio would complain of it
+        if generation == self.generation:
+            self._lost = True
+            self._arrived.set()

@@ -1,0 +1,50 @@
+"""The commands of `trunkline`. Each module has those that touch the same thing."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from trunkline_ops.commands.append import append
+from trunkline_ops.commands.read import read, tail
+from trunkline_ops.commands.relay import relay
+from trunkline_ops.commands.schema import create, drop, init, migrate
+from trunkline_ops.failure import Program
+
+app = typer.Typer(cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+for _panel, _command, _example in (
+    ("The store", create, "trunkline create --dsn postgresql://localhost/app"),
+    ("The store", init, "trunkline init --schema invoices --data-type jsonb"),
+    ("The store", migrate, "trunkline migrate"),
+    ("The store", drop, "trunkline drop --schema invoices"),
+    ("Events", append, """trunkline append order-42 OrderPlaced '{"total": 12}' --expected none"""),
+    ("Events", read, "trunkline read order-42 --from 3"),
+    ("Events", tail, "trunkline tail --category order --json | jq .data"),
+    ("RabbitMQ", relay, "trunkline relay --amqp-url amqp://guest:guest@localhost"),
+):
+    app.command(rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"trunkline {version('trunkline')}")
+        except PackageNotFoundError:
+            print("trunkline, not installed")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def trunkline(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """An event store in PostgreSQL with a trunk line to RabbitMQ.
+
+    Say where they are once, in TRUNKLINE_DSN and TRUNKLINE_AMQP_URL, or behind each command, with --dsn and --amqp-url.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())

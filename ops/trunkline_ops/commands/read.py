@@ -1,0 +1,128 @@
+"""`read` and `tail`: events that are there, and events as they come."""
+
+import asyncio
+import select
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Annotated, Final
+
+import typer
+
+from trunkline_ops.connect import opened
+from trunkline_ops.options import AsJson, Dsn, Schema
+from trunkline_ops.output import Output
+from trunkline_ops.settings import Settings
+from trunkline_store import EventStore, RecordedEvent
+from trunkline_store.events import category_of
+
+_SCREEN: Final = 100
+"""Events for a person who did not say how many."""
+_PAGE: Final = 500
+_POLL_SECONDS: Final = (0.02, 0.1)
+"""Between two looks for new events: while they come, and when none has come for a while."""
+
+
+def read(
+    stream: Annotated[str | None, typer.Argument(metavar="STREAM", help="All streams, if it is not given.")] = None,
+    start: Annotated[
+        int | None,
+        typer.Option("--from", min=0, metavar="N", help="Begin here: at a stream's version, or at a position of all."),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="At most so many; else all, or 100 on a terminal.")
+    ] = None,
+    dsn: Dsn = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the events of a stream, or of all streams, in their order."""
+    settings = Settings.of(dsn=dsn, store=schema)
+    asyncio.run(_read(settings, stream, start, count, Output(as_json=as_json)))
+
+
+async def _read(settings: Settings, stream: str | None, start: int | None, count: int | None, output: Output) -> None:
+    limit = _SCREEN if count is None and sys.stdout.isatty() else count
+    shown = 0
+    async with opened(settings, "read") as store:
+        async for event in _of_all(store, start or 0) if stream is None else _of_stream(store, stream, start or 0):
+            if shown == limit:
+                if count is None:
+                    output.flush()
+                    print(f"there is more: go on with --from {event.event_number}, or give --count", file=sys.stderr)
+                break
+            output.event(event)
+            shown += 1
+    output.flush()
+
+
+async def _of_stream(store: EventStore, stream: str, version: int) -> AsyncIterator[RecordedEvent]:
+    while events := await store.read_stream_forward(stream, start=version, count=_PAGE):
+        for event in events:
+            yield event
+        version = events[-1].stream_version + 1
+
+
+async def _of_all(store: EventStore, position: int) -> AsyncIterator[RecordedEvent]:
+    """Without those that come meanwhile: beside busy writers there would be no end."""
+    end = await store.safe_position()
+    async for event in store.stream_all_forward(start=position):
+        if event.position > end:
+            return
+        yield event
+
+
+def tail(
+    start: Annotated[
+        int | None, typer.Option("--from", min=0, metavar="N", help="Begin at this position, not now.")
+    ] = None,
+    stream: Annotated[str | None, typer.Option(metavar="STREAM", help="Only this stream.")] = None,
+    category: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only streams whose name up to the first - is this.")
+    ] = None,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", metavar="TYPE", help="Only this type; can be given again.")
+    ] = None,
+    dsn: Dsn = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the events of all streams as they are committed, until Ctrl-C."""
+    settings = Settings.of(dsn=dsn, store=schema)
+
+    def wanted(event: RecordedEvent) -> bool:
+        return (
+            stream in (None, event.stream)
+            and category in (None, category_of(event.stream))
+            and (not types or event.type in types)
+        )
+
+    with suppress(KeyboardInterrupt):  # the way in which it ends
+        asyncio.run(_tail(settings, start, wanted, Output(as_json=as_json)))
+
+
+async def _tail(
+    settings: Settings, start: int | None, wanted: Callable[[RecordedEvent], bool], output: Output
+) -> None:
+    shortest, longest = _POLL_SECONDS
+    pause = shortest
+    async with opened(settings, "tail") as store:
+        position = await store.safe_position() + 1 if start is None else start
+        if sys.stderr.isatty():
+            print(f"following from position {position}; Ctrl-C ends", file=sys.stderr)
+        while not _nobody_reads():
+            before = position
+            async for event in store.stream_all_forward(start=position):
+                if wanted(event):
+                    output.event(event)
+                position = event.position + 1
+            output.flush()
+            pause = shortest if position > before else min(longest, pause * 1.5)
+            await asyncio.sleep(pause)
+
+
+def _nobody_reads() -> bool:
+    """Whether the other end of the pipe is closed: a write would tell, but there may be nothing to write for long."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return bool(poll.poll(0))

@@ -1,0 +1,143 @@
+"""`create`, `init`, `migrate`, `drop`: how a store comes into being, is kept up to date, and goes."""
+
+import asyncio
+import sys
+from typing import Annotated
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import asyncpg
+import typer
+
+from trunkline_ops.connect import connected
+from trunkline_ops.options import AsJson, Dsn, Schema
+from trunkline_ops.output import Output
+from trunkline_ops.settings import InvalidSettings, Settings, masked
+from trunkline_store import NotInitialised, StoreUnavailable
+from trunkline_store.migrate import DataType, initialise
+from trunkline_store.migrate import drop as drop_store
+from trunkline_store.migrate import migrate as apply_pending
+from trunkline_store.translate import translated
+
+_MAINTENANCE_DATABASE = "postgres"
+
+DataColumn = Annotated[
+    DataType | None,
+    typer.Option(
+        "--data-type",
+        help="How a new store keeps data, for good: json (as if not given) keeps every byte, jsonb can be indexed, "
+        "bytea takes what is not JSON.",
+    ),
+]
+
+
+def create(dsn: Dsn = None, schema: Schema = None, data_type: DataColumn = None, as_json: AsJson = False) -> None:
+    """Make the database if it is missing, and a store in it."""
+    settings = Settings.of(dsn=dsn, store=schema)
+    asyncio.run(_create(settings, data_type, Output(as_json=as_json)))
+
+
+async def _create(settings: Settings, data_type: DataType | None, output: Output) -> None:
+    try:
+        async with connected(settings, "create") as connection:
+            await _init(connection, settings, data_type, output)
+    except StoreUnavailable as error:
+        if not isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
+            raise
+        name = _database_name(settings.database())
+        async with connected(settings, "create", database=_MAINTENANCE_DATABASE) as connection:
+            await _create_database(connection, name, settings)
+        async with connected(settings, "create") as connection:
+            await _init(connection, settings, data_type, output, database=name)
+
+
+async def _create_database(connection: asyncpg.Connection, name: str, settings: Settings) -> None:
+    """In UTF-8, whatever the cluster's default is, since stream names and data are Unicode."""
+    quoted = name.replace('"', '""')
+    try:
+        with translated(settings.store):
+            await connection.execute(f"""CREATE DATABASE "{quoted}" TEMPLATE template0 ENCODING 'UTF8'""")
+    except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
+        pass  # another one made it meanwhile
+
+
+def _database_name(dsn: str) -> str:
+    url = urlsplit(dsn)
+    query = parse_qs(url.query)
+    name = unquote(url.path.removeprefix("/")) or (query.get("dbname") or query.get("database") or [""])[0]
+    if not name:
+        raise InvalidSettings("--dsn or TRUNKLINE_DSN: it names no database to create")
+    return name
+
+
+def init(dsn: Dsn = None, schema: Schema = None, data_type: DataColumn = None, as_json: AsJson = False) -> None:
+    """Make a store in a database that is there."""
+    settings = Settings.of(dsn=dsn, store=schema)
+
+    async def run() -> None:
+        async with connected(settings, "init") as connection:
+            await _init(connection, settings, data_type, Output(as_json=as_json))
+
+    asyncio.run(run())
+
+
+async def _init(
+    connection: asyncpg.Connection,
+    settings: Settings,
+    data_type: DataType | None,
+    output: Output,
+    *,
+    database: str | None = None,
+) -> None:
+    """database: its name, if it was made for this."""
+    made = await _initialise(connection, settings.store, data_type)
+    sentence = f"made the store {settings.store!r}" if made else f"the store {settings.store!r} is there already"
+    if database:
+        sentence = f"made the database {database!r}, and {sentence}"
+    output.result(sentence, schema=settings.store, created=made, created_database=database is not None)
+
+
+async def _initialise(connection: asyncpg.Connection, store: str, data_type: DataType | None) -> bool:
+    if data_type is None:
+        try:
+            await apply_pending(connection, store)
+        except NotInitialised:
+            data_type = "json"
+        else:
+            return False  # of whatever type it is
+    return await initialise(connection, store, data_type=data_type)
+
+
+def migrate(dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
+    """Bring a store up to this version of trunkline. Those that use it meanwhile wait."""
+    settings = Settings.of(dsn=dsn, store=schema)
+    asyncio.run(_migrate(settings, Output(as_json=as_json)))
+
+
+async def _migrate(settings: Settings, output: Output) -> None:
+    async with connected(settings, "migrate") as connection:
+        applied = await apply_pending(connection, settings.store)
+    done = f"applied migration {', '.join(map(str, applied))}" if applied else "there is nothing to apply"
+    output.result(f"{done} to the store {settings.store!r}", schema=settings.store, applied=applied)
+
+
+def drop(
+    dsn: Dsn = None,
+    schema: Schema = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a store with all its events. The database stays."""
+    settings = Settings.of(dsn=dsn, store=schema)
+    where = masked(settings.database())
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("needed where nobody can be asked", param_hint="--yes")
+        typer.confirm(f"Remove the store {settings.store!r} of {where} with all its events?", abort=True, err=True)
+    asyncio.run(_drop(settings, Output(as_json=as_json)))
+
+
+async def _drop(settings: Settings, output: Output) -> None:
+    async with connected(settings, "drop") as connection:
+        dropped = await drop_store(connection, settings.store)
+    sentence = f"removed the store {settings.store!r}" if dropped else f"there is no store {settings.store!r}"
+    output.result(sentence, schema=settings.store, dropped=dropped)

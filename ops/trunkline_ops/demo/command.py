@@ -1,0 +1,105 @@
+"""The command: `ops/demo`."""
+
+import asyncio
+import json
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import asyncpg
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from trunkline_ops.demo.audit import Figures
+from trunkline_ops.demo.processes import Died, Processes
+from trunkline_ops.demo.rooms import Rooms, fresh_rooms
+from trunkline_ops.demo.story import Story, environment
+from trunkline_ops.demo.watch import Scene, live_view, plain_lines
+from trunkline_ops.servers import PostgresServer, RabbitMQServer, ServerError, postgres_server, rabbitmq_server
+from trunkline_store import TrunklineError
+
+
+def demo(
+    seconds: Annotated[float, typer.Option(min=1, help="How long the writers write.")] = 20,
+    rate: Annotated[float, typer.Option(min=1, help="Events per second that they append together.")] = 500,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep everything running at the end, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with the figures as one line of JSON.")] = False,
+) -> int:
+    """Shows the whole way of an event on real servers, and audits at the end that none was lost.
+
+    Writers append to PostgreSQL, the relay publishes through RabbitMQ, two subscribers follow. Half-way, the first
+    one's queue is deleted. The servers are those of TRUNKLINE_DSN, TRUNKLINE_AMQP_URL and TRUNKLINE_MANAGEMENT_URL,
+    or else private ones. Exit code 1 if an event was lost or out of order.
+    """
+    errors = Console(stderr=True)
+    try:
+        errors.print("demo: starting PostgreSQL and RabbitMQ", highlight=False)
+        with postgres_server() as postgres, rabbitmq_server() as rabbitmq:
+            return asyncio.run(perform(postgres, rabbitmq, seconds, rate, keep=keep, as_json=as_json))
+    except (Died, ServerError, TrunklineError, asyncpg.PostgresError, httpx.HTTPError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+
+
+async def perform(
+    postgres: PostgresServer, rabbitmq: RabbitMQServer, seconds: float, rate: float, *, keep: bool, as_json: bool
+) -> int:
+    """Runs the story and prints the figures; returns the exit code."""
+    scene, out, errors = Scene(seconds), Console(), Console(stderr=True)
+    title = f"RabbitMQ's UI: {rabbitmq.management_url}\n  user {rabbitmq.user}, password {rabbitmq.password}"
+    live = out.is_terminal and not as_json
+    async with (
+        fresh_rooms(postgres, rabbitmq, keep=keep) as rooms,
+        Processes(environment(rooms)) as processes,
+    ):
+        async with live_view(scene, out, title) if live else plain_lines(scene, errors, title):
+            figures = await processes.during(Story(rooms, processes, scene, rate=rate).tell())
+        if as_json:
+            print(json.dumps(figures._asdict()), flush=True)
+        else:
+            out.print(as_table(figures))
+        if figures.fault:
+            print(f"demo: {figures.fault}", file=sys.stderr)
+        if keep:
+            print(as_text(rooms, title), file=sys.stderr)
+            await processes.during(asyncio.Event().wait())
+    return 1 if figures.fault else 0
+
+
+def as_table(figures: Figures) -> Table:
+    """What is printed at the end."""
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in figures._asdict().items():
+        table.add_row(name.replace("_", " "), "-" if value is None else f"{value:,}")
+    return table
+
+
+def as_text(rooms: Rooms, title: str) -> str:
+    """Where to look around."""
+    return (
+        f"The store stays, and its relay runs, until Ctrl-C.\n"
+        f"  {title}\n"
+        f"  TRUNKLINE_DSN={rooms.dsn}\n"
+        f"  TRUNKLINE_AMQP_URL={rooms.amqp_url}"
+    )
+
+
+def main() -> int:
+    """Reads the command line, and returns the exit code: 2 for a mistake in it, 130 after Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    app = typer.Typer(add_completion=False)
+    app.command()(demo)
+    try:
+        return int(app(prog_name="ops/demo", standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        print(f"demo: {error.format_message()}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)  # as after Ctrl-C, whatever was begun is ended in good order

@@ -1,0 +1,117 @@
+"""What went wrong, in one line on standard error, and the exit code: 2 for how the command was used, 1 for the rest."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, NoReturn
+
+import asyncpg
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from trunkline_ops.settings import InvalidSettings, masked
+from trunkline_store import TrunklineError
+
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130  # what shells expect after Ctrl-C
+
+
+class StoppedAt(Exception):
+    """Events were appended up to these lines of the input, and not from there on; the cause says why."""
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__()
+        self.lines = first, last
+        self.appended = 0
+
+
+_KNOWN: Final = (
+    typer.TyperException,
+    typer.Abort,
+    InvalidSettings,
+    StoppedAt,
+    TrunklineError,
+    asyncpg.PostgresError,  # what the store has no name for, such as a full disk
+    OSError,
+    KeyboardInterrupt,
+)
+
+
+class Failure(NamedTuple):
+    """What a user is told."""
+
+    error: str
+    message: str
+    code: int = FAILED
+    attributes: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+
+class Program(TyperGroup):
+    """The commands, under one treatment of what they raise. Bugs keep their traceback; nothing else has one."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: Any) -> NoReturn:
+        """Runs the command that the arguments say, and exits."""
+        given = list(sys.argv[1:] if args is None else args)
+        code = 0
+        try:
+            with self.make_context(prog_name or "trunkline", list(given)) as context:
+                self.invoke(context)
+            sys.stdout.flush()
+        except typer.Exit as stop:
+            code = stop.exit_code
+        except BrokenPipeError:
+            _forget_output()  # the reader has all that it wanted, as in `| head -1`
+        except _KNOWN as error:
+            failure = described(error)
+            code = failure.code
+            show(failure, as_json="--json" in given)
+        sys.exit(code)
+
+
+def described(error: BaseException) -> Failure:
+    """The failure that an error of a known kind is."""
+    match error:
+        case StoppedAt() if error.__cause__ is not None:
+            why = described(error.__cause__)
+            first, last = error.lines
+            lines = f"line {first}" if first == last else f"lines {first} to {last}"
+            return why._replace(
+                message=f"{lines}: {why.message}; {error.appended} events before that were appended, nothing from there on",
+                attributes={**why.attributes, "line": first, "appended": error.appended},
+            )
+        case typer.TyperException():
+            message = error.format_message()
+            context = getattr(error, "ctx", None)
+            if context is not None:
+                message = f"{message.rstrip('.')}: see `{context.command_path} --help`"
+            return Failure("UsageError", message, error.exit_code)
+        case InvalidSettings():
+            return Failure("InvalidSettings", str(error), USAGE)
+        case typer.Abort():
+            return Failure("Aborted", "nothing was done")
+        case KeyboardInterrupt():
+            return Failure("Interrupted", "interrupted", INTERRUPTED)
+    notes = getattr(error, "__notes__", [])
+    message = f"{error} ({', '.join(notes)})" if notes else str(error) or type(error).__name__
+    attributes = {name: value for name, value in vars(error).items() if not name.startswith("_")}
+    return Failure(type(error).__name__, message, FAILED, attributes if isinstance(error, TrunklineError) else {})
+
+
+def show(failure: Failure, *, as_json: bool) -> None:
+    """Prints the one line."""
+    message = masked("; ".join(line.strip() for line in failure.message.splitlines() if line.strip()))
+    if as_json:
+        line = {"error": failure.error, "message": message, **failure.attributes}
+        sys.stderr.write(json.dumps(line, default=str) + "\n")
+    else:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print("[bold red]error:[/]", end=" ")
+        console.print(message, markup=False)
+
+
+def _forget_output() -> None:
+    """What is still in the buffer has no reader, and Python would complain about it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

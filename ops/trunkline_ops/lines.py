@@ -1,0 +1,98 @@
+"""An event as one line of JSON: as `read` and `tail` print it, and as `append` takes it back."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from io import BufferedIOBase
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import msgspec
+
+from trunkline_ops.json_text import checked
+from trunkline_store import EventData, InvalidArgument, InvalidEvent, RecordedEvent, new_event_id
+from trunkline_store.events import MAX_DATA_BYTES
+
+MAX_LINE_BYTES: Final = MAX_DATA_BYTES + 1024 * 1024
+_CHUNK_BYTES: Final = 1024 * 1024
+
+
+class Line(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The names are the contract: a misspelt one is an error, not something that is lost."""
+
+    position: int | None = None
+    stream: str | None = None
+    stream_version: int | None = None
+    id: UUID | None = None
+    type: str
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+    metadata: dict[str, Any] | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    created_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+_decoder: Final = msgspec.json.Decoder(Line)
+
+
+def written(event: RecordedEvent) -> bytes:
+    """The line of a recorded event, without its end."""
+    return msgspec.json.encode(
+        Line(
+            position=event.position,
+            stream=event.stream,
+            stream_version=event.stream_version,
+            id=event.event_id,
+            type=event.type,
+            data=event.data,
+            metadata=event.metadata,
+            correlation_id=event.correlation_id,
+            causation_id=event.causation_id,
+            created_at=event.created_at,
+        )
+    )
+
+
+def parsed(line: bytes) -> tuple[str | None, EventData]:
+    """The stream, if it is named, and the event of a line; where it was recorded before does not matter.
+
+    Raises `InvalidArgument`.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise InvalidArgument(f"not an event: it is over {MAX_LINE_BYTES} bytes long")
+    try:
+        found = _decoder.decode(line)
+    except RecursionError as error:
+        raise InvalidEvent("data", "is nested too deep") from error
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"not an event: {error}") from error
+    except ValueError as error:
+        raise InvalidArgument(f"not a JSON object: {error}") from error
+    return found.stream, EventData(
+        found.type,
+        checked("data", bytes(found.data)),
+        found.metadata,
+        id=found.id or new_event_id(),
+        correlation_id=found.correlation_id,
+        causation_id=found.causation_id,
+        created_at=found.created_at,
+    )
+
+
+def bursts(file: BufferedIOBase) -> Iterator[list[bytes]]:
+    """The lines of a file, those together that came together: so a slow writer's are not held back for more.
+
+    At most one chunk and one line are in memory: of a line that is too long for an event, the last one then, only the
+    beginning comes.
+    """
+    rest = bytearray()
+    while chunk := file.read1(_CHUNK_BYTES):
+        *lines, tail = chunk.split(b"\n")
+        if lines:
+            lines[0] = bytes(rest) + lines[0]
+            rest.clear()
+            yield lines
+        rest += tail
+        if len(rest) > MAX_LINE_BYTES:
+            break
+    if rest:
+        yield [bytes(rest)]

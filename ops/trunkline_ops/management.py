@@ -1,0 +1,73 @@
+"""The few things of RabbitMQ's management API that the demo, tests and tools need."""
+
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+
+class Management:
+    """A client of the management API of one RabbitMQ.
+
+    Its answers about queues and connections are a few seconds old by default (`collect_statistics_interval`).
+    """
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        """`url` is that of the UI, such as `http://localhost:15672`."""
+        self._http = httpx.AsyncClient(
+            base_url=f"{url}/api/",
+            auth=(user, password),
+            timeout=30,
+            trust_env=False,  # an HTTP proxy of the environment is no way to a broker
+            verify=url.startswith("https:"),  # reading all certificates takes longer than a request
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.__aexit__(kind, error, trace)
+
+    async def create_vhost(self, vhost: str) -> None:
+        """Makes a vhost in which this user may do everything."""
+        await self._do("PUT", "vhosts", vhost)
+
+    async def delete_vhost(self, vhost: str) -> None:
+        """Deletes a vhost with all that is in it, and closes its connections."""
+        await self._do("DELETE", "vhosts", vhost)
+
+    async def queues(self, vhost: str) -> list[dict[str, Any]]:
+        """What the API knows of the vhost's queues: `name`, `messages`, `consumers`, `arguments`, ..."""
+        return list(await self._do("GET", "queues", vhost))
+
+    async def queue(self, vhost: str, queue: str) -> dict[str, Any]:
+        """What the API knows of one queue."""
+        return dict(await self._do("GET", "queues", vhost, queue))
+
+    async def delete_queue(self, vhost: str, queue: str) -> None:
+        """Deletes a queue with its messages; its consumers are cancelled."""
+        await self._do("DELETE", "queues", vhost, queue)
+
+    async def purge_queue(self, vhost: str, queue: str) -> None:
+        """Removes the messages that are ready; what consumers hold unacknowledged stays."""
+        await self._do("DELETE", "queues", vhost, queue, "contents")
+
+    async def connections(self, vhost: str) -> list[dict[str, Any]]:
+        """What the API knows of the vhost's connections: `name`, `user_provided_name`, `state`, ..."""
+        return list(await self._do("GET", "vhosts", vhost, "connections"))
+
+    async def close_connections(self, vhost: str) -> int:
+        """Closes the vhost's connections, as an operator would (320 CONNECTION_FORCED); how many it knew of."""
+        connections = await self.connections(vhost)
+        for connection in connections:
+            await self._do("DELETE", "connections", connection["name"])
+        return len(connections)
+
+    async def _do(self, method: str, *path: str) -> Any:
+        response = await self._http.request(method, "/".join(quote(part, safe="") for part in path))
+        response.raise_for_status()
+        return response.json() if response.content else None

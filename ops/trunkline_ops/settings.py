@@ -1,0 +1,89 @@
+"""What the environment tells the program, in `TRUNKLINE_…` variables, unless an option says otherwise.
+
+It is read when a command begins, never at import. The URLs may hold passwords, so they are secrets, and whatever is
+printed goes through `masked`.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from trunkline_store.names import check_store
+
+_NAMES: Final = {
+    "dsn": "--dsn or TRUNKLINE_DSN",
+    "store": "--schema or TRUNKLINE_SCHEMA",
+    "TRUNKLINE_SCHEMA": "TRUNKLINE_SCHEMA",
+    "amqp_url": "--amqp-url or TRUNKLINE_AMQP_URL",
+    "management_url": "TRUNKLINE_MANAGEMENT_URL",
+}
+_DSN: Final = "postgresql://user@host/database"
+_AMQP_URL: Final = "amqp://user:password@host/vhost"
+
+
+class InvalidSettings(Exception):
+    """A setting is missing or cannot be meant so; the message says how it is given."""
+
+
+def _url(example: str, *schemes: str) -> Callable[[SecretStr], SecretStr]:
+    def check(secret: SecretStr) -> SecretStr:
+        """The message never holds the URL: what is wrong with it may be the password."""
+        try:
+            text = secret.get_secret_value()
+            url = urlsplit(text)
+            hosts = url.netloc.rpartition("@")[2].split(",")  # PostgreSQL takes several, each with a port
+            ports = [re.fullmatch(r"(?:\[[^]]*\]|[^:]*)(?::(\d+))?", host) for host in hosts]
+            good = all(port and 0 < int(port[1] or 1) < 65536 for port in ports)
+        except ValueError:
+            good = False
+        if not good or not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"a URL like {example} is needed (with @ : / ? # % in the password percent-encoded)")
+        return secret
+
+    return check
+
+
+class Settings(BaseSettings):
+    """The settings of one command."""
+
+    model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", env_ignore_empty=True, validate_by_name=True)
+
+    dsn: Annotated[SecretStr, AfterValidator(_url(_DSN, "postgresql", "postgres"))] | None = None
+    store: Annotated[str, AfterValidator(check_store)] = Field("eventstore", validation_alias="TRUNKLINE_SCHEMA")
+    amqp_url: Annotated[SecretStr, AfterValidator(_url(_AMQP_URL, "amqp", "amqps"))] | None = None
+    management_url: Annotated[SecretStr, AfterValidator(_url("http://host:15672", "http", "https"))] | None = None
+
+    @classmethod
+    def of(cls, **options: str | None) -> Self:
+        """The environment's settings, but for the options that were given. Raises `InvalidSettings`."""
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            name = _NAMES[str(first["loc"][0])]
+            raise InvalidSettings(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+
+    def database(self) -> str:
+        """The DSN. Raises `InvalidSettings` where there is none."""
+        return _needed(self.dsn, "no database is named", _NAMES["dsn"], _DSN)
+
+    def broker(self) -> str:
+        """The AMQP URL. Raises `InvalidSettings` where there is none."""
+        return _needed(self.amqp_url, "no RabbitMQ is named", _NAMES["amqp_url"], _AMQP_URL)
+
+
+def _needed(secret: SecretStr | None, problem: str, name: str, example: str) -> str:
+    if secret is None:
+        raise InvalidSettings(f"{problem}: give {name}, such as {example}")
+    return secret.get_secret_value()
+
+
+def masked(text: str) -> str:
+    """`text` with *** for the passwords of the URLs in it."""
+    text = re.sub(r"(://[^\s:/@]*:)\S*@", r"\1***@", text)
+    return re.sub(r"(?i)(password=)[^\s&]+", r"\1***", text)

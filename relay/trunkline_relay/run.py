@@ -1,0 +1,204 @@
+"""The relay's life: become leader, publish what is ahead, record what is confirmed; again after every fault."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import AsyncExitStack, suppress
+from typing import Final
+from uuid import uuid4
+
+import structlog
+
+from trunkline_relay.publish import Publisher
+from trunkline_relay.tail import Tail
+from trunkline_store import EventStore
+from trunkline_store.errors import BrokerUnavailable, LeaseLost, StoreNotReady, Unavailable
+from trunkline_store.lease import Lease
+
+LEASE_NAME: Final = "relay"
+LEASE_SECONDS: Final = 5.0
+WINDOW: Final = 1000
+PATIENCE_SECONDS: Final = 30.0
+POLL_SECONDS: Final = (0.004, 0.1)
+"""Between two looks for new events: while they come, and when none has come for a while."""
+RECORD_SECONDS: Final = 0.05
+"""Between two writes of the confirmed position. After a crash, as much is published again."""
+
+log = structlog.get_logger("trunkline.relay")
+
+
+class Relay:
+    """Publishes the events of one store, while it is the leader; a standby otherwise.
+
+    start_from: where a relay begins that has never run: a position (exclusive), 0 for the origin, or None for the
+    current end. lease: seconds after which a leader that has vanished is replaced.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        amqp_url: str,
+        *,
+        start_from: int | None = 0,
+        lease: float = LEASE_SECONDS,
+        window: int = WINDOW,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.store = store
+        self.owner = uuid4()
+        self.leading = asyncio.Event()
+        self._url = amqp_url
+        self._start_from = start_from
+        self._lease = lease
+        self._window = window
+        self._patience = patience
+        self._stop = asyncio.Event()
+        self._safe = 0
+
+    def stop(self) -> None:
+        """Asks `run` to finish: what was published is confirmed and recorded, and the lease is handed over."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Runs until `stop`. Faults of the database or the broker are logged and waited out.
+
+        Raises `StoreNotReady` where the schema does not fit: that needs a person.
+        """
+        pause = _Pause()
+        while not self._stop.is_set():
+            try:
+                lease = await Lease.acquire(self.store, LEASE_NAME, self.owner, self._lease)
+                if lease is None:
+                    log.debug("standby", owner=str(self.owner))
+                    await self._sleep(self._lease / 4)
+                    continue
+                await self._lead(lease, pause)
+            except StoreNotReady:
+                raise
+            except LeaseLost:
+                log.warning("replaced", owner=str(self.owner))
+            except Unavailable as error:
+                log.warning("store unavailable", error=str(error))
+                await self._sleep(pause.next())
+
+    async def _lead(self, lease: Lease, pause: _Pause) -> None:
+        log.info("leading", epoch=lease.epoch, owner=str(lease.owner))
+        self.leading.set()
+        keeper = asyncio.create_task(lease.keep(), name="relay lease")
+        try:
+            while not self._stop.is_set() and lease.held:
+                work = asyncio.create_task(self._publish(lease, pause), name="relay publish")
+                await asyncio.wait({keeper, work}, return_when=asyncio.FIRST_COMPLETED)
+                if keeper.done():
+                    work.cancel()
+                    with suppress(asyncio.CancelledError, Exception):
+                        await work
+                    keeper.result()  # raises LeaseLost
+                try:
+                    await work
+                except BrokerUnavailable as error:
+                    log.warning("broker unavailable", error=str(error))
+                    await self._sleep(pause.next())
+        finally:
+            self.leading.clear()
+            keeper.cancel()
+            with suppress(asyncio.CancelledError, LeaseLost, Unavailable):
+                await keeper
+            with suppress(Unavailable):
+                await lease.release()
+
+    async def _publish(self, lease: Lease, pause: _Pause) -> None:
+        """From the recorded position on, until `stop` or a fault."""
+        store = self.store
+        start = self._start_from
+        if start is None:
+            start = int(await store.fetchval(store.sql["last_position"], await store.safe_position()))
+        row = await store.fetchrow(store.sql["fence_relay"], LEASE_NAME, lease.owner, lease.epoch, start)
+        if row is None:
+            raise LeaseLost(lease.name)
+        position: int = row["position"]
+        async with AsyncExitStack() as stack:
+            publisher = await stack.enter_async_context(
+                Publisher(self._url, store.schema, position, window=self._window, patience=self._patience)
+            )
+            log.info("publishing", position=position, exchange=store.schema)
+            recorder = asyncio.create_task(self._record(lease, publisher, position), name="relay record")
+            try:
+                await self._pump(lease, publisher, Tail(store, position, lease.epoch), recorder, pause)
+                await publisher.flush()
+            finally:
+                recorder.cancel()
+                with suppress(asyncio.CancelledError, Unavailable, LeaseLost):
+                    await recorder
+            await self._record_once(lease, publisher.window.position)
+
+    async def _pump(
+        self, lease: Lease, publisher: Publisher, tail: Tail, recorder: asyncio.Task[None], pause: _Pause
+    ) -> None:
+        store = self.store
+        shortest, longest = POLL_SECONDS
+        wait = shortest
+        while not self._stop.is_set():
+            row = await store.fetchrow(store.sql["poll"])
+            assert row is not None
+            safe, history = row
+            if history != store.history:
+                log.warning("history changed", was=store.history, now=history)
+                store.history = history
+                raise LeaseLost(lease.name)  # all that is remembered here was learned in another past
+            self._safe = safe
+            moved = False
+            if safe > tail.position:
+                async for messages in tail.until(safe):
+                    await publisher.publish(messages)
+                    moved = True
+                    pause.reset()
+                    if not lease.held:
+                        raise LeaseLost(lease.name)
+                    if self._stop.is_set():
+                        return
+            if recorder.done():
+                recorder.result()
+            wait = shortest if moved else min(longest, wait * 1.5)
+            await self._sleep(wait)
+
+    async def _record(self, lease: Lease, publisher: Publisher, position: int) -> None:
+        while True:
+            await publisher.beyond(position)
+            await asyncio.sleep(RECORD_SECONDS)
+            position = publisher.window.position
+            await self._record_once(lease, position)
+
+    async def _record_once(self, lease: Lease, position: int) -> None:
+        store = self.store
+        row = await store.fetchrow(
+            store.sql["record_relay"],
+            LEASE_NAME,
+            lease.owner,
+            lease.epoch,
+            position,
+            self._safe,
+            store.history,
+        )
+        if row is None:
+            raise LeaseLost(lease.name)
+
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+
+class _Pause:
+    """Seconds to wait after a fault: doubling up to five, with jitter; short again after progress."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.1
+
+    def next(self) -> float:
+        seconds, self._seconds = self._seconds, min(5.0, self._seconds * 2)
+        return seconds * random.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        self._seconds = 0.1

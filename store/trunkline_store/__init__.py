@@ -1,0 +1,31 @@
+"""The event store: streams in PostgreSQL, one order for all of them, and what is needed to follow it."""
+
+from trunkline_store import errors
+from trunkline_store.errors import *  # noqa: F403 - the errors' own __all__ says which
+from trunkline_store.events import (
+    ANY_VERSION,
+    NO_STREAM,
+    STREAM_EXISTS,
+    Appended,
+    EventData,
+    ExpectedVersion,
+    RecordedEvent,
+    new_event_id,
+)
+from trunkline_store.serialize import JsonSerializer, Serializer
+from trunkline_store.store import EventStore
+
+__all__ = [
+    "ANY_VERSION",
+    "NO_STREAM",
+    "STREAM_EXISTS",
+    "Appended",
+    "EventData",
+    "EventStore",
+    "ExpectedVersion",
+    "JsonSerializer",
+    "RecordedEvent",
+    "Serializer",
+    "new_event_id",
+]
+__all__ += errors.__all__

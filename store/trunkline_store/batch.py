@@ -1,0 +1,71 @@
+"""Where batches begin and end.
+
+A batch is a run of events with neighbouring positions in one block, of one stream and one correlation id (none counts
+as a value of its own), cut by a count and by bytes. All of that is a property of the recorded events, so a batch has
+the same borders whenever and by whomever it is read, provided that reading begins at the beginning of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Generic, Protocol, TypeVar
+
+from trunkline_store.events import BLOCK
+
+
+class Placed(Protocol):
+    """What decides about a batch's borders."""
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def stream(self) -> str: ...
+    @property
+    def correlation_id(self) -> str | None: ...
+    @property
+    def size(self) -> int: ...
+
+
+E = TypeVar("E", bound=Placed)
+
+
+def block_start(position: int) -> int:
+    """The first position of the block that `position` is in: where to begin to read for true borders."""
+    return position - position % BLOCK
+
+
+class Cutter(Generic[E]):
+    """Cuts events, which come page by page in their order, into batches."""
+
+    def __init__(self, count: int, bytes: int) -> None:
+        self._count = count
+        self._bytes = bytes
+        self._open: list[E] = []
+        self._size = 0
+
+    def cut(self, page: Iterable[E]) -> list[list[E]]:
+        """The batches that are complete now. The last one stays open: the next page may go on with it."""
+        done: list[list[E]] = []
+        batch, size = self._open, self._size
+        for event in page:
+            if batch:
+                last = batch[-1]
+                if (
+                    event.position != last.position + 1
+                    or event.stream != last.stream
+                    or event.correlation_id != last.correlation_id
+                    or event.position % BLOCK == 0
+                    or len(batch) == self._count
+                    or size + event.size > self._bytes
+                ):
+                    done.append(batch)
+                    batch, size = [], 0
+            batch.append(event)
+            size += event.size
+        self._open, self._size = batch, size
+        return done
+
+    def rest(self) -> list[list[E]]:
+        """The last batch, when everything up to a safe position has been read: a block is never seen in part."""
+        batch, self._open, self._size = self._open, [], 0
+        return [batch] if batch else []

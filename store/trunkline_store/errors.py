@@ -1,0 +1,244 @@
+"""Every error that the store raises, under one root.
+
+    TrunklineError
+    ├── InvalidArgument                bad input; nothing was sent to the database (also a ValueError)
+    │   └── InvalidEvent               .field
+    ├── Conflict                       the append was refused; nothing was written
+    │   ├── WrongExpectedVersion       .stream .expected .actual
+    │   │   └── StreamExists
+    │   └── DuplicateEvent             .stream .event_id
+    ├── StreamNotFound                 .stream
+    ├── StreamDeleted                  .stream
+    ├── UndecodableEvent               .stream .stream_version .position .type
+    ├── SubscriptionAlreadyExists      .subscription
+    ├── SubscriptionLost               .subscription
+    ├── UnexpectedAck                  .subscription .position
+    ├── LeaseLost                      .name
+    ├── StoreNotReady                  the schema and this code do not fit
+    │   ├── NotInitialised             .schema
+    │   ├── MigrationPending           .schema .found .needed
+    │   └── SchemaTooNew               .schema .found .needed
+    ├── UnsafeRead                     the order of $all cannot be had on this connection
+    └── Unavailable                    trying again may help
+        ├── StoreUnavailable           the database cannot be reached, or refuses us
+        ├── ConcurrencyFailure         a deadlock or serialization failure of the caller's own transaction
+        ├── OperationTimeout
+        └── BrokerUnavailable          the broker cannot be reached, or refuses us
+
+The message says what happened and what to do; the attributes say it to a program.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+from uuid import UUID
+
+__all__ = [
+    "BrokerUnavailable",
+    "ConcurrencyFailure",
+    "Conflict",
+    "DuplicateEvent",
+    "InvalidArgument",
+    "InvalidEvent",
+    "LeaseLost",
+    "MigrationPending",
+    "NotInitialised",
+    "OperationTimeout",
+    "SchemaTooNew",
+    "StoreNotReady",
+    "StoreUnavailable",
+    "StreamDeleted",
+    "StreamExists",
+    "StreamNotFound",
+    "SubscriptionAlreadyExists",
+    "SubscriptionLost",
+    "TrunklineError",
+    "Unavailable",
+    "UndecodableEvent",
+    "UnexpectedAck",
+    "UnsafeRead",
+    "WrongExpectedVersion",
+]
+
+
+class TrunklineError(Exception):
+    """The root of everything that Trunkline raises on purpose."""
+
+
+class InvalidArgument(TrunklineError, ValueError):
+    """An argument is outside its bounds. Nothing was sent to the database."""
+
+
+class InvalidEvent(InvalidArgument):
+    """An event cannot be stored as given; `field` names the part that is wrong."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class Conflict(TrunklineError):
+    """The append was refused. Nothing was written, and a caller's transaction is still usable."""
+
+
+class WrongExpectedVersion(Conflict):
+    """The stream is not at the expected version: read it again, decide again, append again."""
+
+    def __init__(self, stream: str, expected: int | str, actual: int) -> None:
+        super().__init__(f"stream {stream!r} is at version {actual}, expected {expected}")
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
+class StreamExists(WrongExpectedVersion):
+    """NO_STREAM was expected, and the stream has events."""
+
+
+class DuplicateEvent(Conflict):
+    """An event id is taken: by another stream, by other content, or by a part of this append only."""
+
+    def __init__(self, stream: str, event_id: UUID | None) -> None:
+        which = f"event id {event_id}" if event_id else "an event id"
+        super().__init__(f"{which} of the append to {stream!r} is already stored, and not as this same append")
+        self.stream = stream
+        self.event_id = event_id
+
+
+class _AboutStream(TrunklineError):
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"stream {stream!r} {self._what}")
+        self.stream = stream
+
+    _what = ""
+
+
+class StreamNotFound(_AboutStream):
+    """No event was ever appended to the stream."""
+
+    _what = "does not exist"
+
+
+class StreamDeleted(_AboutStream):
+    """The stream was deleted, and its name cannot be used again."""
+
+    _what = "was deleted"
+
+
+class UndecodableEvent(TrunklineError):
+    """The serializer cannot decode an event; the ones before and after it can still be read."""
+
+    def __init__(self, stream: str, stream_version: int, position: int, type: str, why: str) -> None:
+        super().__init__(
+            f"event {stream_version} of {stream!r} (position {position}, type {type!r}) cannot be decoded: {why}"
+        )
+        self.stream = stream
+        self.stream_version = stream_version
+        self.position = position
+        self.type = type
+
+
+class _AboutSubscription(TrunklineError):
+    def __init__(self, subscription: str, message: str) -> None:
+        super().__init__(f"subscription {subscription!r} {message}")
+        self.subscription = subscription
+
+
+class SubscriptionAlreadyExists(_AboutSubscription):
+    """Another live subscriber owns the subscription."""
+
+    def __init__(self, subscription: str) -> None:
+        super().__init__(subscription, "has a live subscriber already: stop that one first")
+
+
+class SubscriptionLost(_AboutSubscription):
+    """The subscription has another owner, was reset, or was deleted: subscribe again."""
+
+    def __init__(self, subscription: str, why: str = "now has another owner") -> None:
+        super().__init__(subscription, f"{why}; nothing more can be acknowledged here: subscribe again")
+
+
+class UnexpectedAck(_AboutSubscription):
+    """The acknowledged position is not in flight: not delivered yet, or acknowledged before."""
+
+    def __init__(self, subscription: str, position: int) -> None:
+        super().__init__(subscription, f"has no event {position} in flight")
+        self.position = position
+
+
+class LeaseLost(TrunklineError):
+    """A lease ran out, or somebody else holds it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"lease {name!r} is no longer ours")
+        self.name = name
+
+
+class StoreNotReady(TrunklineError):
+    """The schema in the database and this code do not fit together."""
+
+    def __init__(self, schema: str, message: str) -> None:
+        super().__init__(message)
+        self.schema = schema
+
+
+class NotInitialised(StoreNotReady):
+    def __init__(self, schema: str) -> None:
+        super().__init__(schema, f"there is no store in schema {schema!r}: run `trunkline init`")
+
+
+class _WrongSchemaVersion(StoreNotReady):
+    def __init__(self, schema: str, found: int, needed: int, message: str) -> None:
+        super().__init__(schema, message)
+        self.found = found
+        self.needed = needed
+
+
+class MigrationPending(_WrongSchemaVersion):
+    def __init__(self, schema: str, found: int, needed: int) -> None:
+        super().__init__(
+            schema,
+            found,
+            needed,
+            f"schema {schema!r} is at migration {found}, this code needs {needed}: run `trunkline migrate`",
+        )
+
+
+class SchemaTooNew(_WrongSchemaVersion):
+    def __init__(self, schema: str, found: int, needed: int) -> None:
+        super().__init__(
+            schema,
+            found,
+            needed,
+            f"schema {schema!r} is at migration {found}, this code knows only {needed}: upgrade trunkline",
+        )
+
+
+class UnsafeRead(TrunklineError):
+    """`$all` can only be read in order at READ COMMITTED, on a primary."""
+
+
+class Unavailable(TrunklineError):
+    """Something outside is not there, or busy. Trying again later may help."""
+
+
+class StoreUnavailable(Unavailable):
+    """The database cannot be reached, or refuses us."""
+
+
+class ConcurrencyFailure(Unavailable):
+    """PostgreSQL aborted the transaction (deadlock or serialization failure): run all of it again."""
+
+
+class OperationTimeout(Unavailable):
+    """The database, or the pool, did not answer in time. An append may or may not have been committed:
+    send it again with the same event ids, and the answer is the original one."""
+
+
+class BrokerUnavailable(Unavailable):
+    """RabbitMQ cannot be reached, or refuses us."""
+
+    @classmethod
+    def because(cls, error: BaseException) -> Self:
+        """For what the client library or the system raised."""
+        return cls(f"RabbitMQ cannot be reached: {str(error) or type(error).__name__}")

@@ -1,0 +1,79 @@
+"""Rows into recorded events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+
+from trunkline_store.errors import UndecodableEvent
+from trunkline_store.events import RecordedEvent
+from trunkline_store.serialize import Serializer
+from trunkline_store.wire import ReceivedEvent
+
+PAGE_EVENTS: Final = 1000
+PAGE_BYTES: Final = 8 * 1024 * 1024
+
+_metadata: Callable[[str], Any] = msgspec.json.Decoder().decode
+
+
+def from_stream(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
+    """Events of one stream; their number is the version. Raises `UndecodableEvent`."""
+    return [_recorded(row, row[2], serializer) for row in rows]
+
+
+def from_all(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
+    """Events of `$all`; their number is the position. Raises `UndecodableEvent`."""
+    return [_recorded(row, row[0], serializer) for row in rows]
+
+
+def _recorded(row: asyncpg.Record, number: int, serializer: Serializer) -> RecordedEvent:
+    position, stream, version, event_id, type, data, metadata, correlation, causation, created_at, size = row
+    return RecordedEvent(
+        event_id,
+        number,
+        stream,
+        version,
+        position,
+        position,
+        type,
+        decoded(serializer, data, type, stream, version, position),
+        None if metadata is None else _metadata(metadata),
+        correlation,
+        causation,
+        created_at,
+        size,
+    )
+
+
+def from_message(event: ReceivedEvent, number: int, serializer: Serializer) -> RecordedEvent:
+    """An event of the broker, equal to the one that the store gives. Raises `UndecodableEvent`."""
+    position, version = event.position, int(event.streamversion)
+    payload = event.payload
+    if payload is None:
+        raise UndecodableEvent(event.subject, version, position, event.type, "only a reference was sent")
+    return RecordedEvent(
+        event.id,
+        number,
+        event.subject,
+        version,
+        position,
+        position,
+        event.type,
+        decoded(serializer, payload, event.type, event.subject, version, position),
+        None if event.metadata is None else _metadata(event.metadata),
+        event.correlationid,
+        event.causationid,
+        event.time,
+        len(payload) + (0 if event.metadata is None else len(event.metadata.encode())),
+    )
+
+
+def decoded(serializer: Serializer, data: bytes | str, type: str, stream: str, version: int, position: int) -> Any:
+    """The value of an event's data. Raises `UndecodableEvent`, whatever the serializer raises."""
+    try:
+        return serializer.deserialize(data, type)
+    except Exception as error:
+        raise UndecodableEvent(stream, version, position, type, str(error) or repr(error)) from error

@@ -1,0 +1,256 @@
+-- The store: its tables, and the functions that are the only way in.
+--
+-- Order. A position is block * 1024 + index. An append locks its stream's row, then draws one block per 1,024
+-- events, so that positions and versions of a stream agree. Before a transaction draws its first block it reads
+-- the sequence's last value L and takes a shared advisory lock whose key carries L; everything it draws is above L.
+-- A reader takes S := last_value, then the smallest L of all locks held: up to min(S, L) nothing can appear any
+-- more. Proof: say T owns block P <= min(S, L) and is unfinished when the rows are read. P was drawn before S was
+-- read, so T's lock was held before the locks were scanned, and it still is: the scan saw T's own L < P.
+-- The blocks come from a sequence with CACHE 1, and rows are read in a later statement than the safe position;
+-- with a larger cache, or in one statement, readers skip events.
+
+CREATE TABLE @schema@.schema_migrations (
+    version     integer PRIMARY KEY,
+    name        text NOT NULL,
+    migrated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- One row: what this store is, and what must never change after its first event.
+CREATE TABLE @schema@.store (
+    only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    store_id     uuid NOT NULL DEFAULT gen_random_uuid(),
+    data_type    text NOT NULL CHECK (data_type IN ('json', 'jsonb', 'bytea')),
+    content_type text NOT NULL,
+    batch_count  integer NOT NULL DEFAULT 500 CHECK (batch_count BETWEEN 1 AND 1024),
+    batch_bytes  integer NOT NULL DEFAULT 262144 CHECK (batch_bytes BETWEEN 1024 AND 8388608),
+    created_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE SEQUENCE @schema@.blocks AS bigint CACHE 1 NO CYCLE;
+SELECT nextval('@schema@.blocks');  -- with a virgin sequence, a safe position taken during the first append covers it
+
+CREATE TABLE @schema@.streams (
+    stream_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    stream     text COLLATE "C" NOT NULL UNIQUE CHECK (
+                   octet_length(stream) BETWEEN 1 AND 255 AND stream !~ '^\$|^\s*$|[[:cntrl:]]'),
+    category   text COLLATE "C" NOT NULL CHECK (octet_length(category) BETWEEN 0 AND 64),
+    version    bigint NOT NULL,
+    created_at timestamptz NOT NULL,
+    deleted_at timestamptz
+) WITH (fillfactor = 80);  -- every append updates its row: room for it on the page keeps the update out of the indexes
+
+CREATE TABLE @schema@.events (
+    position       bigint PRIMARY KEY,
+    stream_id      bigint NOT NULL,
+    stream_version bigint NOT NULL,
+    created_at     timestamptz NOT NULL,
+    event_id       uuid NOT NULL,
+    size           integer NOT NULL,  -- bytes of data and metadata as given: batches and pages are cut by it
+    category       text COLLATE "C" NOT NULL,
+    type           text COLLATE "C" NOT NULL CHECK (octet_length(type) BETWEEN 1 AND 128),
+    correlation_id text COLLATE "C" CHECK (octet_length(correlation_id) BETWEEN 1 AND 128),
+    causation_id   text COLLATE "C" CHECK (octet_length(causation_id) BETWEEN 1 AND 128),
+    traceparent    text COLLATE "C" CHECK (octet_length(traceparent) BETWEEN 1 AND 128),
+    metadata       json CHECK (octet_length(metadata::text) <= 65536),
+    data           @data_type@ NOT NULL,
+    CONSTRAINT events_stream_version UNIQUE (stream_id, stream_version),
+    CONSTRAINT events_event_id UNIQUE (event_id)
+);
+CREATE INDEX events_category ON @schema@.events (category, position);
+
+CREATE FUNCTION @schema@.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE feature_not_supported USING MESSAGE = format('events are never changed: %s on %I.%I refused',
+        TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME);
+END $$;
+CREATE TRIGGER events_are_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON @schema@.events
+    FOR EACH STATEMENT EXECUTE FUNCTION @schema@.refuse_change();
+
+-- Who holds what, until when, by this database's clock. Apart from the rows that the holder guards, so that a
+-- long transaction on those cannot delay a renewal.
+CREATE TABLE @schema@.leases (
+    name    text COLLATE "C" PRIMARY KEY,
+    owner   uuid NOT NULL,
+    epoch   bigint NOT NULL,
+    length  interval NOT NULL,
+    until   timestamptz NOT NULL
+) WITH (fillfactor = 50);
+
+CREATE TABLE @schema@.subscriptions (
+    subscription_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name       text COLLATE "C" NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 128),
+    feed       text COLLATE "C" NOT NULL,
+    checkpoint bigint NOT NULL CHECK (checkpoint >= 0),
+    owner      uuid,
+    epoch      bigint NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+
+-- One row for the exchange: what has been confirmed by the broker.
+CREATE TABLE @schema@.relays (
+    name          text COLLATE "C" PRIMARY KEY,
+    position      bigint NOT NULL CHECK (position >= 0),
+    safe_position bigint NOT NULL DEFAULT 0,
+    owner         uuid,
+    epoch         bigint NOT NULL DEFAULT 0,
+    updated_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+
+-- Takes the lock that tells readers how far they may read, before this transaction draws its first block: once per
+-- transaction (one lock per append would fill the lock table in a long import). The setting that remembers it is
+-- named by the events table (two stores in one transaction) and holds this transaction's id (a setting made by a
+-- user cannot disarm it); it goes with a savepoint that is rolled back, as the lock does.
+CREATE FUNCTION @schema@.hold_readers_back() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    _events  constant oid := '@schema@.events'::regclass;
+    _setting constant text := 'trunkline.drawing_' || _events;
+    _me      constant text := pg_current_xact_id()::text;
+BEGIN
+    IF current_setting(_setting, true) IS DISTINCT FROM _me THEN
+        PERFORM pg_advisory_xact_lock_shared(_events::integer, (b.last_value & 2147483647)::integer)
+            FROM @schema@.blocks AS b;
+        PERFORM set_config(_setting, _me, true);
+    END IF;
+END $$;
+
+-- Appends events to one stream, or says why not. Conflicts are values, so that a caller's transaction survives them.
+--   expected     a version >= 0, or -1: any, -2: no stream, -3: the stream exists
+--   status       appended | wrong_expected_version | stream_exists | stream_not_found | stream_deleted | duplicate_event
+--   actual       the stream's version as found
+--   first/last   versions and positions of the events, also when the same append had been stored before
+--   duplicate    the first event id that is taken
+-- Arrays after `data` may be NULL as a whole.
+CREATE FUNCTION @schema@.append_v1(
+    _stream text, _category text, _expected bigint,
+    _ids uuid[], _types text[], _data @data_param@[],
+    _metadata text[], _correlation_ids text[], _causation_ids text[], _traceparents text[], _created_at timestamptz[],
+    OUT status text, OUT actual bigint,
+    OUT first_version bigint, OUT last_version bigint, OUT first_position bigint, OUT last_position bigint,
+    OUT duplicate uuid
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    _n         constant integer := cardinality(_ids);
+    _now       constant timestamptz := clock_timestamp();
+    _stream_id bigint;
+    _deleted   boolean;
+    _blocks    bigint[];
+BEGIN
+    LOOP
+        SELECT s.stream_id, s.version, s.deleted_at IS NOT NULL INTO _stream_id, actual, _deleted
+            FROM @schema@.streams AS s WHERE s.stream = _stream FOR UPDATE;
+        IF _deleted THEN
+            status := 'stream_deleted';
+            RETURN;
+        END IF;
+        actual := coalesce(actual, 0);
+
+        SELECT e.event_id INTO duplicate FROM @schema@.events AS e WHERE e.event_id = ANY (_ids) LIMIT 1;
+        IF duplicate IS NOT NULL THEN
+            -- The same append again has the same ids in the same order, at consecutive versions of this stream.
+            SELECT min(e.stream_version), max(e.stream_version), min(e.position), max(e.position)
+                INTO first_version, last_version, first_position, last_position
+                FROM unnest(_ids, _types, _data, _metadata) WITH ORDINALITY AS i (event_id, type, data, metadata, ord)
+                JOIN @schema@.events AS e USING (event_id)
+                WHERE e.stream_id = _stream_id AND e.type = i.type AND e.data::text = i.data::@data_type@::text
+                    AND e.metadata::text IS NOT DISTINCT FROM i.metadata
+                HAVING count(*) = _n AND min(e.stream_version - i.ord) = max(e.stream_version - i.ord);
+            IF FOUND THEN
+                status := 'appended';
+                duplicate := NULL;
+            ELSE
+                status := 'duplicate_event';
+            END IF;
+            RETURN;
+        END IF;
+
+        status := CASE
+            WHEN _expected = -1 OR _expected = actual THEN NULL
+            WHEN _expected = -2 THEN CASE WHEN actual > 0 THEN 'stream_exists' END
+            WHEN _expected = -3 THEN CASE WHEN _stream_id IS NULL THEN 'stream_not_found' END
+            ELSE 'wrong_expected_version'
+        END;
+        IF status IS NOT NULL THEN
+            RETURN;
+        ELSIF _n = 0 THEN
+            status := 'appended';
+            RETURN;
+        END IF;
+
+        EXIT WHEN _stream_id IS NOT NULL;
+        -- Whoever creates a stream holds its name's bucket, so that a caller who must not wait can see that he would.
+        PERFORM pg_advisory_xact_lock_shared('@schema@.streams'::regclass::oid::integer, hashtext(_stream) & 1023);
+        INSERT INTO @schema@.streams (stream, category, version, created_at)
+            VALUES (_stream, _category, 0, coalesce(_created_at[1], _now))
+            ON CONFLICT DO NOTHING RETURNING stream_id INTO _stream_id;
+        EXIT WHEN _stream_id IS NOT NULL;
+    END LOOP;
+
+    PERFORM @schema@.hold_readers_back();
+    _blocks := CASE WHEN _n <= 1024 THEN ARRAY[nextval('@schema@.blocks')]
+        ELSE ARRAY(SELECT nextval('@schema@.blocks') FROM generate_series(0, (_n - 1) / 1024)) END;
+    INSERT INTO @schema@.events (position, stream_id, stream_version, created_at, event_id, size, category, type,
+            correlation_id, causation_id, traceparent, metadata, data)
+        SELECT _blocks[(ord + 1023) / 1024] * 1024 + (ord - 1) % 1024, _stream_id, actual + ord,
+            coalesce(i.created_at, _now), i.event_id,
+            octet_length(i.data) + coalesce(octet_length(i.metadata), 0), _category, i.type,
+            i.correlation_id, i.causation_id, i.traceparent, i.metadata::json, i.data::@data_type@
+        FROM unnest(_ids, _types, _data, _metadata, _correlation_ids, _causation_ids, _traceparents, _created_at)
+            WITH ORDINALITY AS i (event_id, type, data, metadata, correlation_id, causation_id, traceparent, created_at, ord);
+    UPDATE @schema@.streams AS s SET version = actual + _n WHERE s.stream_id = _stream_id;
+
+    status := 'appended';
+    first_version := actual + 1;
+    last_version := actual + _n;
+    first_position := _blocks[1] * 1024;
+    last_position := _blocks[cardinality(_blocks)] * 1024 + (_n - 1) % 1024;
+END $$;
+
+-- Up to here no event can appear any more, if the rows are read in a later statement.
+-- The keys hold the low 31 bits of L; the rest is rebuilt from a second reading of the sequence, made after the scan,
+-- for an L may be above S but never above that.
+CREATE FUNCTION @schema@.safe_position_v1() RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    _s      bigint;
+    _s2     bigint;
+    _low    bigint[];
+    _safe   bigint;
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'the order of $all can only be read at READ COMMITTED, not ' || current_setting('transaction_isolation');
+    ELSIF pg_is_in_recovery() THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'the locks of the primary cannot be seen from a replica: read $all on the primary';
+    END IF;
+    SELECT last_value INTO _s FROM @schema@.blocks;
+    SELECT array_agg(objid::bigint) INTO _low FROM pg_locks
+        WHERE locktype = 'advisory' AND classid = '@schema@.events'::regclass::oid AND objsubid = 2
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database());
+    SELECT last_value INTO _s2 FROM @schema@.blocks;
+    SELECT least(_s, min(_s2 - ((_s2 - low) & 2147483647))) INTO _safe FROM unnest(_low) AS low;
+    RETURN _safe * 1024 + 1023;
+END $$;
+
+-- Which past a position belongs to: this store, in this cluster and database, on this timeline. A restore, or the
+-- promotion of a replica, begins another one, in which the same positions can be given again.
+CREATE FUNCTION @schema@.history_v1() RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    _timeline text := '-';
+    _system   text := '-';
+BEGIN
+    BEGIN
+        IF NOT pg_is_in_recovery() THEN
+            _timeline := left(pg_walfile_name(pg_current_wal_lsn()), 8);
+        END IF;
+        _system := (SELECT system_identifier::text FROM pg_control_system());
+    EXCEPTION WHEN insufficient_privilege OR feature_not_supported OR undefined_function THEN
+        NULL;  -- some services offer neither; what is left still tells stores and databases apart
+    END;
+    RETURN (SELECT store_id::text FROM @schema@.store) || '/' || _system || '/'
+        || (SELECT oid::text FROM pg_database WHERE datname = current_database()) || '/' || _timeline;
+END $$;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM PUBLIC;

@@ -1,0 +1,82 @@
+"""Turns what asyncpg raises into the errors of this package."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Final
+
+import asyncpg
+from asyncpg.exceptions._base import InterfaceError, InternalClientError
+
+from trunkline_store.errors import (
+    ConcurrencyFailure,
+    NotInitialised,
+    OperationTimeout,
+    StoreUnavailable,
+    TrunklineError,
+    UnsafeRead,
+)
+
+_GONE: Final = (
+    asyncpg.PostgresConnectionError,
+    InterfaceError,
+    InternalClientError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    OSError,
+)
+_REFUSED: Final = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+_NOT_THERE: Final = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.InvalidSchemaNameError,
+)
+
+
+class translated:  # noqa: N801 - reads as a word: with translated(schema)
+    """`with translated(schema):` around calls of asyncpg. Errors of our own SQL pass as they are."""
+
+    __slots__ = ("_schema",)
+
+    def __init__(self, schema: str) -> None:
+        self._schema = schema
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            ours = translate(error, self._schema)
+            if ours is not None:
+                raise ours from error
+
+
+def translate(error: BaseException, schema: str) -> TrunklineError | None:
+    """Our error for one of asyncpg's or of the system's, or None where there is none."""
+    match error:
+        case asyncpg.DeadlockDetectedError() | asyncpg.SerializationError():
+            return ConcurrencyFailure(f"{_shown(error)}: run the whole transaction again")
+        case TimeoutError() | asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError():
+            return OperationTimeout(f"the database did not answer in time: {_shown(error)}")
+        case asyncpg.ObjectNotInPrerequisiteStateError():
+            return UnsafeRead(_shown(error))
+        case _ if isinstance(error, _NOT_THERE):
+            return NotInitialised(schema)
+        case _ if isinstance(error, _REFUSED):
+            return StoreUnavailable(f"PostgreSQL refuses: {_shown(error)}")
+        case _ if isinstance(error, _GONE):
+            return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")
+        case _:
+            return None
+
+
+def _shown(error: BaseException) -> str:
+    """The first line: what follows it are details for the server's log."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

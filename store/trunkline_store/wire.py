@@ -1,0 +1,224 @@
+"""One message of the broker is one batch: how it is written, and how it is read.
+
+The body is a JSON array of CloudEvents 1.0 (`application/cloudevents-batch+json`). CloudEvents' AMQP binding knows no
+batches, so sending one is a convention of ours; the array itself is CloudEvents' JSON Batch Format
+(json-format.md §4). Extension attributes are strings, since CloudEvents has no 64-bit integers and no objects.
+JSON data is spliced in and taken out byte by byte: what a consumer decodes is what was appended.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
+from typing import Any, Final
+from urllib.parse import quote
+from uuid import UUID
+
+import msgspec
+
+from trunkline_store.names import routing_key
+
+WIRE_VERSION: Final = 1
+CONTENT_TYPE: Final = "application/cloudevents-batch+json"
+
+_json = msgspec.json.Encoder().encode
+
+
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event as the relay reads it: text where text is sent, no data where it is too large for a message."""
+
+    position: int
+    stream: str
+    category: str
+    stream_version: int
+    event_id: str
+    type: str
+    size: int
+    data: str | bytes | None
+    metadata: str | None
+    correlation_id: str | None
+    causation_id: str | None
+    traceparent: str | None
+    time: str
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """The positions before a batch: of `$all`, of its category, of its stream; 0 where there is none."""
+
+    previous: int
+    previous_in_category: int
+    previous_in_stream: int
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A batch ready to be published."""
+
+    routing_key: str
+    further_keys: list[str]
+    message_id: str
+    correlation_id: str | None
+    type: str | None
+    timestamp: datetime | None
+    headers: dict[str, Any]
+    body: bytes
+    first_position: int
+    last_position: int
+    count: int
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where a received message stands: all that decides what is done with it."""
+
+    history: str
+    first_position: int
+    last_position: int
+    previous_position: int
+    previous_in_category: int
+    previous_in_stream: int
+    relay_epoch: int
+
+
+class BadMessage(ValueError):
+    """The message is not one of ours, or damaged."""
+
+
+def encode(
+    batch: Sequence[StoredEvent], chain: Chain, *, store: str, history: str, epoch: int, content_type: str
+) -> Message:
+    """The message that carries `batch`. Equal arguments give equal bytes."""
+    first, last = batch[0], batch[-1]
+    types = list(dict.fromkeys(event.type for event in batch))
+    keys = [routing_key(first.category, type, first.stream) for type in types]
+    headers: dict[str, Any] = {
+        "wire_version": WIRE_VERSION,
+        "store": store,
+        "history": history,
+        "stream": first.stream,
+        "category": first.category,
+        "first_version": first.stream_version,
+        "last_version": last.stream_version,
+        "first_position": first.position,
+        "last_position": last.position,
+        "previous_position": chain.previous,
+        "previous_in_category": chain.previous_in_category,
+        "previous_in_stream": chain.previous_in_stream,
+        "relay_epoch": epoch,
+    }
+    time = datetime.fromisoformat(first.time)
+    return Message(
+        routing_key=keys[0],
+        further_keys=keys[1:],
+        message_id=f"{first.position}-{last.position}",
+        correlation_id=first.correlation_id,
+        type=types[0] if len(types) == 1 else None,
+        timestamp=time if time.timestamp() >= 0 else None,  # AMQP's timestamp is unsigned
+        headers=headers,
+        body=_body(batch, store, content_type),
+        first_position=first.position,
+        last_position=last.position,
+        count=len(batch),
+    )
+
+
+def _body(batch: Sequence[StoredEvent], store: str, content_type: str) -> bytes:
+    first = batch[0]
+    source = f"/{store}/{quote(first.stream, safe='')}"
+    constant = b'{"specversion":"1.0","source":%b,"subject":%b,"datacontenttype":%b%b,' % (
+        _json(source),
+        _json(first.stream),
+        _json(content_type),
+        b',"correlationid":' + _json(first.correlation_id) if first.correlation_id is not None else b"",
+    )
+    is_json = _is_json(content_type)
+    types: dict[str, bytes] = {}
+    parts: list[bytes] = []
+    for event in batch:
+        type = types.get(event.type)
+        if type is None:
+            type = types[event.type] = _json(event.type)
+        parts.append(
+            b'%b"id":"%b","type":%b,"time":"%b","sequence":"%020d","streamversion":"%d"'
+            % (
+                constant,
+                event.event_id.encode(),
+                type,
+                event.time.encode(),
+                event.position,
+                event.stream_version,
+            )
+        )
+        if event.causation_id is not None:
+            parts.append(b',"causationid":' + _json(event.causation_id))
+        if event.traceparent is not None:
+            parts.append(b',"traceparent":' + _json(event.traceparent))
+        if event.metadata is not None:
+            parts.append(b',"metadata":' + _json(event.metadata))
+        data = event.data.encode() if isinstance(event.data, str) else event.data
+        if data is None:
+            parts.append(b',"dataref":' + _json(f"{source}/{event.stream_version}") + b"},")
+        elif is_json:
+            parts.append(b',"data":' + data + b"},")
+        else:
+            parts.append(b',"data_base64":"' + b64encode(data) + b'"},')
+    return b"[" + b"".join(parts)[:-1] + b"]"
+
+
+def _is_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+class ReceivedEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event of a message's body, its data not decoded yet. Attributes that we do not know are passed over."""
+
+    id: UUID
+    type: str
+    subject: str
+    time: datetime
+    datacontenttype: str
+    sequence: str
+    streamversion: str
+    correlationid: str | None = None
+    causationid: str | None = None
+    traceparent: str | None = None
+    metadata: str | None = None
+    data: msgspec.Raw = msgspec.Raw()
+    data_base64: bytes | None = None
+    dataref: str | None = None
+
+    @property
+    def position(self) -> int:
+        return int(self.sequence)
+
+    @property
+    def payload(self) -> bytes | None:
+        """The data's bytes; None where only a reference was sent."""
+        if self.dataref is not None:
+            return None
+        return self.data_base64 if self.data_base64 is not None else bytes(self.data)
+
+
+_decode_body = msgspec.json.Decoder(list[ReceivedEvent]).decode
+
+
+def placement(headers: Mapping[str, Any], store: str) -> Placement:
+    """Reads the headers; raises `BadMessage` where they are not those of a message of `store`."""
+    if headers.get("wire_version") != WIRE_VERSION or headers.get("store") != store:
+        raise BadMessage(f"not a message of store {store!r} in wire version {WIRE_VERSION}")
+    try:
+        return msgspec.convert(headers, Placement)
+    except msgspec.ValidationError as error:
+        raise BadMessage(str(error)) from error
+
+
+def decode(body: bytes) -> list[ReceivedEvent]:
+    """The events of a body, in their order; raises `BadMessage`."""
+    try:
+        events = _decode_body(body)
+        if any(a.position >= b.position for a, b in pairwise(events)) or not events:
+            raise BadMessage("a batch has at least one event, and grows")
+        return events
+    except (msgspec.DecodeError, ValueError) as error:
+        raise BadMessage(str(error)) from error

@@ -1,0 +1,63 @@
+"""The ack map, against a plain model."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trunkline_consumer.acks import AckMap
+
+
+@given(st.data())
+def test_the_checkpoint_never_passes_an_event_that_is_not_finished(data: st.DataObject) -> None:
+    """Deliveries, filtered events and acks in any order: the low-water mark is the last event below which all is
+    acknowledged or filtered."""
+    acks = AckMap(7)
+    events: dict[int, str] = {}
+    position = 7
+    for _ in range(data.draw(st.integers(1, 25))):
+        match data.draw(st.sampled_from(["deliver", "filter", "ack", "ack"])):
+            case "deliver":
+                first = position + data.draw(st.integers(1, 3))
+                position = first + data.draw(st.integers(0, 3))
+                acks.deliver(first, position)
+                events.update(dict.fromkeys(range(first, position + 1), "delivered"))
+            case "filter":
+                position += data.draw(st.integers(1, 3))
+                acks.filtered(position)
+                events[position] = "filtered"
+            case "ack":
+                at = data.draw(st.integers(7, position + 2))
+                in_flight = events.get(at) == "delivered"
+                assert acks.ack(at) is in_flight
+                if in_flight:
+                    events.update({p: "acked" for p, was in events.items() if p <= at and was == "delivered"})
+        expected = 7
+        for p, was in sorted(events.items()):
+            if was == "delivered":
+                break
+            expected = p
+        assert acks.low_water == expected
+        assert acks.finished == sum(was == "acked" for was in events.values())
+
+
+def test_a_part_of_a_batch_moves_the_checkpoint_into_it() -> None:
+    """Acks may be one by one; a batch that is finished in part still counts as in flight."""
+    acks = AckMap(0)
+    acks.deliver(10, 12)
+    assert acks.ack(11)
+    assert (acks.low_water, len(acks)) == (11, 1)
+    assert not acks.ack(11)
+    assert acks.ack(12)
+    assert (acks.low_water, len(acks)) == (12, 0)
+
+
+def test_broker_tags_are_released_up_to_the_durable_checkpoint_only() -> None:
+    """In one multiple ack, never beyond; a channel that has gone takes its tags with it."""
+    acks = AckMap(0)
+    for tag, last in ((1, 10), (2, 20), (3, 15), (4, 30)):
+        acks.received(tag, last)
+    assert acks.settle(9) is None
+    assert acks.settle(19) == 1
+    assert acks.settle(20) == 3
+    assert acks.settle(20) is None
+    acks.forget_tags()
+    assert acks.settle(99) is None

@@ -1,0 +1,23 @@
+"""Where a message stands: one comparison."""
+
+import pytest
+
+from trunkline_consumer.place import Verdict, verdict
+from trunkline_store.wire import Placement
+
+
+@pytest.mark.parametrize(
+    ("previous", "first", "last", "expected"),
+    [
+        (100, 101, 105, Verdict.NEXT),  # neighbours
+        (90, 110, 115, Verdict.NEXT),  # nothing of the feed lies between
+        (90, 95, 105, Verdict.NEXT),  # straddles: it is trimmed
+        (95, 96, 100, Verdict.DUPLICATE),
+        (101, 102, 105, Verdict.HOLE),
+    ],
+)
+def test_one_comparison_tells_next_duplicate_and_hole(previous: int, first: int, last: int, expected: Verdict) -> None:
+    """Delivered up to 100: what goes on, what is old, what reveals a hole."""
+    message = Placement("h", first, last, previous, 0, 0, 1)
+    assert verdict(message, previous, 100, "h") is expected
+    assert verdict(message, previous, 100, "another") is Verdict.FOREIGN

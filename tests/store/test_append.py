@@ -1,0 +1,275 @@
+"""The append: P1, P9, and the transaction of the caller."""
+
+import asyncio
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import pytest
+
+from trunkline_store import (
+    ANY_VERSION,
+    NO_STREAM,
+    STREAM_EXISTS,
+    DuplicateEvent,
+    EventData,
+    EventStore,
+    InvalidArgument,
+    InvalidEvent,
+    StreamExists,
+    StreamNotFound,
+    WrongExpectedVersion,
+)
+
+
+def event(data: Any = 1, type: str = "E", **given: Any) -> EventData:
+    return EventData(type, data, **given)
+
+
+async def count(store: EventStore) -> int:
+    return int(await store.fetchval("SELECT count(*) FROM eventstore.events"))
+
+
+@pytest.mark.parametrize("expected", [0, ANY_VERSION, NO_STREAM])
+async def test_a_new_stream_is_appended_to(store: EventStore, expected: int) -> None:
+    """0, ANY_VERSION and NO_STREAM fit a stream that is not there; versions begin at 1."""
+    appended = await store.append_to_stream("order-1", expected, [event(), event()])
+    assert (appended.first_version, appended.last_version) == (1, 2)
+    assert appended.last_position == appended.first_position + 1
+
+
+@pytest.mark.parametrize("expected", [3, ANY_VERSION, STREAM_EXISTS])
+async def test_an_existing_stream_is_appended_to(store: EventStore, expected: int) -> None:
+    """Its version, ANY_VERSION and STREAM_EXISTS fit a stream that is there."""
+    await store.append_to_stream("order-1", 0, [event() for _ in range(3)])
+    assert (await store.append_to_stream("order-1", expected, [event()])).last_version == 4
+
+
+@pytest.mark.parametrize("expected", [0, 1, 2, 4, NO_STREAM])
+async def test_a_wrong_expected_version_is_refused_and_nothing_changes(store: EventStore, expected: int) -> None:
+    """Lower and higher versions than the stream's fail alike, and say which it has."""
+    await store.append_to_stream("order-1", 0, [event() for _ in range(3)])
+    with pytest.raises(WrongExpectedVersion) as caught:
+        await store.append_to_stream("order-1", expected, [event()])
+    assert (caught.value.stream, caught.value.actual) == ("order-1", 3)
+    assert isinstance(caught.value, StreamExists) is (expected == NO_STREAM)
+    assert await count(store) == 3
+
+
+@pytest.mark.parametrize(("expected", "error"), [(1, WrongExpectedVersion), (STREAM_EXISTS, StreamNotFound)])
+async def test_a_stream_that_is_not_there_cannot_be_at_a_version(
+    store: EventStore, expected: int, error: type[Exception]
+) -> None:
+    """An append that expects events where there are none leaves no stream behind."""
+    with pytest.raises(error):
+        await store.append_to_stream("order-1", expected, [event()])
+    assert await store.fetchval("SELECT count(*) FROM eventstore.streams") == 0
+
+
+@pytest.mark.parametrize("first", [0, 3])
+async def test_of_writers_that_expect_the_same_version_one_wins(store: EventStore, first: int) -> None:
+    """P1: eight at once, on a new and on an existing stream: one success, seven typed errors, one event more."""
+    if first:
+        await store.append_to_stream("order-1", 0, [event() for _ in range(first)])
+    outcomes = await asyncio.gather(
+        *(store.append_to_stream("order-1", first, [event()]) for _ in range(8)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, WrongExpectedVersion) for outcome in outcomes) == 7
+    assert await count(store) == first + 1
+
+
+async def test_writers_that_accept_any_version_all_win(store: EventStore) -> None:
+    """Twenty at once on a new stream: all succeed, and versions are 1 to 20 without holes."""
+    await asyncio.gather(*(store.append_to_stream("order-1", ANY_VERSION, [event()]) for _ in range(20)))
+    events = await store.read_stream_forward("order-1")
+    assert [e.stream_version for e in events] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("size", [1, 999, 1000, 1023, 1024, 1025, 8001])
+async def test_an_append_of_any_size_is_whole_and_in_order(store: EventStore, size: int) -> None:
+    """Versions are consecutive, and up to 1,024 events are one block."""
+    appended = await store.append_to_stream("order-1", 0, [event(n) for n in range(size)])
+    events = await store.read_stream_forward("order-1", count=size + 1)
+    assert [e.data for e in events] == list(range(size))
+    assert [e.stream_version for e in events] == list(range(1, size + 1))
+    assert [e.position for e in await store.read_all_streams_forward(count=size + 1)] == [e.position for e in events]
+    assert len({e.position // 1024 for e in events}) == -(-size // 1024)
+    assert (events[0].position, events[-1].position) == (appended.first_position, appended.last_position)
+
+
+async def test_everything_given_is_read_back(store: EventStore) -> None:
+    """Ids, type, data, metadata, correlation, causation and an import's date round-trip; absent ones are None."""
+    given = event(
+        {"ü": [1, None, "😀"]},
+        "Ünï.*#",
+        metadata={"user": "x"},
+        correlation_id="c",
+        causation_id="d",
+        created_at=datetime(2001, 2, 3, 4, 5, 6, 7, tzinfo=UTC),
+    )
+    await store.append_to_stream("ördër-1, %_", 0, [given, event(None)])
+    one, two = await store.read_stream_forward("ördër-1, %_")
+    for field in ("type", "data", "metadata", "correlation_id", "causation_id", "created_at"):
+        assert getattr(one, field) == getattr(given, field)
+    assert one.event_id == given.id
+    assert (two.data, two.metadata, two.correlation_id, two.causation_id) == (None, None, None, None)
+    assert abs((two.created_at - datetime.now(UTC)).total_seconds()) < 60
+
+
+async def test_an_empty_append_checks_the_version_and_writes_nothing(store: EventStore) -> None:
+    """It answers like any other, and makes no stream."""
+    assert (await store.append_to_stream("order-1", 0, [])).last_version == 0
+    with pytest.raises(WrongExpectedVersion):
+        await store.append_to_stream("order-1", 1, [])
+    assert await store.fetchval("SELECT count(*) FROM eventstore.streams") == 0
+
+
+@pytest.mark.parametrize("expected", [0, 2, 17, ANY_VERSION, NO_STREAM, STREAM_EXISTS])
+async def test_the_same_append_again_succeeds_with_the_original_positions(store: EventStore, expected: int) -> None:
+    """Idempotent, whatever version is expected now, and also after others have appended."""
+    events = [event({"n": 1}, metadata={"a": 1}), event({"n": 2}, correlation_id="c")]
+    original = await store.append_to_stream("order-1", 0, events)
+    await store.append_to_stream("order-1", 2, [event()])
+    assert await store.append_to_stream("order-1", expected, events) == original
+    assert await count(store) == 3
+
+
+async def test_an_event_id_that_is_taken_otherwise_is_refused(store: EventStore) -> None:
+    """Another stream, other content, another order, or only a part of the append: `DuplicateEvent`, nothing changed."""
+    one, two = event(1), event(2)
+    await store.append_to_stream("order-1", 0, [one, two])
+    changed = EventData("E", 99, id=one.id)
+    for stream, events in (
+        ("order-2", [one]),
+        ("order-1", [two, one]),
+        ("order-1", [one, event(3)]),
+        ("order-1", [changed, two]),
+    ):
+        with pytest.raises(DuplicateEvent) as caught:
+            await store.append_to_stream(stream, ANY_VERSION, events)
+        assert caught.value.event_id in {one.id, two.id}
+    assert await count(store) == 2
+    assert await store.fetchval("SELECT count(*) FROM eventstore.streams") == 1
+
+
+async def test_two_retries_that_race_both_succeed(store: EventStore) -> None:
+    """The second waits for the first under the stream's lock, and finds its events."""
+    events = [event(), event()]
+    answers = await asyncio.gather(*(store.append_to_stream("order-1", 0, events) for _ in range(6)))
+    assert len(set(answers)) == 1
+    assert await count(store) == 2
+
+
+async def test_an_append_in_the_callers_transaction_goes_with_it(store: EventStore, database: str) -> None:
+    """P1: rolled back, nothing is there; committed, both are."""
+    connection = await asyncpg.connect(database)
+    await connection.execute("CREATE TABLE orders (id int)")
+    for commit in (False, True):
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("INSERT INTO orders VALUES (1)")
+        await store.append_to_stream("order-1", 0, [event()], connection=connection)
+        await (transaction.commit() if commit else transaction.rollback())
+        assert await count(store) == await connection.fetchval("SELECT count(*) FROM orders") == int(commit)
+    await connection.close()
+
+
+async def test_a_conflict_leaves_the_callers_transaction_usable(store: EventStore, database: str) -> None:
+    """Conflicts come back as values from SQL: what was done before and after is committed."""
+    connection = await asyncpg.connect(database)
+    taken = event()
+    await store.append_to_stream("order-1", 0, [taken])
+    async with connection.transaction():
+        await store.append_to_stream("order-2", 0, [event()], connection=connection)
+        with pytest.raises(WrongExpectedVersion):
+            await store.append_to_stream("order-1", 0, [event()], connection=connection)
+        with pytest.raises(DuplicateEvent):
+            await store.append_to_stream("order-3", 0, [taken], connection=connection)
+        await store.append_to_stream("order-2", 1, [event()], connection=connection)
+    assert await count(store) == 3
+    await connection.close()
+
+
+async def test_recorded_events_cannot_be_changed_or_removed(store: EventStore) -> None:
+    """Append-only is proved in the database, also for its owner."""
+    await store.append_to_stream("order-1", 0, [event()])
+    for statement in ("UPDATE eventstore.events SET type = 'x'", "DELETE FROM eventstore.events"):
+        with pytest.raises(asyncpg.FeatureNotSupportedError, match="never changed"):
+            await store.fetchval(statement)
+    with pytest.raises(asyncpg.FeatureNotSupportedError):
+        await store.fetchval("TRUNCATE eventstore.events")
+
+
+BAD_STREAMS = [
+    "", " ", "\t", "$all", "$x", "a\nb", "a\x00b", "x-" + "x" * 254, "x-" + "ü" * 127, "c" * 65 + "-1", "\ud800", None, 7,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", BAD_STREAMS)
+async def test_a_bad_stream_name_is_refused(store: EventStore, stream: Any) -> None:
+    """P9: blank, reserved, over-long, control characters, lone surrogates, not text: typed, and nothing is written."""
+    with pytest.raises(InvalidArgument):
+        await store.append_to_stream(stream, ANY_VERSION, [event()])
+    assert await count(store) == 0
+
+
+@pytest.mark.parametrize("stream", ["x-" + "x" * 253, "x-" + "ü" * 126, "c" * 64 + "-1", "a", "-", "a-b-c", "a,b%_*#.c", " a "])
+async def test_an_unusual_stream_name_is_accepted(store: EventStore, stream: str) -> None:
+    """Names up to the limits, and all printable characters."""
+    await store.append_to_stream(stream, 0, [event()])
+    assert (await store.read_stream_forward(stream))[0].stream == stream
+
+
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+BAD_EVENTS = [
+    ("type", event(type="")), ("type", event(type="x" * 129)), ("type", event(type="a\nb")),
+    ("type", event(type="\udfff")), ("correlation_id", event(correlation_id="")),
+    ("causation_id", event(causation_id="x" * 129)), ("data", event("\ud800")), ("data", event({"a": float("nan")})),
+    ("data", event([float("inf")])), ("data", event(object())), ("data", event(deep(513))),
+    ("metadata", event(metadata={"x": "y" * 65_536})), ("metadata", event(metadata={"x": float("-inf")})),
+    ("created_at", event(created_at=datetime(2020, 1, 1))),  # noqa: DTZ001 - no time zone is the mistake
+    ("id", event(id="no uuid")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "bad"), BAD_EVENTS)
+async def test_a_bad_event_is_refused_with_its_field(store: EventStore, field: str, bad: EventData) -> None:
+    """P9: a typed error names the field; a good event beside it is not written either."""
+    with pytest.raises(InvalidEvent) as caught:
+        await store.append_to_stream("order-1", 0, [event(), bad])
+    assert caught.value.field == field
+    assert await count(store) == 0
+
+
+async def test_the_same_event_twice_in_one_append_is_refused(store: EventStore) -> None:
+    """Before anything is sent."""
+    with pytest.raises(InvalidEvent, match="twice"):
+        await store.append_to_stream("order-1", 0, [(e := event()), e])
+
+
+@pytest.mark.parametrize("expected", [-4, 2**63, "0", None, True, 1.0])
+async def test_a_bad_expected_version_is_refused(store: EventStore, expected: Any) -> None:
+    """P9: negative, too large, or no int."""
+    with pytest.raises(InvalidArgument):
+        await store.append_to_stream("order-1", expected, [event()])
+
+
+async def test_data_nested_to_the_limit_is_accepted(store: EventStore) -> None:
+    """512 levels are stored and read back."""
+    await store.append_to_stream("order-1", 0, [event(deep(512))])
+    assert (await store.read_stream_forward("order-1"))[0].data == deep(512)
+
+
+def test_event_ids_grow_with_time_and_are_fixed_at_once() -> None:
+    """UUIDv7 (RFC 9562): version and variant, and an id that belongs to the EventData."""
+    one = event()
+    assert one.id == one.id
+    assert (one.id.version, one.id.variant) == (7, uuid.RFC_4122)
+    assert len({event().id for _ in range(1000)}) == 1000

@@ -1,0 +1,164 @@
+"""Reading streams and `$all`."""
+
+import asyncpg
+import pytest
+
+from trunkline_store import (
+    ANY_VERSION,
+    EventData,
+    EventStore,
+    InvalidArgument,
+    MigrationPending,
+    NotInitialised,
+    SchemaTooNew,
+    StoreNotReady,
+    StoreUnavailable,
+    StreamDeleted,
+    StreamNotFound,
+    UndecodableEvent,
+)
+from trunkline_store.migrate import drop, initialise, migrate
+
+
+async def fill(store: EventStore, count: int = 10) -> None:
+    for n in range(count):
+        await store.append_to_stream(f"s-{n % 3}", ANY_VERSION, [EventData("E", n)])
+
+
+async def test_a_stream_is_read_in_pages_from_an_inclusive_start(store: EventStore) -> None:
+    """`start` is inclusive, None, 0 and 1 are the beginning, beyond the end there is nothing."""
+    await store.append_to_stream("s-1", 0, [EventData("E", n) for n in range(1, 8)])
+    for start in (None, 0, 1):
+        assert [e.data for e in await store.read_stream_forward("s-1", start=start, count=3)] == [1, 2, 3]
+    assert [e.data for e in await store.read_stream_forward("s-1", start=5)] == [5, 6, 7]
+    assert await store.read_stream_forward("s-1", start=8) == []
+
+
+async def test_event_numbers_are_versions_in_a_stream_and_positions_in_all(store: EventStore) -> None:
+    """The number is the place in what is being read."""
+    await fill(store, 4)
+    assert [e.event_number for e in await store.read_stream_forward("s-0")] == [1, 2]
+    everything = await store.read_all_streams_forward()
+    assert [e.event_number for e in everything] == [e.position for e in everything] == [
+        e.feed_position for e in everything
+    ]  # fmt: skip
+
+
+async def test_all_streams_are_read_in_the_order_of_the_appends(store: EventStore) -> None:
+    """`$all` is one order; an empty store has nothing."""
+    assert await store.read_all_streams_forward() == []
+    await fill(store)
+    events = await store.read_all_streams_forward()
+    assert [e.data for e in events] == list(range(10))
+    assert [e.data for e in await store.read_all_streams_forward(start=events[4].position, count=3)] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 1000])
+async def test_streaming_gives_the_same_whatever_the_page(store: EventStore, page: int) -> None:
+    """Lazy reading is the same reading."""
+    await fill(store)
+    assert [e.data async for e in store.stream_all_forward(page=page)] == list(range(10))
+    start = (await store.read_all_streams_forward())[3].position
+    assert [e.data async for e in store.stream_all_forward(start=start, page=page)] == list(range(3, 10))
+
+
+async def test_streaming_gives_events_that_are_appended_meanwhile(store: EventStore) -> None:
+    """It ends when there is nothing more, not where the end was at first."""
+    await fill(store, 3)
+    seen = []
+    async for event in store.stream_all_forward(page=2):
+        seen.append(event.data)
+        if event.data < 10:
+            await store.append_to_stream("s-9", ANY_VERSION, [EventData("E", 10 + event.data)])
+    assert seen == [0, 1, 2, 10, 11, 12]
+
+
+async def test_a_stream_that_is_not_there_is_an_error(store: EventStore) -> None:
+    """Unknown and deleted are two errors."""
+    with pytest.raises(StreamNotFound, match="'s-1'"):
+        await store.read_stream_forward("s-1")
+    await fill(store, 1)
+    await store.fetchval("UPDATE eventstore.streams SET deleted_at = now()")
+    with pytest.raises(StreamDeleted):
+        await store.read_stream_forward("s-0")
+
+
+@pytest.mark.parametrize(("start", "count"), [(-1, 1), (2**63, 1), ("1", 1), (True, 1), (1, 0), (1, -1), (1, "1")])
+async def test_bad_ranges_are_refused(store: EventStore, start: int, count: int) -> None:
+    """P9: typed, before anything is asked."""
+    with pytest.raises(InvalidArgument):
+        await store.read_stream_forward("s-1", start=start, count=count)
+    with pytest.raises(InvalidArgument):
+        await store.read_all_streams_forward(start=start, count=count)
+
+
+async def test_an_event_that_cannot_be_decoded_is_named_and_can_be_passed(store: EventStore) -> None:
+    """P9: the error names stream, version and position; the events around it can be read."""
+
+    class Picky:
+        content_type = "application/json"
+
+        def serialize(self, value: object) -> bytes:
+            return store.serializer.serialize(value)
+
+        def deserialize(self, data: bytes | str, event_type: str) -> object:
+            if event_type == "Bad":
+                raise KeyError("no such type")
+            return store.serializer.deserialize(data, event_type)
+
+    await store.append_to_stream("s-1", 0, [EventData("E", 1), EventData("Bad", 2), EventData("E", 3)])
+    assert store._pool is not None
+    async with EventStore(store._pool, serializer=Picky()) as picky:
+        with pytest.raises(UndecodableEvent) as caught:
+            await picky.read_stream_forward("s-1")
+        bad = caught.value
+        assert (bad.stream, bad.stream_version, bad.type) == ("s-1", 2, "Bad")
+        assert [e.data for e in await picky.read_stream_forward("s-1", count=1)] == [1]
+        assert [e.data for e in await picky.read_all_streams_forward(start=bad.position + 1)] == [3]
+
+
+async def test_a_schema_that_does_not_fit_is_refused_at_once(database: str) -> None:
+    """Not initialised, older, newer, or with a sequence that would skip events: each says what to do."""
+    connection = await asyncpg.connect(database)
+    with pytest.raises(NotInitialised, match="trunkline init"):
+        await EventStore(database, schema="other").open()
+    with pytest.raises(NotInitialised):
+        await migrate(connection, "other")
+    await connection.execute("INSERT INTO eventstore.schema_migrations VALUES (9999, 'later')")
+    with pytest.raises(SchemaTooNew, match="upgrade"):
+        await EventStore(database).open()
+    with pytest.raises(SchemaTooNew):
+        await migrate(connection)
+    await connection.execute("DELETE FROM eventstore.schema_migrations WHERE version > 1")
+    await connection.execute("UPDATE eventstore.schema_migrations SET version = 0")
+    with pytest.raises(MigrationPending, match="trunkline migrate"):
+        await EventStore(database).open()
+    await connection.execute("UPDATE eventstore.schema_migrations SET version = 1")
+    assert await drop(connection)
+    assert not await drop(connection)
+    assert await initialise(connection)
+    await connection.execute("ALTER SEQUENCE eventstore.blocks CACHE 10")
+    with pytest.raises(StoreNotReady, match="CACHE"):
+        await EventStore(database).open()
+    await connection.close()
+
+
+async def test_a_database_that_cannot_be_had_is_one_typed_error(database: str) -> None:
+    """Nothing listens, no such host, no such database, wrong password: `StoreUnavailable`, and no password in it."""
+    base, _, _ = database.rpartition("/")
+    for dsn in (
+        "postgresql://u:secret@127.0.0.1:1/x",
+        "postgresql://u:secret@no-such-host.invalid/x",
+        f"{base}/no_such_database",
+        f"postgresql://trunkline:secret@{base.rpartition('@')[2]}/postgres",
+    ):
+        with pytest.raises(StoreUnavailable) as caught:
+            await EventStore(dsn).open()
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "1a", "a-b", "pg_x", "x" * 49, 'a"; DROP', None])
+def test_a_bad_store_name_is_refused(name: str) -> None:
+    """It becomes a schema and an exchange: letters, digits and underscores."""
+    with pytest.raises(InvalidArgument):
+        EventStore("postgresql://localhost", schema=name)
