@@ -19,13 +19,19 @@ USAGE: Final = 2
 INTERRUPTED: Final = 130  # what shells expect after Ctrl-C
 
 
+class Misuse(typer.TyperException):
+    """Arguments that each are good, and do not go together."""
+
+    exit_code = USAGE
+
+
 class StoppedAt(Exception):
     """Events were appended up to these lines of the input, and not from there on; the cause says why."""
 
-    def __init__(self, first: int, last: int) -> None:
+    def __init__(self, first: int, last: int, appended: int = 0) -> None:
         super().__init__()
         self.lines = first, last
-        self.appended = 0
+        self.appended = appended
 
 
 _KNOWN: Final = (
@@ -52,7 +58,7 @@ class Failure(NamedTuple):
 class Program(TyperGroup):
     """The commands, under one treatment of what they raise. Bugs keep their traceback; nothing else has one."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: Any) -> NoReturn:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **__: Any) -> NoReturn:
         """Runs the command that the arguments say, and exits."""
         given = list(sys.argv[1:] if args is None else args)
         code = 0
@@ -77,15 +83,18 @@ def described(error: BaseException) -> Failure:
         case StoppedAt() if error.__cause__ is not None:
             why = described(error.__cause__)
             first, last = error.lines
+            events = "event was" if error.appended == 1 else "events were"
             lines = f"line {first}" if first == last else f"lines {first} to {last}"
             return why._replace(
-                message=f"{lines}: {why.message}; {error.appended} events before that were appended, nothing from there on",
+                message=f"{lines}: {why.message} ({error.appended or 'no'} {events} appended before)",
                 attributes={**why.attributes, "line": first, "appended": error.appended},
             )
         case typer.TyperException():
             message = error.format_message()
             context = getattr(error, "ctx", None)
-            if context is not None:
+            if context is not None and context.parent is None and hasattr(error, "option_name"):
+                message = f"{message}: options come after the command, as in `trunkline read --json`"
+            elif context is not None:
                 message = f"{message.rstrip('.')}: see `{context.command_path} --help`"
             return Failure("UsageError", message, error.exit_code)
         case InvalidSettings():

@@ -1,5 +1,7 @@
 """JSON as it was written: what was appended is stored byte for byte, and shown as it is stored."""
 
+import json
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -36,8 +38,17 @@ def decoded(field: str, text: bytes) -> Any:
     try:
         value = _json.deserialize(text, "")
         _json.serialize(value)
-    except RecursionError as error:
-        raise InvalidEvent(field, "is nested too deep") from error
-    except ValueError as error:  # of msgspec, or not UTF-8
-        raise InvalidEvent(field, f"is no JSON that can be stored: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidEvent(field, f"is no JSON that can be stored: {problem(error, text)}") from error
     return value
+
+
+def problem(error: ValueError | RecursionError, text: bytes) -> str:
+    """What msgspec says, except where it misleads: before a lone surrogate's end it misses something."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    if "truncated" in str(error):
+        with suppress(ValueError):
+            json.loads(text)
+            return "it holds a lone surrogate, which is not Unicode text"
+    return str(error)

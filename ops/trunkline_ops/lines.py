@@ -8,8 +8,8 @@ from uuid import UUID
 
 import msgspec
 
-from trunkline_ops.json_text import checked
-from trunkline_store import EventData, InvalidArgument, InvalidEvent, RecordedEvent, new_event_id
+from trunkline_ops.json_text import checked, problem
+from trunkline_store import EventData, InvalidArgument, RecordedEvent, new_event_id
 from trunkline_store.events import MAX_DATA_BYTES
 
 MAX_LINE_BYTES: Final = MAX_DATA_BYTES + 1024 * 1024
@@ -61,12 +61,10 @@ def parsed(line: bytes) -> tuple[str | None, EventData]:
         raise InvalidArgument(f"not an event: it is over {MAX_LINE_BYTES} bytes long")
     try:
         found = _decoder.decode(line)
-    except RecursionError as error:
-        raise InvalidEvent("data", "is nested too deep") from error
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"not an event: {error}") from error
-    except ValueError as error:
-        raise InvalidArgument(f"not a JSON object: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"not a JSON object: {problem(error, line)}") from error
     return found.stream, EventData(
         found.type,
         checked("data", bytes(found.data)),

@@ -86,4 +86,4 @@ def _needed(secret: SecretStr | None, problem: str, name: str, example: str) -> 
 def masked(text: str) -> str:
     """`text` with *** for the passwords of the URLs in it."""
     text = re.sub(r"(://[^\s:/@]*:)\S*@", r"\1***@", text)
-    return re.sub(r"(?i)(password=)[^\s&]+", r"\1***", text)
+    return re.sub(r"(?i)(password=)(?!\*{3})[^\s&]+", r"\1***", text)

@@ -22,6 +22,8 @@ WINDOW: Final = 1000
 PATIENCE_SECONDS: Final = 30.0
 POLL_SECONDS: Final = (0.004, 0.1)
 """Between two looks for new events: while they come, and when none has come for a while."""
+STANDBY_SECONDS: Final = 0.2
+"""Between two tries of a standby to become leader."""
 RECORD_SECONDS: Final = 0.05
 """Between two writes of the confirmed position. After a crash, as much is published again."""
 
@@ -71,7 +73,7 @@ class Relay:
                 lease = await Lease.acquire(self.store, LEASE_NAME, self.owner, self._lease)
                 if lease is None:
                     log.debug("standby", owner=str(self.owner))
-                    await self._sleep(self._lease / 4)
+                    await self._sleep(min(STANDBY_SECONDS, self._lease / 4))
                     continue
                 await self._lead(lease, pause)
             except StoreNotReady:

@@ -64,7 +64,7 @@ class Tail:
             chain = Chain(
                 self._previous,
                 self._categories[first.category],
-                self._streams.get(first.stream, 0),
+                self._streams[first.stream] if first.stream_version > 1 else 0,
             )
             messages.append(
                 encode(

@@ -24,10 +24,12 @@ from trunkline_store import (
 
 
 def event(data: Any = 1, type: str = "E", **given: Any) -> EventData:
+    """An event."""
     return EventData(type, data, **given)
 
 
 async def count(store: EventStore) -> int:
+    """How many events there are."""
     return int(await store.fetchval("SELECT count(*) FROM eventstore.events"))
 
 
@@ -202,7 +204,8 @@ async def test_recorded_events_cannot_be_changed_or_removed(store: EventStore) -
 
 
 BAD_STREAMS = [
-    "", " ", "\t", "$all", "$x", "a\nb", "a\x00b", "x-" + "x" * 254, "x-" + "ü" * 127, "c" * 65 + "-1", "\ud800", None, 7,
+    "", " ", "\t", "$all", "$x", "a\nb", "a\x00b", "x-" + "x" * 254, "x-" + "ü" * 127, "c" * 65 + "-1",
+    "\ud800", None, 7,
 ]  # fmt: skip
 
 
@@ -214,7 +217,9 @@ async def test_a_bad_stream_name_is_refused(store: EventStore, stream: Any) -> N
     assert await count(store) == 0
 
 
-@pytest.mark.parametrize("stream", ["x-" + "x" * 253, "x-" + "ü" * 126, "c" * 64 + "-1", "a", "-", "a-b-c", "a,b%_*#.c", " a "])
+@pytest.mark.parametrize(
+    "stream", ["x-" + "x" * 253, "x-" + "ü" * 126, "c" * 64 + "-1", "a", "-", "a-b-c", "a,b%_*#.c", " a "]
+)
 async def test_an_unusual_stream_name_is_accepted(store: EventStore, stream: str) -> None:
     """Names up to the limits, and all printable characters."""
     await store.append_to_stream(stream, 0, [event()])
@@ -222,6 +227,7 @@ async def test_an_unusual_stream_name_is_accepted(store: EventStore, stream: str
 
 
 def deep(levels: int) -> Any:
+    """A value that is nested so deep."""
     value: Any = 1
     for _ in range(levels):
         value = [value]

@@ -1,5 +1,6 @@
 """P4: batches are of one stream and one correlation id, and their borders do not depend on who reads, or how."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from hypothesis import given
@@ -37,6 +38,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
 
 
 def cut(events: list[Event], pages: list[int]) -> list[list[Event]]:
+    """The batches of events that come in pages of these lengths; the last page holds the rest."""
     cutter: Cutter[Event] = Cutter(COUNT, BYTES)
     batches, start = [], 0
     for length in pages:
@@ -47,7 +49,7 @@ def cut(events: list[Event], pages: list[int]) -> list[list[Event]]:
 
 @given(histories(), st.lists(st.integers(0, 7), max_size=8))
 def test_batches_are_the_events_in_order_within_the_rules(events: list[Event], pages: list[int]) -> None:
-    """Their concatenation is the input; each has one stream, one correlation id, one block, no gap, and fits the caps."""
+    """Their concatenation is the input; each has one stream, correlation id and block, no gap, and fits the caps."""
     batches = cut(events, pages)
     assert [event for batch in batches for event in batch] == events
     for batch in batches:
@@ -75,7 +77,7 @@ def test_borders_do_not_depend_on_where_reading_begins(events: list[Event], data
 def test_no_batch_could_be_joined_with_the_next(events: list[Event]) -> None:
     """They are as long as the rules allow: neighbours differ in stream, correlation id or block, or a cap is met."""
     batches = cut(events, [])
-    for one, two in zip(batches, batches[1:], strict=False):
+    for one, two in pairwise(batches):
         alike = (one[-1].stream, one[-1].correlation_id) == (two[0].stream, two[0].correlation_id)
         if alike and two[0].position == one[-1].position + 1 and two[0].position % BLOCK:
             assert len(one) == COUNT or sum(e.size for e in one) + two[0].size > BYTES

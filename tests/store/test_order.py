@@ -134,6 +134,7 @@ class WrongReader(Reader):
 async def stress(
     dsn: str, seconds: float, seed: int
 ) -> tuple[Reader, list[Reader], list[asyncpg.Record], Counter[str]]:
+    """Writers for so many seconds, beside the right reader and two wrong ones; then all events, and what was done."""
     async with EventStore(dsn) as store:
         right = Reader(store)
         wrong: list[Reader] = [WrongReader(store, NAIVE), WrongReader(store, ONE_STATEMENT)]
@@ -151,6 +152,7 @@ async def stress(
 
 
 def check(right: Reader, wrong: list[Reader], events: list[asyncpg.Record]) -> None:
+    """The claims of P2 and P3, and that the wrong readers break them."""
     committed = [event["position"] for event in events]
     assert right.seen == committed, "the reader skips nothing, repeats nothing, and keeps the order"
 

@@ -21,6 +21,7 @@ from trunkline_store.migrate import drop, initialise, migrate
 
 
 async def fill(store: EventStore, count: int = 10) -> None:
+    """Events 0, 1, 2 …, over three streams."""
     for n in range(count):
         await store.append_to_stream(f"s-{n % 3}", ANY_VERSION, [EventData("E", n)])
 

@@ -17,6 +17,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def stored(position: int = 2048, **changes: Any) -> StoredEvent:
+    """An event as the relay reads it."""
     event = StoredEvent(
         position=position,
         stream="order-42",
@@ -36,7 +37,13 @@ def stored(position: int = 2048, **changes: Any) -> StoredEvent:
 
 
 def encode(batch: list[StoredEvent], **given: Any) -> Message:
-    arguments = {"store": "eventstore", "history": "h/1/2/00000001", "epoch": 3, "content_type": "application/json"}
+    """Its message, with everything fixed that a golden file holds."""
+    arguments: dict[str, Any] = {
+        "store": "eventstore",
+        "history": "h/1/2/00000001",
+        "epoch": 3,
+        "content_type": "application/json",
+    }
     return wire.encode(batch, Chain(2000, 1900, 1800), **(arguments | given))
 
 
@@ -103,7 +110,11 @@ def test_a_repeated_message_differs_in_its_epoch_only() -> None:
     assert {k: v for k, v in one.headers.items() if v != two.headers[k]} == {"relay_epoch": 3}
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
+    )
+)
 def test_json_data_travels_byte_for_byte(value: Any) -> None:
     """What is spliced in is taken out: no number, escape or space is touched."""
     for text in (json.dumps(value, indent=1), json.dumps(value, ensure_ascii=False, separators=(",", ":"))):

@@ -103,6 +103,7 @@ class Flow:
 
 
 async def committed_positions(store: EventStore) -> list[int]:
+    """From the table itself."""
     async with store.acquire() as connection:
         rows = await connection.fetch("SELECT position FROM eventstore.events ORDER BY position")
     return [row["position"] for row in rows]

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
 import asyncpg
+import msgspec
 import pytest
 import pytest_asyncio
 
 from tests.conftest import POSTGRES_SETTINGS
 from tests.proxy import Proxy
-from tests.whole.flow import LEASE, Flow, relay_process
+from tests.whole.flow import LEASE, QUICK, Flow, relay_process
 from trunkline_ops.management import Management
 from trunkline_ops.servers import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
 from trunkline_store.migrate import initialise
@@ -49,6 +50,7 @@ async def own_database(own_postgres: PostgresServer) -> AsyncIterator[str]:
 
 
 def vhost_of(url: str) -> str:
+    """The vhost of an AMQP URL."""
     return urlsplit(url).path.removeprefix("/")
 
 
@@ -175,10 +177,6 @@ async def test_the_network_fails(database: str, vhost: str, side: str, fault: st
 
 async def test_a_queue_that_overflowed_is_healed_from_the_store(database: str, vhost: str) -> None:
     """The queue holds ten messages and drops the oldest: the handler still gets everything, in order."""
-    import msgspec
-
-    from tests.whole.flow import QUICK
-
     small = msgspec.structs.replace(QUICK, queue_length=10, prefetch=5, buffer_size=2)
     async with Flow(database, vhost, options=small) as flow:
         await flow.more(600)

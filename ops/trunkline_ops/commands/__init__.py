@@ -11,7 +11,13 @@ from trunkline_ops.commands.relay import relay
 from trunkline_ops.commands.schema import create, drop, init, migrate
 from trunkline_ops.failure import Program
 
-app = typer.Typer(cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(
+    cls=Program,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 for _panel, _command, _example in (
     ("The store", create, "trunkline create --dsn postgresql://localhost/app"),

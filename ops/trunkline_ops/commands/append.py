@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from trunkline_ops.connect import opened
-from trunkline_ops.failure import StoppedAt
+from trunkline_ops.failure import Misuse, StoppedAt
 from trunkline_ops.json_text import checked, decoded
 from trunkline_ops.lines import bursts, parsed
 from trunkline_ops.options import AsJson, Dsn, Schema
@@ -74,15 +74,15 @@ def append(
     output = Output(as_json=as_json)
     if stdin or stream == _STDIN:
         if event_type or data or metadata or event_id or stream not in (None, _STDIN):
-            raise typer.BadParameter("it comes with each line", param_hint="STREAM, TYPE, DATA, --metadata, --id")
+            raise Misuse("lines bring their own TYPE, DATA, --metadata and --id; --stream names their stream")
         if version != ANY_VERSION and not lines_stream:
-            raise typer.BadParameter("goes with one stream: name it with --stream", param_hint="--expected")
+            raise Misuse("--expected is about one stream: name it with --stream")
         _append_lines(settings, _Lines(lines_stream, correlation_id, causation_id), version, output)
         return
     if stream is None or event_type is None:
-        raise typer.BadParameter("needed, or - for lines from standard input", param_hint="STREAM TYPE")
+        raise Misuse("STREAM and TYPE are needed, or - to take lines from standard input")
     if lines_stream:
-        raise typer.BadParameter("goes with lines from standard input", param_hint="--stream")
+        raise Misuse("--stream is for lines from standard input")
     event = EventData(
         event_type,
         checked("data", b"{}" if data is None else _bytes(data)),
@@ -98,7 +98,7 @@ def _version(text: str) -> int:
     if re.fullmatch(r"[0-9]{1,18}", text):
         return int(text)
     if text not in _EXPECTED:
-        raise typer.BadParameter(f"{text!r} is neither any, none, exists nor a version", param_hint="--expected")
+        raise Misuse(f"--expected {text!r}: use any, none, exists or the stream's version")
     return _EXPECTED[text]
 
 
@@ -205,10 +205,8 @@ def _append_lines(settings: Settings, lines: _Lines, version: int, output: Outpu
             stop.appended = events
             raise
         except KeyboardInterrupt as interrupt:
-            stop = StoppedAt(line, line)
-            stop.appended = events
-            raise stop from interrupt
+            raise StoppedAt(line, line, events) from interrupt
         finally:
             runner.run(stack.aclose())
     if not output.as_json:
-        output.result(f"appended {events} events")
+        output.result(f"appended {events} {'event' if events == 1 else 'events'}")

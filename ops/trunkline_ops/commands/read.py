@@ -101,9 +101,7 @@ def tail(
         asyncio.run(_tail(settings, start, wanted, Output(as_json=as_json)))
 
 
-async def _tail(
-    settings: Settings, start: int | None, wanted: Callable[[RecordedEvent], bool], output: Output
-) -> None:
+async def _tail(settings: Settings, start: int | None, wanted: Callable[[RecordedEvent], bool], output: Output) -> None:
     shortest, longest = _POLL_SECONDS
     pause = shortest
     async with opened(settings, "tail") as store:

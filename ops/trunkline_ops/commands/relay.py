@@ -1,20 +1,21 @@
 """`relay`: runs a relay until it is told to stop."""
 
 import asyncio
-import logging
+import re
 import signal
-import sys
 from contextlib import AsyncExitStack
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import asyncpg
 import structlog
 import typer
 
 from trunkline_ops.connect import opened
+from trunkline_ops.failure import Misuse
+from trunkline_ops.logs import log_to_stderr
 from trunkline_ops.options import AmqpUrl, AsJson, Dsn, Schema
 from trunkline_ops.settings import Settings, masked
-from trunkline_store import EventStore, StoreUnavailable, Unavailable
+from trunkline_store import EventStore, Unavailable
 
 _CONNECTIONS: Final = 5
 _RETRY_SECONDS: Final = (0.2, 5.0)
@@ -24,6 +25,7 @@ _NEEDS_A_PERSON: Final = (
     asyncpg.InsufficientPrivilegeError,
     asyncpg.ClientConfigurationError,
 )
+"""Waiting does not heal a wrong password, a database that does not exist, a right that is not granted."""
 
 log = structlog.get_logger("trunkline.relay")
 
@@ -32,11 +34,14 @@ def relay(
     start: Annotated[
         str,
         typer.Option(
-            "--from", metavar="origin|current|N", help="Where a store's first relay begins; N itself is not published."
+            "--from",
+            metavar="origin|current|N",
+            help="Where the first relay of a store begins; position N itself is left out. Later ones go on.",
         ),
     ] = "origin",
     lease: Annotated[
-        float, typer.Option(min=0.5, max=3600, metavar="SECONDS", help="After so long a leader that is gone is replaced.")
+        float,
+        typer.Option(min=0.5, max=3600, metavar="SECONDS", help="After so long a relay that has vanished is replaced."),
     ] = 5.0,
     dsn: Dsn = None,
     schema: Schema = None,
@@ -45,8 +50,56 @@ def relay(
 ) -> None:
     """Publish a store's events to RabbitMQ, until SIGTERM or Ctrl-C.
 
-    Further ones stand by. It waits for a database or a broker that is away, and logs that to standard error.
+    One relay leads, further ones stand by. A database or a broker that is away is waited for, and that is logged.
     """
     settings = Settings.of(dsn=dsn, store=schema, amqp_url=amqp_url)
-    settings.database(), settings.broker()
-    ...
+    settings.database()
+    settings.broker()
+    start_from = _position(start)
+    log_to_stderr(as_json=as_json)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings, start_from, lease))
+
+
+def _position(start: str) -> int | None:
+    """As `Relay` takes it: None is the current end."""
+    if start == "current":
+        return None
+    if start != "origin" and not re.fullmatch(r"[0-9]{1,18}", start):
+        raise Misuse(f"--from {start!r}: use origin, current or a position")
+    return 0 if start == "origin" else int(start)
+
+
+async def _run(settings: Settings, start_from: int | None, lease: float) -> None:
+    from trunkline_relay import Relay
+
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    stopping = asyncio.create_task(stop.wait(), name="told to stop")
+    async with AsyncExitStack() as stack:
+        opening = asyncio.create_task(_open_in_the_end(settings, stack), name="open the store")
+        await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait({opening})
+            return
+        running = Relay(opening.result(), settings.broker(), start_from=start_from, lease=lease)
+        stopping.add_done_callback(lambda _: running.stop())
+        await running.run()
+    log.info("stopped")
+
+
+async def _open_in_the_end(settings: Settings, stack: AsyncExitStack) -> EventStore:
+    pause, longest = _RETRY_SECONDS
+    while True:
+        try:
+            return await stack.enter_async_context(opened(settings, "relay", connections=_CONNECTIONS))
+        except Unavailable as error:
+            if isinstance(error.__cause__, _NEEDS_A_PERSON):
+                raise
+            log.warning("database unavailable", error=str(error), dsn=masked(settings.database()))
+            await asyncio.sleep(pause)
+            pause = min(longest, pause * 2)

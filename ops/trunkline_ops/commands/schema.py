@@ -9,6 +9,7 @@ import asyncpg
 import typer
 
 from trunkline_ops.connect import connected
+from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.settings import InvalidSettings, Settings, masked
@@ -131,7 +132,7 @@ def drop(
     where = masked(settings.database())
     if not yes:
         if not sys.stdin.isatty():
-            raise typer.BadParameter("needed where nobody can be asked", param_hint="--yes")
+            raise Misuse("nobody can be asked here: confirm with --yes")
         typer.confirm(f"Remove the store {settings.store!r} of {where} with all its events?", abort=True, err=True)
     asyncio.run(_drop(settings, Output(as_json=as_json)))
 

@@ -81,7 +81,8 @@ def as_table(figures: Figures) -> Table:
 def as_text(rooms: Rooms, title: str) -> str:
     """Where to look around."""
     return (
-        f"The store stays, and its relay runs, until Ctrl-C.\n"
+        f"The store stays, and its relay runs, until Ctrl-C. On servers that the environment names, the database and\n"
+        f"the vhost {rooms.name} stay after that, too.\n"
         f"  {title}\n"
         f"  TRUNKLINE_DSN={rooms.dsn}\n"
         f"  TRUNKLINE_AMQP_URL={rooms.amqp_url}"

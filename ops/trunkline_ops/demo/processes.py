@@ -127,4 +127,4 @@ class Process:
             self._last_words.append(line.decode(errors="replace").rstrip())
 
     def _death(self, code: int) -> Died:
-        return Died("\n  ".join([f"the {self.name} ended with exit code {code}", *self._last_words]))
+        return Died("\n  ".join([f"{self.name} ended with exit code {code}", *self._last_words]))

@@ -80,7 +80,7 @@ class Story:
         )
 
     async def _start_relay(self) -> Process:
-        return await self._processes.start("relay", "trunkline_ops.demo.relay")
+        return await self._processes.start("relay", "trunkline_ops.cli", "relay")
 
     async def _start_subscriber(self, number: int) -> Process:
         return await self._processes.start(

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from signal import SIGINT
 
@@ -56,10 +56,9 @@ class PostgresServer(Server):
         return True
 
 
-@contextmanager
 def postgres_server(
     *, settings: Mapping[str, str] | None = None, private: bool = False, bin_dir: Path | None = None
-) -> Iterator[PostgresServer]:
+) -> AbstractContextManager[PostgresServer]:
     """A PostgreSQL >= 14 until the block is left.
 
     Args:
@@ -73,14 +72,18 @@ def postgres_server(
         ServerError: it did not start.
     """
     if not private and (dsn := os.environ.get("TRUNKLINE_DSN")):
-        yield PostgresServer(dsn)
-        return
+        return nullcontext(PostgresServer(dsn))
     programs = bin_dir or first_open(
         "PostgreSQL",
         "install one (Debian, Ubuntu: apt install postgresql), or name a running one in TRUNKLINE_DSN",
         installed_programs,
         programs_of_wheel,
     )
+    return _own_server(programs, settings or {})
+
+
+@contextmanager
+def _own_server(programs: Path, settings: Mapping[str, str]) -> Iterator[PostgresServer]:
     account = account_for_servers()
     _check_name_of_account()
     with reserved_ports(1) as [port], closing(Guard("trunkline-postgres", account, SIGINT)) as guard:
@@ -96,7 +99,7 @@ def postgres_server(
             environment,
         )
         all_settings = {
-            **(settings or {}),
+            **settings,
             "listen_addresses": HOST,
             "port": str(port),
             "unix_socket_directories": "",  # a socket's path has at most 107 bytes; TMPDIR may be longer

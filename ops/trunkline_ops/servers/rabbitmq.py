@@ -8,7 +8,7 @@ import shutil
 import socket
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -76,10 +76,9 @@ class RabbitMQServer(Server):
                 return False
 
 
-@contextmanager
 def rabbitmq_server(
     *, settings: Mapping[str, str] | None = None, private: bool = False, home: Path | None = None
-) -> Iterator[RabbitMQServer]:
+) -> AbstractContextManager[RabbitMQServer]:
     """A RabbitMQ >= 3.10 with the plugins for management and Prometheus, until the block is left.
 
     Args:
@@ -96,8 +95,7 @@ def rabbitmq_server(
         management_url = os.environ.get("TRUNKLINE_MANAGEMENT_URL")
         if not management_url:
             raise Unavailable("TRUNKLINE_AMQP_URL is set: set TRUNKLINE_MANAGEMENT_URL too")
-        yield RabbitMQServer(amqp_url, management_url.rstrip("/"))
-        return
+        return nullcontext(RabbitMQServer(amqp_url, management_url.rstrip("/")))
     home = home or first_open(
         "RabbitMQ",
         "install one (Debian, Ubuntu: apt install rabbitmq-server), or name a running one in "
@@ -105,12 +103,17 @@ def rabbitmq_server(
         installed_home,
         unpacked_home,
     )
+    return _own_server(home, settings or {})
+
+
+@contextmanager
+def _own_server(home: Path, settings: Mapping[str, str]) -> Iterator[RabbitMQServer]:
     account = account_for_servers()
     with reserved_ports(6) as ports, closing(Guard("trunkline-rabbitmq", account, SIGTERM)) as guard:
         amqp, management, prometheus, distribution, epmd, ctl = ports
         password = secrets.token_urlsafe(18)
         all_settings = {
-            **(settings or {}),
+            **settings,
             "default_user": _USER,
             "default_pass": password,
             "default_user_tags.administrator": "true",
@@ -216,22 +219,22 @@ def _make_erlang_relocatable(erlang: Path) -> None:
 
     There are two copies: RabbitMQ starts with the one in bin, and starts epmd with the one in erts-*/bin.
     """
-    for script in (erlang / "bin" / "erl", *erlang.glob("erts-*/bin/erl")):
+    for script in (*erlang.glob("bin/erl"), *erlang.glob("erts-*/bin/erl")):
         here = os.path.relpath(erlang, script.parent)
         relative = f'ROOTDIR=$(cd "$(dirname "$(readlink -f "$0")")/{here}" && pwd)'
         script.write_text(re.sub(r"ROOTDIR=\S*/erlang\b.*", relative, script.read_text()))
 
 
 def _erlang_beside(home: Path) -> dict[str, str]:
-    """PATH and library path for a RabbitMQ that lies, with an Erlang, in a folder laid out as `/` is."""
-    root = home.parents[4]
-    erlang = root / "usr" / "lib" / "erlang" / "bin"
+    """PATH and library path for a RabbitMQ that lies, with an Erlang, in a folder laid out as /usr/lib is."""
+    lib = Path(os.path.normpath(home / "../../.."))  # of .../usr/lib/rabbitmq/lib/rabbitmq_server-3.10.8
+    erlang = lib / "erlang" / "bin"
     if not erlang.is_dir():
         return {}
     found = {"PATH": f"{erlang}:{os.environ.get('PATH', os.defpath)}"}
-    if root != Path("/"):
-        libraries = [str(each) for each in (root / "usr" / "lib").glob("*-linux-gnu*")]
-        found["LD_LIBRARY_PATH"] = ":".join([*libraries, *os.environ.get("LD_LIBRARY_PATH", "").split(":")]).strip(":")
+    if lib != Path("/usr/lib"):
+        libraries = [*lib.glob("*-linux-gnu*"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+        found["LD_LIBRARY_PATH"] = ":".join(map(str, libraries))
     return found
 
 

@@ -1,0 +1,301 @@
+"""Subscriptions on real servers: starting, acknowledging, owning."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from tests.whole.flow import QUICK, relay_running
+from trunkline_consumer import CURRENT, ORIGIN, Batch, Consumer, Options, State, Subscription
+from trunkline_store import (
+    ANY_VERSION,
+    EventData,
+    EventStore,
+    InvalidArgument,
+    SubscriptionAlreadyExists,
+    SubscriptionLost,
+    UnexpectedAck,
+)
+
+ONE_BY_ONE = msgspec.structs.replace(QUICK, checkpoint_threshold=1)
+
+
+@pytest_asyncio.fixture
+async def consumer(store: EventStore, vhost: str) -> AsyncIterator[Consumer]:
+    """The SDK on the test's own store and vhost."""
+    async with Consumer(store, vhost) as consumer:
+        yield consumer
+
+
+async def append(store: EventStore, *data: Any, stream: str = "a-1", **given: Any) -> None:
+    """One append."""
+    await store.append_to_stream(stream, ANY_VERSION, [EventData("E", d, **given) for d in data])
+
+
+async def take(subscription: Subscription) -> Batch:
+    """The next batch, or a failure."""
+    async with asyncio.timeout(20):
+        return await anext(subscription)
+
+
+def data(batch: Batch) -> list[Any]:
+    """What its events say."""
+    return [event.data for event in batch]
+
+
+@pytest.mark.parametrize(("start", "expected"), [(ORIGIN, [1]), (CURRENT, [3]), ("position", [2])])
+async def test_a_new_subscription_begins_where_it_is_told(
+    store: EventStore, consumer: Consumer, start: Any, expected: list[int]
+) -> None:
+    """ORIGIN: the first event; CURRENT: what is new; a position: what is after it."""
+    await append(store, 1)
+    if start == "position":
+        start = (await store.read_all_streams_forward())[0].position
+    await append(store, 2)
+    async with consumer.subscribe_to_all_streams("s", start_from=start, options=QUICK) as subscription:
+        await append(store, 3)
+        assert data(await take(subscription)) == expected
+
+
+async def test_current_is_after_the_last_event_that_is_there(store: EventStore, consumer: Consumer) -> None:
+    """CURRENT is the position of an event, never the safe position: after a crash that may be given again."""
+    await append(store, 1)
+    await store.fetchval("SELECT nextval('eventstore.blocks')")
+    async with consumer.subscribe_to_all_streams("s", start_from=CURRENT, options=QUICK) as subscription:
+        assert subscription.checkpoint == (await store.read_all_streams_forward())[0].position
+
+
+async def test_a_later_subscriber_goes_on_after_the_checkpoint(store: EventStore, consumer: Consumer) -> None:
+    """At least once: what was acknowledged does not come again, what was not does; `start_from` counts only once."""
+    await append(store, 1, correlation_id="x")
+    await append(store, 2)
+    await append(store, 3)
+    async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
+        await (await take(subscription)).ack()
+        assert data(await take(subscription)) == [2]
+    async with consumer.subscribe_to_all_streams("s", start_from=CURRENT, options=ONE_BY_ONE) as subscription:
+        assert data(await take(subscription)) == [2]
+        second = await take(subscription)
+        await second.ack()
+    async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
+        await append(store, 4)
+        assert data(await take(subscription)) == [4]
+
+
+async def test_an_ack_of_an_event_covers_all_before_it_in_flight(store: EventStore, consumer: Consumer) -> None:
+    """By event, by list or by position; one in the middle of a batch moves the checkpoint there."""
+    await append(store, 1, 2, 3)
+    await append(store, 4)
+    async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
+        one, two = await take(subscription), await take(subscription)
+        await subscription.ack(one[1])
+        assert subscription.checkpoint == one[1].position
+        for again in (one[0], one[1], one[1].position, two[0].position + 1):
+            with pytest.raises(UnexpectedAck):
+                await subscription.ack(again)
+        await subscription.ack([one[2], two[0]])
+        assert subscription.checkpoint == two[0].position
+        with pytest.raises(InvalidArgument):
+            await subscription.ack([])
+    async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
+        await append(store, 5)
+        assert data(await take(subscription)) == [5]
+
+
+async def test_the_handler_holds_no_more_than_the_buffer(store: EventStore, consumer: Consumer) -> None:
+    """P8: with two places, the third batch comes after an ack."""
+    for n in range(5):
+        await append(store, n)
+    small = msgspec.structs.replace(ONE_BY_ONE, buffer_size=2)
+    async with consumer.subscribe_to_all_streams("s", options=small) as subscription:
+        one, _ = await take(subscription), await take(subscription)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):  # long enough for a batch that should not come
+                await anext(subscription)
+        await one.ack()
+        assert data(await take(subscription)) == [2]
+
+
+async def test_live_and_replayed_events_are_equal(
+    store: EventStore, database: str, consumer: Consumer, vhost: str
+) -> None:
+    """What comes by the queue is what the store gives: every field, and the batches' borders."""
+    async with relay_running(database, vhost):
+        async with consumer.subscribe_to_all_streams("live", options=QUICK) as live:
+            await append(store, "ready")
+            await take(live)
+            while not live.counts.from_queue:
+                await append(store, "still?")
+                await (await take(live)).ack()
+            await append(store, {"ü": [1.5, None]}, "x", metadata={"m": 1}, causation_id="d", stream="ü-1")
+            await store.append_to_stream(
+                "b-1", 0, [EventData(f"T{n % 3}", n, correlation_id=str(n // 700)) for n in range(1500)]
+            )
+            by_queue: list[list[Any]] = []
+            while sum(map(len, by_queue)) < 1502:
+                batch = await take(live)
+                await batch.ack()
+                by_queue.append(list(batch))
+            assert live.counts.from_queue >= 1502
+    async with consumer.subscribe_to_all_streams("replayed", options=QUICK) as replayed:
+        by_store: list[list[Any]] = []
+        while not by_store or by_store[-1] != by_queue[-1]:
+            batch = await take(replayed)
+            await batch.ack()
+            by_store.append(list(batch))
+    assert by_store[-len(by_queue) :] == by_queue
+
+
+async def test_a_second_subscriber_is_refused_while_the_first_lives(store: EventStore, vhost: str) -> None:
+    """By name, whatever process it is in; the first goes on undisturbed, and a stop lets the next one in at once."""
+    async with Consumer(store, vhost) as one, Consumer(store, vhost) as two:
+        async with one.subscribe_to_all_streams("s", options=QUICK) as first:
+            with pytest.raises(SubscriptionAlreadyExists):
+                await two.subscribe_to_all_streams("s", options=QUICK).start()
+            await append(store, 1)
+            await (await take(first)).ack()
+        long = msgspec.structs.replace(QUICK, lease=60.0)
+        for consumer in (two, one):
+            async with asyncio.timeout(5):
+                next_one = consumer.subscribe_to_all_streams("s", options=long)
+                await next_one.start()
+                await next_one.stop()
+                assert next_one.state is State.STOPPED
+
+
+_OWNER = """
+import asyncio, sys
+from trunkline_consumer import Consumer, Options
+from trunkline_store import EventStore, SubscriptionLost
+async def main():
+    async with EventStore(sys.argv[1]) as store, Consumer(store, sys.argv[2]) as consumer:
+        async with consumer.subscribe_to_all_streams("s", options=Options(lease=1.0, idle=0.3)) as subscription:
+            batch = await anext(subscription)
+            print("owner", flush=True)
+            sys.stdin.readline()
+            try:
+                await batch.ack()
+                print("acknowledged", flush=True)
+            except SubscriptionLost:
+                print("lost", flush=True)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_an_owner_that_vanished_is_replaced_within_the_lease_and_can_do_nothing_more(
+    store: EventStore, database: str, vhost: str, consumer: Consumer, how: signal.Signals
+) -> None:
+    """P7: killed or paused, the next subscriber waits at most a lease and never fails; a paused owner that comes
+    back gets `SubscriptionLost`, and the checkpoint stays where the new owner put it."""
+    await append(store, 1)
+    await append(store, 2)
+    owner = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _OWNER, database, vhost),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert owner.stdout is not None
+    assert owner.stdin is not None
+    assert await owner.stdout.readline() == b"owner\n"
+    os.kill(owner.pid, how)
+    async with asyncio.timeout(10), consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
+        assert data(await take(subscription)) == [1], "it was not acknowledged, so it comes again"
+        second = await take(subscription)
+        await second.ack()
+        if how is signal.SIGSTOP:
+            os.kill(owner.pid, signal.SIGCONT)
+            owner.stdin.write(b"\n")
+            assert await owner.stdout.readline() == b"lost\n"
+        assert subscription.checkpoint == second[-1].position
+    await owner.wait()
+
+
+async def test_a_replaced_owner_cannot_move_the_checkpoint(store: EventStore) -> None:
+    """P7: one guarded statement checks row, owner, epoch and history, and never goes back."""
+    from uuid import uuid4
+
+    old, new, q = uuid4(), uuid4(), store.sql
+    row = await store.fetchrow(q["create_subscription"], "s", "$all", 0)
+    assert row is not None
+    number = row["subscription_id"]
+    assert await store.fetchval(q["fence_subscription"], number, old, 1) == 0
+    assert await store.fetchval(q["checkpoint"], number, old, 1, 50, store.history) == 50
+    assert await store.fetchval(q["fence_subscription"], number, new, 2) == 50
+    assert await store.fetchval(q["checkpoint"], number, old, 1, 90, store.history) is None
+    assert await store.fetchval(q["fence_subscription"], number, old, 1) is None
+    assert await store.fetchval(q["checkpoint"], number, new, 2, 40, store.history) == 50
+    assert await store.fetchval(q["checkpoint"], number, new, 2, 90, "another past") is None
+
+
+async def test_another_history_is_begun_from_its_own_rows(
+    store: EventStore, database: str, vhost: str, consumer: Consumer
+) -> None:
+    """After a restore the rows are those of the backup: relay and subscription forget what they hold, go on from
+    there, and messages of the old past are dropped."""
+    async with relay_running(database, vhost):
+        async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
+            for n in range(10):
+                await append(store, n)
+            seen = [await take(subscription) for _ in range(10)]
+            await seen[9].ack()
+            backup = seen[3][-1].position
+            async with store.acquire() as connection, connection.transaction():
+                await connection.execute("UPDATE eventstore.store SET store_id = gen_random_uuid()")
+                await connection.execute("UPDATE eventstore.subscriptions SET checkpoint = $1", backup)
+                await connection.execute("UPDATE eventstore.relays SET position = $1", backup)
+            assert [data(await take(subscription)) for _ in range(6)] == [[n] for n in range(4, 10)]
+            await seen[8].ack()  # of the old past: without effect
+            assert subscription.checkpoint == backup
+            await append(store, 10)
+            last = await take(subscription)
+            assert data(last) == [10]
+            await last.ack()
+            assert subscription.checkpoint == last[-1].position
+
+
+async def test_without_a_broker_a_subscription_goes_on_from_the_store(store: EventStore) -> None:
+    """Nothing listens at the AMQP URL: everything comes, by polling."""
+    async with Consumer(store, "amqp://guest:guest@127.0.0.1:1/") as consumer:
+        async with consumer.subscribe_to_all_streams("s", options=QUICK) as subscription:
+            for n in range(3):
+                await append(store, n)
+                batch = await take(subscription)
+                assert data(batch) == [n]
+                await batch.ack()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"buffer_size": 0}, {"checkpoint_threshold": 0}, {"prefetch": 2001}, {"lease": 0}, {"idle": -1},
+        {"queue_length": "x"},
+    ],
+)  # fmt: skip
+def test_bad_options_are_refused(bad: dict[str, Any]) -> None:
+    """P9: each names its option."""
+    with pytest.raises(InvalidArgument, match=next(iter(bad))):
+        Options(**bad)
+
+
+@pytest.mark.parametrize("start", [-1, 2**63, "origin", None, True, 1.5])
+async def test_a_bad_start_is_refused(consumer: Consumer, start: Any) -> None:
+    """P9: neither ORIGIN, CURRENT nor a position."""
+    with pytest.raises(InvalidArgument):
+        consumer.subscribe_to_all_streams("s", start_from=start)
+
+
+async def test_an_ack_after_the_stop_is_an_error(store: EventStore, consumer: Consumer) -> None:
+    """It could not be kept: the batch will come again, and the handler is told."""
+    await append(store, 1)
+    async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
+        batch = await take(subscription)
+    with pytest.raises(SubscriptionLost, match="stopped"):
+        await batch.ack()
+    assert [batch async for batch in subscription] == []

@@ -1,0 +1,226 @@
+"""The relay, as a plain consumer sees it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractIncomingMessage
+
+from tests.whole.flow import relay_running
+from trunkline_relay import Relay
+from trunkline_store import ANY_VERSION, EventData, EventStore, LeaseLost
+from trunkline_store.lease import Lease
+
+
+class Plain:
+    """A service that binds a queue of its own, and knows nothing of us but the documents."""
+
+    def __init__(self) -> None:
+        self.messages: list[AbstractIncomingMessage] = []
+
+    @property
+    def positions(self) -> list[int]:
+        return [int(event["sequence"]) for message in self.messages for event in json.loads(message.body)]
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(self.positions) < count:
+                await asyncio.sleep(0.01)  # between two looks
+
+
+@asynccontextmanager
+async def plain(url: str, *bindings: str) -> AsyncIterator[Plain]:
+    """One that has bound its queue, and takes what comes."""
+    consumer = Plain()
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        exchange = await channel.declare_exchange("eventstore", aio_pika.ExchangeType.TOPIC, durable=True)
+        queue = await channel.declare_queue(exclusive=True)
+        for binding in bindings:
+            await queue.bind(exchange, binding)
+
+        async def take(message: AbstractIncomingMessage) -> None:
+            consumer.messages.append(message)
+
+        await queue.consume(take, no_ack=True)
+        yield consumer
+
+
+async def append(store: EventStore, stream: str, *types: str, **given: Any) -> list[int]:
+    """One append; returns its positions."""
+    appended = await store.append_to_stream(stream, ANY_VERSION, [EventData(type, 1, **given) for type in types])
+    return list(range(appended.first_position, appended.last_position + 1))
+
+
+async def recorded(store: EventStore, position: int) -> None:
+    """Waits until the relay has recorded it."""
+    async with asyncio.timeout(20):
+        while True:
+            row = await store.fetchrow(store.sql["see_relay"], "relay")
+            if row is not None and row["position"] >= position:
+                assert row["position"] == position
+                return
+            await asyncio.sleep(0.01)  # between two looks
+
+
+async def test_every_event_is_published_in_order_and_recorded(store: EventStore, database: str, vhost: str) -> None:
+    """History first, then what comes; the position is recorded when all is confirmed."""
+    positions = await append(store, "a-1", *["E"] * 1500)
+    async with plain(vhost, "#") as consumer, relay_running(database, vhost):
+        for n in range(50):
+            positions += await append(store, f"b-{n % 3}", "E", "F")
+        await consumer.until(len(positions))
+        await recorded(store, positions[-1])
+    assert consumer.positions == positions
+
+
+async def test_the_chain_leads_from_message_to_message(store: EventStore, database: str, vhost: str) -> None:
+    """P6: `previous` is the last position of the message before: in `$all`, in its category, in its stream; also
+    across a relay that begins again, and a gap that a rolled-back append left."""
+    async with plain(vhost, "#") as consumer:
+        count = 0
+        for _ in range(2):
+            async with relay_running(database, vhost):
+                for n in range(12):
+                    count += len(await append(store, f"{'ab'[n % 2]}-{n % 3}", *["E"] * (n % 3 + 1)))
+                await store.fetchval("SELECT nextval('eventstore.blocks')")  # a gap
+                await consumer.until(count)
+    last = {"all": 0, "category": {}, "stream": {}}  # type: dict[str, Any]
+    for message in consumer.messages:
+        h = message.headers
+        assert h["previous_position"] == last["all"]
+        assert h["previous_in_category"] == last["category"].get(h["category"], 0)
+        assert h["previous_in_stream"] == last["stream"].get(h["stream"], 0)
+        last["all"] = last["category"][h["category"]] = last["stream"][h["stream"]] = h["last_position"]
+
+
+async def test_every_message_is_of_one_stream_and_one_correlation_id(
+    store: EventStore, database: str, vhost: str
+) -> None:
+    """P4: an append that mixes them is split in order; none is a value of its own."""
+    ids = ["x", "x", None, None, "y", "x"]
+    await store.append_to_stream("a-1", 0, [EventData("E", n, correlation_id=c) for n, c in enumerate(ids)])
+    async with plain(vhost, "#") as consumer, relay_running(database, vhost):
+        await consumer.until(6)
+    assert [(m.correlation_id, len(json.loads(m.body))) for m in consumer.messages] == [
+        ("x", 2), (None, 2), ("y", 1), ("x", 1),
+    ]  # fmt: skip
+
+
+async def test_bindings_choose_by_category_type_and_stream(store: EventStore, database: str, vhost: str) -> None:
+    """One copy for each queue, whichever of a batch's types match."""
+    async with (
+        plain(vhost, "order.#") as orders,
+        plain(vhost, "*.Paid.*", "*.Placed.*") as both,
+        plain(vhost, "order.*.order-2") as one,
+        relay_running(database, vhost),
+    ):
+        await append(store, "order-1", "Placed", "Paid")
+        await append(store, "order-2", "Shipped")
+        await append(store, "user-1", "Paid")
+        await orders.until(3)
+        await both.until(3)
+        await one.until(1)
+    assert len(both.messages) == 2
+    assert [m.headers["stream"] for m in one.messages] == ["order-2"]
+
+
+async def test_what_nobody_wants_counts_as_confirmed(store: EventStore, database: str, vhost: str) -> None:
+    """Unroutable messages hold nothing up: PostgreSQL has them."""
+    async with relay_running(database, vhost):
+        positions = await append(store, "a-1", *["E"] * 1100)
+        await recorded(store, positions[-1])
+
+
+@pytest.mark.parametrize("start", ["origin", "current", "position"])
+async def test_a_first_start_begins_where_it_is_told(store: EventStore, database: str, vhost: str, start: str) -> None:
+    """From the first event, from what is new, or after a position; a later start goes on where the last one ended."""
+    old = await append(store, "a-1", "E", "E", "E")
+    begin = {"origin": 0, "current": None, "position": old[1]}[start]
+    async with plain(vhost, "#") as consumer, EventStore(database) as relays_store:
+        new: list[int] = []
+        for _ in range(2):
+            relay = Relay(relays_store, vhost, start_from=begin, lease=1)
+            running = asyncio.create_task(relay.run())
+            async with asyncio.timeout(10):
+                while await store.fetchrow(store.sql["see_relay"], "relay") is None:
+                    await asyncio.sleep(0.01)  # between two looks: it has chosen where to begin
+            new += await append(store, "a-2", "E")
+            expected = {"origin": old, "current": [], "position": old[2:]}[start] + new
+            await consumer.until(len(expected))
+            relay.stop()
+            await running
+    assert consumer.positions == expected
+
+
+async def test_a_relay_waits_for_a_broker_and_an_append_does_not(store: EventStore, database: str) -> None:
+    """Nothing listens: appends succeed, the relay goes on trying, and stops when it is told to."""
+    async with EventStore(database) as relays_store:
+        relay = Relay(relays_store, "amqp://guest:guest@127.0.0.1:1/", lease=1)
+        running = asyncio.create_task(relay.run())
+        async with asyncio.timeout(10):
+            await relay.leading.wait()
+        await append(store, "a-1", "E")
+        relay.stop()
+        async with asyncio.timeout(5):
+            await running
+
+
+async def test_a_clean_stop_hands_over_at_once(store: EventStore, database: str, vhost: str) -> None:
+    """A standby leads long before a lease of a minute would run out, in the next epoch."""
+    async with plain(vhost, "#") as consumer, EventStore(database) as one, EventStore(database) as two:
+        first, second = Relay(one, vhost, lease=60), Relay(two, vhost, lease=60)
+        running = asyncio.create_task(first.run())
+        await first.leading.wait()
+        waiting = asyncio.create_task(second.run())
+        await append(store, "a-1", "E")
+        await consumer.until(1)
+        assert not second.leading.is_set()
+        first.stop()
+        await running
+        async with asyncio.timeout(3):
+            await second.leading.wait()
+        await append(store, "a-1", "E")
+        await consumer.until(2)
+        second.stop()
+        await waiting
+    assert [m.headers["relay_epoch"] for m in consumer.messages] == [1, 2]
+
+
+async def test_a_lease_has_one_holder_by_the_databases_clock(store: EventStore) -> None:
+    """Taken, refused, renewed, released, taken over when expired or impossibly far ahead; the loser finds out."""
+    from uuid import uuid4
+
+    one, two = uuid4(), uuid4()
+    first = await Lease.acquire(store, "x", one, 60)
+    assert first is not None
+    assert await Lease.acquire(store, "x", two, 60) is None
+    await first.renew()
+    await first.release()
+    second = await Lease.acquire(store, "x", two, 60)
+    assert second is not None
+    assert second.epoch == first.epoch + 1
+    with pytest.raises(LeaseLost):
+        await first.renew()
+    assert not first.held
+    for until in ("clock_timestamp() - interval '1 ms'", "clock_timestamp() + interval '61 s'"):
+        await store.fetchval(f"UPDATE eventstore.leases SET until = {until}")
+        third = await Lease.acquire(store, "x", uuid4(), 60)
+        assert third is not None
+
+
+async def test_a_relay_that_was_replaced_cannot_record(store: EventStore) -> None:
+    """P7: row, owner and epoch are checked in the statement itself, and the history too; positions never go back."""
+    from uuid import uuid4
+
+    old, new, q = uuid4(), uuid4(), store.sql
+    assert await store.fetchval(q["fence_relay"], "relay", old, 1, 0) == 0
+    assert await store.fetchval(q["record_relay"], "relay", old, 1, 50, 50, store.history) == 50
+    assert await store.fetchval(q["fence_relay"], "relay", new, 2, 0) == 50
+    assert await store.fetchval(q["record_relay"], "relay", old, 1, 90, 90, store.history) is None
+    assert await store.fetchval(q["fence_relay"], "relay", old, 1, 0) is None
+    assert await store.fetchval(q["record_relay"], "relay", new, 2, 40, 40, store.history) == 50
+    assert await store.fetchval(q["record_relay"], "relay", new, 2, 90, 90, "another past") is None
