@@ -42,8 +42,8 @@ with ExitStack() as servers:
     for start in {"postgres": [postgres_server], "both": [postgres_server, rabbitmq_server]}[sys.argv[1]]:
         server = servers.enter_context(start(private=True))
         print(json.dumps(str(server._guard.folder)), flush=True)
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         signal.pause()
     except KeyboardInterrupt:
         print(server.answers(), flush=True)
