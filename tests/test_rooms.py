@@ -38,7 +38,7 @@ async def test_a_vhost_is_fresh_and_can_be_managed(vhost: str, management: Manag
         await management.delete_queue(name, "a/b c")
         with pytest.raises(httpx.HTTPStatusError, match="404"):
             await management.queue(name, "a/b c")
-        while not await management.close_connections(name):  # noqa: ASYNC110 - nobody tells
+        while not await management.close_connections(name):
             await asyncio.sleep(0.1)  # the API hears of a connection a second or more after it was made
         await asyncio.wait_for(closed.wait(), 5)
 

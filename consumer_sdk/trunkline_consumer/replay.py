@@ -19,8 +19,7 @@ async def replay(store: EventStore, after: int, safe: int) -> AsyncIterator[list
     start = block_start(after + 1)
     more = True
     while more and start <= safe:
-        async with store.acquire() as connection:
-            rows = await connection.fetch(store.sql["read_all_forward"], start, safe, PAGE_EVENTS, PAGE_BYTES)
+        rows = await store.fetch(store.sql["read_all_forward"], start, safe, PAGE_EVENTS, PAGE_BYTES)
         events = from_all(rows, store.serializer)
         more = len(rows) == PAGE_EVENTS or sum(event.size for event in events) >= PAGE_BYTES
         batches = cutter.cut(events)

@@ -34,10 +34,7 @@ class Tail:
         start = block_start(self.position + 1)
         more = True
         while more:
-            async with store.acquire() as connection:
-                rows = await connection.fetch(
-                    store.sql["relay_page"], start, safe, PAGE_EVENTS, PAGE_BYTES, store.batch_bytes
-                )
+            rows = await store.fetch(store.sql["relay_page"], start, safe, PAGE_EVENTS, PAGE_BYTES, store.batch_bytes)
             more = len(rows) == PAGE_EVENTS or (sum(min(row["size"], store.batch_bytes) for row in rows) >= PAGE_BYTES)
             batches = cutter.cut(StoredEvent(*row) for row in rows)
             if more:
@@ -95,16 +92,13 @@ class Tail:
                 categories.setdefault(first.category, first.position)
             if first.stream not in self._streams and first.stream_version > 1:
                 streams.setdefault(first.stream, first.stream_version)
-        if not categories and not streams:
-            return
-        async with self._store.acquire() as connection:
-            for query, wanted, known in (
-                ("previous_in_category", categories, self._categories),
-                ("previous_in_stream", streams, self._streams),
-            ):
-                if wanted:
-                    rows = await connection.fetch(self._store.sql[query], list(wanted), list(wanted.values()))
-                    known.update(zip(wanted, (row["previous"] for row in rows), strict=True))
+        for query, wanted, known in (
+            ("previous_in_category", categories, self._categories),
+            ("previous_in_stream", streams, self._streams),
+        ):
+            if wanted:
+                rows = await self._store.fetch(self._store.sql[query], list(wanted), list(wanted.values()))
+                known.update(zip(wanted, (row["previous"] for row in rows), strict=True))
 
 
 def _remember(cache: OrderedDict[str, int], key: str, position: int) -> None:

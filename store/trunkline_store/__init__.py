@@ -1,6 +1,8 @@
 """The event store: streams in PostgreSQL, one order for all of them, and what is needed to follow it."""
 
 from trunkline_store import errors
+from trunkline_store.append import StreamAppend
+from trunkline_store.context import caused_by, context
 from trunkline_store.errors import *  # noqa: F403 - the errors' own __all__ says which
 from trunkline_store.events import (
     ANY_VERSION,
@@ -13,7 +15,10 @@ from trunkline_store.events import (
     new_event_id,
 )
 from trunkline_store.serialize import JsonSerializer, Serializer
+from trunkline_store.snapshots import Snapshot
 from trunkline_store.store import EventStore
+from trunkline_store.streams import Page, StreamInfo
+from trunkline_store.subscriptions import SubscriptionInfo
 
 __all__ = [
     "ANY_VERSION",
@@ -24,8 +29,15 @@ __all__ = [
     "EventStore",
     "ExpectedVersion",
     "JsonSerializer",
+    "Page",
     "RecordedEvent",
     "Serializer",
+    "Snapshot",
+    "StreamAppend",
+    "StreamInfo",
+    "SubscriptionInfo",
+    "caused_by",
+    "context",
     "new_event_id",
 ]
 __all__ += errors.__all__

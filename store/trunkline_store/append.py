@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
 
+from trunkline_store import context
 from trunkline_store.errors import (
     Conflict,
     DuplicateEvent,
+    EventNotFound,
     StreamDeleted,
     StreamExists,
     StreamNotFound,
@@ -28,9 +30,7 @@ from trunkline_store.events import (
     check_expected_version,
     check_stream,
 )
-from trunkline_store.serialize import JsonSerializer, Serializer, serialized
-
-_METADATA: Final = JsonSerializer()
+from trunkline_store.serialize import METADATA, Serializer, serialized
 
 
 def arguments(
@@ -43,6 +43,7 @@ def arguments(
     check_stream(stream)
     check_expected_version(expected)
     check_events(events)
+    passed_on, trace = context.current(), context.traceparent()
     data: list[str | bytes] = []
     metadata: list[str | None] = []
     for event in events:
@@ -51,7 +52,7 @@ def arguments(
         metadata.append(
             None
             if event.metadata is None
-            else serialized(_METADATA, "metadata", event.metadata, MAX_METADATA_BYTES).decode()
+            else serialized(METADATA, "metadata", event.metadata, MAX_METADATA_BYTES).decode()
         )
     return [
         stream,
@@ -61,28 +62,60 @@ def arguments(
         [event.type for event in events],
         data,
         _unless_all_none(metadata),
-        _unless_all_none([event.correlation_id for event in events]),
-        _unless_all_none([event.causation_id for event in events]),
-        None,
+        _unless_all_none([event.correlation_id or passed_on.correlation_id for event in events]),
+        _unless_all_none([event.causation_id or passed_on.causation_id for event in events]),
+        None if trace is None else [trace] * len(events),
         _unless_all_none([event.created_at for event in events]),
     ]
 
 
+class StreamAppend(NamedTuple):
+    """One part of `append_to_streams`."""
+
+    stream: str
+    expected_version: int
+    events: Sequence[EventData]
+
+
+def many_arguments(together: bool, appends: Sequence[list[Any]]) -> list[Any]:
+    """The arguments of `append_many_v1`, from those of each append."""
+    counts = [len(args[3]) for args in appends]
+    return [
+        together,
+        [args[0] for args in appends],
+        [args[1] for args in appends],
+        [args[2] for args in appends],
+        counts,
+        [number for number, count in enumerate(counts, 1) for _ in range(count)],
+        *(
+            _unless_all_none(
+                [
+                    value
+                    for args, count in zip(appends, counts, strict=True)
+                    for value in (args[column] if args[column] is not None else (None,) * count)
+                ]
+            )
+            for column in range(3, 11)
+        ),
+    ]
+
+
 def _unless_all_none(values: list[Any]) -> list[Any] | None:
-    return None if values.count(None) == len(values) else values
+    return None if values and values.count(None) == len(values) else values
 
 
 def outcome(stream: str, expected: int, row: asyncpg.Record) -> Appended:
     """The answer of `append_v1` as a value, or as the error that it stands for."""
     status, actual, first_version, last_version, first_position, last_position, duplicate = row
     if status != "appended":
-        raise _refusal(status, stream, expected, actual, duplicate)
+        raise refusal(status, stream, expected, actual, duplicate)
     if first_version is None:  # an empty append
         return Appended(stream, actual + 1, actual, 0, 0)
     return Appended(stream, first_version, last_version, first_position, last_position)
 
 
-def _refusal(status: str, stream: str, expected: int, actual: int, duplicate: UUID | None) -> TrunklineError:
+def refusal(status: str, stream: str, expected: int, actual: int, duplicate: UUID | None) -> TrunklineError:
+    """The error that a status of the SQL interface stands for."""
     shown = expected.name if isinstance(expected, ExpectedVersion) else expected
     match status:
         case "wrong_expected_version":
@@ -95,6 +128,8 @@ def _refusal(status: str, stream: str, expected: int, actual: int, duplicate: UU
             return StreamDeleted(stream)
         case "duplicate_event":
             return DuplicateEvent(stream, duplicate)
+        case "event_not_found":
+            return EventNotFound(stream, duplicate)
     return Conflict(f"append to {stream!r} refused: {status}")
 
 

@@ -6,12 +6,15 @@
     ├── Conflict                       the append was refused; nothing was written
     │   ├── WrongExpectedVersion       .stream .expected .actual
     │   │   └── StreamExists
-    │   └── DuplicateEvent             .stream .event_id
+    │   ├── DuplicateEvent             .stream .event_id
+    │   └── EventNotFound              .stream .event_id
     ├── StreamNotFound                 .stream
     ├── StreamDeleted                  .stream
+    ├── SnapshotNotFound               .source
     ├── UndecodableEvent               .stream .stream_version .position .type
     ├── SubscriptionAlreadyExists      .subscription
     ├── SubscriptionLost               .subscription
+    ├── SubscriptionNotFound           .subscription
     ├── UnexpectedAck                  .subscription .position
     ├── LeaseLost                      .name
     ├── StoreNotReady                  the schema and this code do not fit
@@ -38,6 +41,7 @@ __all__ = [
     "ConcurrencyFailure",
     "Conflict",
     "DuplicateEvent",
+    "EventNotFound",
     "InvalidArgument",
     "InvalidEvent",
     "LeaseLost",
@@ -45,6 +49,7 @@ __all__ = [
     "NotInitialised",
     "OperationTimeout",
     "SchemaTooNew",
+    "SnapshotNotFound",
     "StoreNotReady",
     "StoreUnavailable",
     "StreamDeleted",
@@ -52,6 +57,7 @@ __all__ = [
     "StreamNotFound",
     "SubscriptionAlreadyExists",
     "SubscriptionLost",
+    "SubscriptionNotFound",
     "TrunklineError",
     "Unavailable",
     "UndecodableEvent",
@@ -105,6 +111,23 @@ class DuplicateEvent(Conflict):
         self.event_id = event_id
 
 
+class EventNotFound(Conflict):
+    """An event that was to be linked is not stored."""
+
+    def __init__(self, stream: str, event_id: UUID | None) -> None:
+        super().__init__(f"event {event_id} cannot be linked to {stream!r}: it is not stored")
+        self.stream = stream
+        self.event_id = event_id
+
+
+class SnapshotNotFound(TrunklineError):
+    """No snapshot was recorded of the source."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(f"there is no snapshot of {source!r}")
+        self.source = source
+
+
 class _AboutStream(TrunklineError):
     def __init__(self, stream: str) -> None:
         super().__init__(f"stream {stream!r} {self._what}")
@@ -156,6 +179,13 @@ class SubscriptionLost(_AboutSubscription):
 
     def __init__(self, subscription: str, why: str = "now has another owner") -> None:
         super().__init__(subscription, f"{why}; nothing more can be acknowledged here: subscribe again")
+
+
+class SubscriptionNotFound(_AboutSubscription):
+    """There is no subscription of this name."""
+
+    def __init__(self, subscription: str) -> None:
+        super().__init__(subscription, "does not exist")
 
 
 class UnexpectedAck(_AboutSubscription):

@@ -110,7 +110,7 @@ def category_of(stream: str) -> str:
 
 def check_stream(stream: str) -> str:
     """Returns the name if it can be a stream's, else raises `InvalidArgument`."""
-    _check_text("stream", stream, MAX_STREAM_BYTES, InvalidArgument)
+    check_text("stream", stream, MAX_STREAM_BYTES, InvalidArgument)
     if stream.startswith("$"):
         raise InvalidArgument(f"stream {stream!r}: names that begin with $ are reserved")
     if len(category_of(stream).encode()) > MAX_CATEGORY_BYTES:
@@ -142,16 +142,17 @@ def check_events(events: Sequence[EventData]) -> None:
         if event.id in seen:
             raise InvalidEvent("id", f"{event.id} stands twice in this append")
         seen.add(event.id)
-        _check_text("type", event.type, MAX_TYPE_BYTES)
+        check_text("type", event.type, MAX_TYPE_BYTES)
         if event.correlation_id is not None:
-            _check_text("correlation_id", event.correlation_id, MAX_ID_BYTES)
+            check_text("correlation_id", event.correlation_id, MAX_ID_BYTES)
         if event.causation_id is not None:
-            _check_text("causation_id", event.causation_id, MAX_ID_BYTES)
+            check_text("causation_id", event.causation_id, MAX_ID_BYTES)
         if event.created_at is not None and event.created_at.tzinfo is None:
             raise InvalidEvent("created_at", "has no time zone")
 
 
-def _check_text(field: str, value: str, limit: int, error: type[InvalidArgument | InvalidEvent] = InvalidEvent) -> None:
+def check_text(field: str, value: str, limit: int, error: type[InvalidArgument | InvalidEvent] = InvalidEvent) -> None:
+    """Raises `error` unless `value` is text without control characters, not blank, of at most `limit` bytes."""
     problem = _problem(value, limit)
     if problem is not None:
         raise InvalidEvent(field, problem) if error is InvalidEvent else InvalidArgument(f"{field}: {problem}")

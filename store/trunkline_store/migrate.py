@@ -13,7 +13,7 @@ import asyncpg
 
 from trunkline_store.errors import InvalidArgument, NotInitialised, SchemaTooNew
 from trunkline_store.names import check_store
-from trunkline_store.queries import quoted, statements
+from trunkline_store.queries import for_store, quoted, statements
 from trunkline_store.translate import translated
 
 DataType = Literal["json", "jsonb", "bytea"]
@@ -121,10 +121,5 @@ async def _data_type(connection: asyncpg.Connection, schema: str) -> str | None:
 
 
 async def _apply(connection: asyncpg.Connection, schema: str, data_type: str, migration: Migration) -> None:
-    sql = (
-        migration.sql.replace("@schema@", quoted(schema))
-        .replace("@data_type@", data_type)
-        .replace("@data_param@", "bytea" if data_type == "bytea" else "text")
-    )
-    await connection.execute(sql)
+    await connection.execute(for_store(migration.sql, schema, data_type))
     await connection.execute(statements(schema)["note_migration"], migration.version, migration.name)

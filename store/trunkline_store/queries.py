@@ -15,10 +15,20 @@ def quoted(schema: str) -> str:
 
 
 @cache
-def statements(schema: str) -> dict[str, str]:
-    """All statements of `queries.sql` by name, for the store in `schema`."""
+def statements(schema: str, data_type: str = "json") -> dict[str, str]:
+    """All statements of `queries.sql` by name, for the store in `schema` whose data column is a `data_type`."""
     parts = _NAME.split((files(__package__) / "sql" / "queries.sql").read_text())
     return {
-        name: text.strip().replace("@schema@", quoted(schema))
-        for name, text in zip(parts[1::2], parts[2::2], strict=True)
+        name: for_store(text.strip(), schema, data_type) for name, text in zip(parts[1::2], parts[2::2], strict=True)
     }
+
+
+def for_store(sql: str, schema: str, data_type: str) -> str:
+    """Fills in what differs between stores. Data goes in and comes out as bytes (bytea) or as text (json, jsonb)."""
+    in_bytes = data_type == "bytea"
+    return (
+        sql.replace("@schema@", quoted(schema))
+        .replace("@data_type@", data_type)
+        .replace("@data_param@", "bytea" if in_bytes else "text")
+        .replace("@data_out@", "" if in_bytes else "::text")
+    )

@@ -20,24 +20,24 @@ _metadata: Callable[[str], Any] = msgspec.json.Decoder().decode
 
 
 def from_stream(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
-    """Events of one stream; their number is the version. Raises `UndecodableEvent`."""
-    return [_recorded(row, row[2], serializer) for row in rows]
+    """Events of one stream, its own and linked ones; their number is the version there. Raises `UndecodableEvent`."""
+    return [_recorded(row, row[11], row[12], serializer) for row in rows]
 
 
 def from_all(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
     """Events of `$all`; their number is the position. Raises `UndecodableEvent`."""
-    return [_recorded(row, row[0], serializer) for row in rows]
+    return [_recorded(row, row[0], row[0], serializer) for row in rows]
 
 
-def _recorded(row: asyncpg.Record, number: int, serializer: Serializer) -> RecordedEvent:
-    position, stream, version, event_id, type, data, metadata, correlation, causation, created_at, size = row
+def _recorded(row: asyncpg.Record, number: int, feed_position: int, serializer: Serializer) -> RecordedEvent:
+    position, stream, version, event_id, type, data, metadata, correlation, causation, created_at, size, *_ = row
     return RecordedEvent(
         event_id,
         number,
         stream,
         version,
         position,
-        position,
+        feed_position,
         type,
         decoded(serializer, data, type, stream, version, position),
         None if metadata is None else _metadata(metadata),

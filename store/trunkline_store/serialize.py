@@ -47,6 +47,10 @@ class JsonSerializer:
         return self._decoder.decode(data)
 
 
+METADATA: Final = JsonSerializer()
+"""Metadata is JSON, whatever the data is."""
+
+
 def serialized(serializer: Serializer, field: str, value: Any, limit: int) -> bytes:
     """The bytes of an event's data or metadata; raises `InvalidEvent` where it has none, or too many."""
     try:

@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 import asyncpg
 
-from trunkline_store import append, read
+from trunkline_store import append, read, snapshots, streams
+from trunkline_store.coalesce import Coalescer
 from trunkline_store.errors import (
+    ConcurrencyFailure,
     InvalidArgument,
     MigrationPending,
     NotInitialised,
     OperationTimeout,
     SchemaTooNew,
+    SnapshotNotFound,
     StoreNotReady,
+    StoreUnavailable,
     StreamDeleted,
     StreamNotFound,
 )
-from trunkline_store.events import Appended, EventData, RecordedEvent, check_stream
+from trunkline_store.events import (
+    MAX_CATEGORY_BYTES,
+    Appended,
+    EventData,
+    ExpectedVersion,
+    RecordedEvent,
+    category_of,
+    check_expected_version,
+    check_stream,
+    check_text,
+)
 from trunkline_store.migrate import latest
 from trunkline_store.names import check_store
 from trunkline_store.queries import statements
 from trunkline_store.serialize import JsonSerializer, Serializer
+from trunkline_store.snapshots import Snapshot
+from trunkline_store.streams import Page, SortBy, SortDir, StreamInfo
+from trunkline_store.subscriptions import Subscriptions
 from trunkline_store.translate import translated
 
 MAX_POSITION: Final = 2**63 - 1
+DEADLOCK_TRIES: Final = 5
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
@@ -42,6 +61,7 @@ class EventStore:
     dsn_or_pool: a DSN, or a pool of the application's, which stays open when the store is closed.
     schema: the store's name. serializer: JSON by default. pool_size: connections at most (with a DSN).
     timeout: seconds that a statement, or waiting for a connection, may take.
+    statement_cache_size: prepared statements a connection keeps (with a DSN); 0 behind PgBouncer in transaction mode.
     """
 
     def __init__(
@@ -53,11 +73,13 @@ class EventStore:
         pool_size: int = 10,
         timeout: float = 15.0,
         application_name: str = "trunkline",
+        statement_cache_size: int = 100,
     ) -> None:
         self.schema = check_store(schema)
         self.sql: Mapping[str, str] = statements(schema)
         self.serializer: Serializer = serializer or JsonSerializer()
         self.timeout = timeout
+        self.subscriptions = Subscriptions(self)
         self.history = ""
         self.store_id: UUID | None = None
         self.content_type = ""
@@ -65,10 +87,17 @@ class EventStore:
         self.batch_bytes = 0
         self._as_text = True
         self._own_pool = isinstance(dsn_or_pool, str)
-        self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else None
+        self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else ""
         self._pool: asyncpg.Pool | None = None if isinstance(dsn_or_pool, str) else dsn_or_pool
-        self._pool_size = pool_size
-        self._application_name = application_name
+        self._pool_options: dict[str, Any] = {
+            "max_size": pool_size,
+            "timeout": timeout,
+            "command_timeout": timeout,
+            "statement_cache_size": statement_cache_size,
+            "server_settings": {"application_name": application_name, "jit": "off"},
+        }
+        # Half of the connections at most for appends that may have to wait.
+        self._coalescer = Coalescer(self._send, self._send_many, alone=max(1, min(4, pool_size // 2)))
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -79,13 +108,10 @@ class EventStore:
 
     async def open(self) -> None:
         """Connects, and checks that schema and code fit. Raises `StoreNotReady` or `StoreUnavailable`."""
-        with translated(self.schema):
-            if self._pool is None:
-                self._pool = await _connect(
-                    self._dsn or "",
-                    max_size=self._pool_size,
-                    seconds=self.timeout,
-                    application_name=self._application_name,
+        if self._pool is None:
+            with translated(self.schema):
+                self._pool = await asyncpg.create_pool(
+                    self._dsn, min_size=1, reset=_nothing_to_reset, **self._pool_options
                 )
         try:
             await self._look()
@@ -113,6 +139,7 @@ class EventStore:
                 f"the store in {self.schema!r} keeps {row['content_type']}, "
                 f"the serializer makes {self.serializer.content_type}"
             )
+        self.sql = statements(self.schema, row["data_type"])
         self.store_id = row["store_id"]
         self.content_type = row["content_type"]
         self.batch_count = row["batch_count"]
@@ -121,14 +148,18 @@ class EventStore:
         self._as_text = row["data_type"] != "bytea"
 
     async def close(self) -> None:
-        """Closes the pool, if it is ours; waits for what is under way, at most the timeout."""
+        """Lets appends that are under way finish, then closes the pool, if it is ours; at most for the timeout."""
         pool, self._pool = self._pool, None if self._own_pool else self._pool
-        if self._own_pool and pool is not None:
-            try:
-                async with asyncio.timeout(self.timeout):
+        try:
+            async with asyncio.timeout(self.timeout):
+                await self._coalescer.drain()
+                if self._own_pool and pool is not None:
                     await pool.close()
-            except TimeoutError:
+        except TimeoutError:
+            if self._own_pool and pool is not None:
                 pool.terminate()
+
+    # --- connections
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
@@ -143,30 +174,54 @@ class EventStore:
                 raise OperationTimeout(
                     f"no connection within {self.timeout:g} s: the pool is exhausted, or the database does not answer"
                 ) from error
+        try:
+            yield connection
+        finally:
+            await pool.release(connection)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection in a transaction, to be given to `append_to_stream` and used for writes of one's own.
+
+        Committed at the end, rolled back on an error. Errors of the application's own statements pass as they are.
+        """
+        async with self.acquire() as connection:
             try:
-                yield connection
+                async with connection.transaction():
+                    yield connection
             finally:
-                await pool.release(connection)
+                if not connection.is_closed():
+                    await connection.reset()  # whatever the application set in the session ends here
+
+    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
+        """The rows of a statement in autocommit; after a lost connection it is asked again."""
+        for last in (False, True):
+            try:
+                async with self.acquire() as connection:
+                    with translated(self.schema):
+                        rows: list[asyncpg.Record] = await connection.fetch(query, *args)
+                        return rows
+            except StoreUnavailable:
+                if last:
+                    raise
+        raise AssertionError
 
     async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
         """The first row of a statement in autocommit, or None."""
-        async with self.acquire() as connection:
-            row: asyncpg.Record | None = await connection.fetchrow(query, *args)
-            return row
+        rows = await self.fetch(query, *args)
+        return rows[0] if rows else None
 
     async def fetchval(self, query: str, *args: object) -> Any:
         """The first value of a statement in autocommit, or None."""
-        async with self.acquire() as connection:
-            return await connection.fetchval(query, *args)
+        row = await self.fetchrow(query, *args)
+        return None if row is None else row[0]
 
-    @asynccontextmanager
-    async def _on(self, connection: Connection | None) -> AsyncIterator[Connection]:
+    async def _read(self, connection: Connection | None, query: str, *args: object) -> list[asyncpg.Record]:
         if connection is None:
-            async with self.acquire() as ours:
-                yield ours
-        else:
-            with translated(self.schema):
-                yield connection
+            return await self.fetch(self.sql[query], *args)
+        with translated(self.schema):
+            rows: list[asyncpg.Record] = await connection.fetch(self.sql[query], *args)
+            return rows
 
     # --- writing
 
@@ -183,48 +238,186 @@ class EventStore:
         expected_version: the stream's version (0: it is new), or ANY_VERSION, NO_STREAM, STREAM_EXISTS.
         connection: a connection of the caller's; the append is then a part of its transaction, and a `Conflict`
         leaves that transaction usable. Readers of `$all` wait for transactions that have appended: keep them short.
+        Without it, appends of this process that are under way at the same time share transactions.
 
         Appending the same events again (ids, types, data, metadata) gives the original answer, whatever version is
         expected. Raises `WrongExpectedVersion`, `StreamNotFound` (STREAM_EXISTS on no stream), `StreamDeleted`,
         `DuplicateEvent`, `InvalidArgument`, `InvalidEvent`, `Unavailable`.
         """
         args = append.arguments(stream, expected_version, events, self.serializer, as_text=self._as_text)
-        async with self._on(connection) as c:
-            try:
-                row = await c.fetchrow(self.sql["append"], *args)
-            except asyncpg.UniqueViolationError as error:
-                duplicate = append.violation(stream, error)
-                if duplicate is None:
-                    raise
-                raise duplicate from error
-        assert row is not None
+        if connection is not None:
+            row = (await self._append(connection, stream, "append", args))[0]
+        else:
+            row = await self._coalescer.append(args)
         return append.outcome(stream, expected_version, row)
 
-    # --- reading
+    async def append_to_streams(
+        self, appends: Sequence[append.StreamAppend], *, connection: Connection | None = None
+    ) -> list[Appended]:
+        """Appends to several streams, each named once: all of it, or nothing. Answers and errors are those of
+        `append_to_stream`; the error is that of the first append that was refused."""
+        names = [part.stream for part in appends]
+        if len(set(names)) < len(names):
+            raise InvalidArgument("append_to_streams: a stream stands twice in the list")
+        every = [event.id for part in appends for event in part.events if isinstance(event, EventData)]
+        if len(set(every)) < len(every):
+            raise InvalidArgument("append_to_streams: an event stands twice in the list")
+        if not appends:
+            return []
+        args = append.many_arguments(
+            True, [append.arguments(*part, self.serializer, as_text=self._as_text) for part in appends]
+        )
+        rows = await self._together(names[0], args, connection)
+        parts = list(zip(appends, rows, strict=True))
+        parts.sort(key=lambda part: part[1][0] == "appended")  # what was refused speaks first; all answers come then
+        answers = {part.stream: append.outcome(part.stream, part.expected_version, row) for part, row in parts}
+        return [answers[name] for name in names]
 
-    async def read_stream_forward(
+    async def _together(self, stream: str, args: list[Any], connection: Connection | None) -> list[asyncpg.Record]:
+        if connection is not None:
+            return await self._append(connection, stream, "append_many", args)
+        for _ in range(DEADLOCK_TRIES):
+            try:
+                return await self._send_again(stream, "append_many", args)
+            except ConcurrencyFailure:
+                continue  # another transaction locked our streams in another order; nothing of ours is written
+        return await self._send_again(stream, "append_many", args)
+
+    async def link_to_stream(
         self,
         stream: str,
+        expected_version: int,
+        events_or_ids: Sequence[RecordedEvent | UUID],
         *,
-        start: int | None = None,
-        count: int = 1000,
         connection: Connection | None = None,
+    ) -> Appended:
+        """Links recorded events into a stream: they are read there too, and stay what and where they are.
+
+        The answer's positions are the links' feed positions. Raises `EventNotFound` if one is unknown (nothing is
+        linked then), `DuplicateEvent` if one is in the stream already, and as `append_to_stream`.
+        """
+        check_stream(stream)
+        check_expected_version(expected_version)
+        ids = [event if isinstance(event, UUID) else _id_of(event) for event in events_or_ids]
+        if len(set(ids)) < len(ids):
+            raise InvalidArgument("link_to_stream: an event stands twice in the list")
+        args = [stream, category_of(stream), int(expected_version), ids]
+        if connection is not None:
+            rows = await self._append(connection, stream, "link", args)
+        else:
+            async with self.acquire() as ours:
+                rows = await self._append(ours, stream, "link", args)
+        return append.outcome(stream, expected_version, rows[0])
+
+    async def delete_stream(
+        self, stream: str, expected_version: int, *, hard: bool = False, connection: Connection | None = None
+    ) -> None:
+        """Deletes a stream. Its events stay in `$all`, and the name cannot be used again.
+
+        hard: the events and all links to or from the stream are removed for good; the name can be used again. That
+        takes a right of its own (role `eraser`). Subscribers are not told.
+
+        Raises `StreamNotFound`, `StreamDeleted`, `WrongExpectedVersion`, `InvalidArgument`, `Unavailable`.
+        """
+        check_stream(stream)
+        check_expected_version(expected_version)
+        if expected_version is ExpectedVersion.NO_STREAM:
+            raise InvalidArgument("expected_version: NO_STREAM leaves nothing to delete")
+        query = "hard_delete" if hard else "delete"
+        if connection is not None:
+            rows = await self._read(connection, query, stream, int(expected_version))
+        else:
+            async with self.acquire() as ours:
+                rows = await self._read(ours, query, stream, int(expected_version))
+        status, actual = rows[0]
+        if status != "deleted":
+            raise append.refusal(status, stream, expected_version, actual, None)
+
+    async def _append(
+        self, connection: Connection, stream: str, query: str, args: Sequence[Any]
+    ) -> list[asyncpg.Record]:
+        try:
+            with translated(self.schema):
+                rows: list[asyncpg.Record] = await connection.fetch(self.sql[query], *args)
+                return rows
+        except asyncpg.UniqueViolationError as error:
+            duplicate = append.violation(stream, error)
+            if duplicate is None:
+                raise
+            raise duplicate from error
+
+    async def _send_again(self, stream: str, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
+        for last in (False, True):
+            try:
+                async with self.acquire() as connection:
+                    return await self._append(connection, stream, query, args)
+            except StoreUnavailable:
+                if last:
+                    raise
+        raise AssertionError
+
+    async def _send(self, args: list[Any]) -> asyncpg.Record:
+        return (await self._send_again(args[0], "append", args))[0]
+
+    async def _send_many(self, appends: Sequence[list[Any]]) -> Sequence[asyncpg.Record]:
+        args = append.many_arguments(False, appends)
+        async with self.acquire() as connection:
+            return await self._append(connection, "", "append_many", args)
+
+    # --- reading streams
+
+    async def read_stream_forward(
+        self, stream: str, *, start: int | None = None, count: int = 1000, connection: Connection | None = None
     ) -> list[RecordedEvent]:
         """At most `count` events of a stream in their order, from version `start` on (inclusive; from the first).
 
-        Raises `StreamNotFound`, `StreamDeleted`, `UndecodableEvent`, `InvalidArgument`, `Unavailable`.
+        Linked events keep their own stream, version and position; their number is the version here. Raises
+        `StreamNotFound`, `StreamDeleted`, `UndecodableEvent`, `InvalidArgument`, `Unavailable`.
         """
+        return await self._read_stream("read_stream_forward", stream, _start(start, 0), count, connection)
+
+    async def read_stream_backward(
+        self, stream: str, *, start: int | None = None, count: int = 1000, connection: Connection | None = None
+    ) -> list[RecordedEvent]:
+        """As `read_stream_forward`, from version `start` (inclusive; from the last) down."""
+        return await self._read_stream("read_stream_backward", stream, _start(start, MAX_POSITION), count, connection)
+
+    async def _read_stream(
+        self, query: str, stream: str, start: int, count: int, connection: Connection | None
+    ) -> list[RecordedEvent]:
         check_stream(stream)
-        first, count = _start(start), _count(count)
-        async with self._on(connection) as c:
-            rows = await c.fetch(self.sql["read_stream_forward"], stream, first, count)
-            if not rows:
-                state = await c.fetchrow(self.sql["stream_state"], stream)
-                if state is None:
-                    raise StreamNotFound(stream)
-                if state["deleted"]:
-                    raise StreamDeleted(stream)
+        rows = await self._read(connection, query, stream, start, _count(count))
+        if not rows:
+            state = await self._read(connection, "stream_state", stream)
+            if not state:
+                raise StreamNotFound(stream)
+            if state[0]["deleted"]:
+                raise StreamDeleted(stream)
         return read.from_stream(rows, self.serializer)
+
+    async def stream_forward(
+        self, stream: str, *, start: int | None = None, page: int = read.PAGE_EVENTS
+    ) -> AsyncIterator[RecordedEvent]:
+        """All events of a stream, page by page, also those that are appended meanwhile. Errors as when read."""
+        position = _start(start, 0)
+        while events := await self.read_stream_forward(stream, start=position, count=page):
+            for event in events:
+                yield event
+            position = events[-1].event_number + 1
+
+    async def stream_backward(
+        self, stream: str, *, start: int | None = None, page: int = read.PAGE_EVENTS
+    ) -> AsyncIterator[RecordedEvent]:
+        """All events of a stream from version `start` (the last) down, page by page."""
+        position = _start(start, MAX_POSITION)
+        while events := await self.read_stream_backward(stream, start=position, count=page):
+            for event in events:
+                yield event
+            position = events[-1].event_number - 1
+            if position < 1:
+                return
+
+    # --- reading all streams, or a category
 
     async def read_all_streams_forward(
         self, *, start: int | None = None, count: int = 1000, connection: Connection | None = None
@@ -235,22 +428,45 @@ class EventStore:
         Raises `UnsafeRead` (not at READ COMMITTED, or a replica), `UndecodableEvent`, `InvalidArgument`,
         `Unavailable`.
         """
-        first, count = _start(start), _count(count)
-        async with self._on(connection) as c:
-            safe = await c.fetchval(self.sql["safe_position"])
-            rows = await c.fetch(self.sql["read_all_forward"], first, safe, count, MAX_POSITION)
+        return await self._read_all("read_all_forward", _start(start, 0), count, connection)
+
+    async def read_all_streams_backward(
+        self, *, start: int | None = None, count: int = 1000, connection: Connection | None = None
+    ) -> list[RecordedEvent]:
+        """As `read_all_streams_forward`, from position `start` (inclusive; from the last safe one) down."""
+        return await self._read_all("read_all_backward", _start(start, MAX_POSITION), count, connection)
+
+    async def read_category_forward(
+        self, category: str, *, start: int | None = None, count: int = 1000, connection: Connection | None = None
+    ) -> list[RecordedEvent]:
+        """As `read_all_streams_forward`, of the streams of one category only."""
+        return await self._read_all("read_category_forward", _start(start, 0), count, connection, _category(category))
+
+    async def _read_all(
+        self, query: str, start: int, count: int, connection: Connection | None, *category: str
+    ) -> list[RecordedEvent]:
+        count = _count(count)
+        safe = await self.safe_position(connection=connection)
+        rows = await self._read(connection, query, start, safe, count, MAX_POSITION, *category)
         return read.from_all(rows, self.serializer)
 
-    async def stream_all_forward(
+    def stream_all_forward(
         self, *, start: int | None = None, page: int = read.PAGE_EVENTS
     ) -> AsyncIterator[RecordedEvent]:
-        """All events of all streams in the order of `$all`, page by page: up to the safe position at the call's
-        first page, then to where it has moved meanwhile, until there is nothing more."""
-        position, page = _start(start), _count(page)
+        """All events of all streams in the order of `$all`, page by page: up to the safe position of the first page,
+        then to where it has moved meanwhile, until there is nothing more."""
+        return self._stream_all("read_all_forward", _start(start, 0), _count(page))
+
+    def stream_category_forward(
+        self, category: str, *, start: int | None = None, page: int = read.PAGE_EVENTS
+    ) -> AsyncIterator[RecordedEvent]:
+        """As `stream_all_forward`, of the streams of one category only."""
+        return self._stream_all("read_category_forward", _start(start, 0), _count(page), _category(category))
+
+    async def _stream_all(self, query: str, position: int, page: int, *category: str) -> AsyncIterator[RecordedEvent]:
         while True:
-            safe = await self.safe_position()
-            found = False
-            while rows := await self._page(position, safe, page):
+            safe, found = await self.safe_position(), False
+            while rows := await self._read(None, query, position, safe, page, read.PAGE_BYTES, *category):
                 found = True
                 for event in read.from_all(rows, self.serializer):
                     yield event
@@ -258,43 +474,109 @@ class EventStore:
             if not found:
                 return
 
-    async def _page(self, start: int, safe: int, count: int) -> list[asyncpg.Record]:
-        async with self.acquire() as c:
-            return await c.fetch(self.sql["read_all_forward"], start, safe, count, read.PAGE_BYTES)
+    async def stream_all_backward(
+        self, *, start: int | None = None, page: int = read.PAGE_EVENTS
+    ) -> AsyncIterator[RecordedEvent]:
+        """All events of all streams from position `start` (the last safe one) down, page by page."""
+        position, page, safe = _start(start, MAX_POSITION), _count(page), await self.safe_position()
+        while rows := await self._read(None, "read_all_backward", position, safe, page, read.PAGE_BYTES):
+            for event in read.from_all(rows, self.serializer):
+                yield event
+            position = rows[-1][0] - 1
 
     async def safe_position(self, *, connection: Connection | None = None) -> int:
         """The position up to which no event can appear any more. Raises `UnsafeRead`, `Unavailable`."""
-        async with self._on(connection) as c:
-            return int(await c.fetchval(self.sql["safe_position"]))
+        return int((await self._read(connection, "safe_position"))[0][0])
 
+    async def until_safe(self, position: int, *, seconds: float = 15.0) -> None:
+        """Waits until everything up to `position` can be read. Raises `OperationTimeout` after `seconds`: an open
+        transaction that has appended holds readers back."""
+        deadline, pause = time.monotonic() + seconds, 0.001
+        while await self.safe_position() < position:
+            if time.monotonic() + pause > deadline:
+                raise OperationTimeout(f"position {position} is not safe yet: a transaction that has appended is open")
+            await asyncio.sleep(pause)
+            pause = min(0.1, pause * 2)
 
-async def _connect(dsn: str, *, max_size: int, seconds: float, application_name: str) -> asyncpg.Pool:
-    """A pool as the store wants it: no JIT for its short statements, no second round trip at release."""
-    pool: asyncpg.Pool = await asyncpg.create_pool(
-        dsn,
-        min_size=1,
-        max_size=max_size,
-        timeout=seconds,
-        command_timeout=seconds,
-        reset=_nothing_to_reset,
-        server_settings={"application_name": application_name, "jit": "off"},
-    )
-    return pool
+    # --- what there is
+
+    async def stream_info(self, stream: str) -> StreamInfo:
+        """Of a stream, or of `$all`. Raises `StreamNotFound`, `StreamDeleted`, `InvalidArgument`, `Unavailable`."""
+        if stream == streams.ALL:
+            return streams.info((await self._read(None, "all_info"))[0])
+        rows = await self._read(None, "stream_info", check_stream(stream))
+        if not rows:
+            raise StreamNotFound(stream)
+        found = streams.info(rows[0])
+        if found.status == "deleted":
+            raise StreamDeleted(stream)
+        return found
+
+    async def paginate_streams(
+        self,
+        *,
+        page_size: int = 50,
+        page_number: int = 1,
+        search: str = "",
+        sort_by: SortBy = "stream_id",
+        sort_dir: SortDir = "asc",
+    ) -> Page:
+        """A page of streams, with `$all` and deleted ones, of those whose name holds `search`.
+
+        Raises `InvalidArgument`, `Unavailable`.
+        """
+        page_size, page_number = _count(page_size, "page_size"), _count(page_number, "page_number")
+        query = streams.sorted_query(self.sql["paginate_streams"], sort_by, sort_dir)
+        rows = await self.fetch(query, search, page_size, page_size * (page_number - 1))
+        entries = [streams.info(row) for row in rows if row["stream"] is not None]
+        return Page(entries, page_number, page_size, rows[0]["count"])
+
+    # --- snapshots
+
+    async def record_snapshot(self, snapshot: Snapshot) -> None:
+        """Keeps a snapshot, in place of the one that its source had. Raises `InvalidArgument`, `Unavailable`."""
+        await self._read(
+            None, "record_snapshot", *snapshots.arguments(snapshot, self.serializer, as_text=self._as_text)
+        )
+
+    async def read_snapshot(self, source: str) -> Snapshot:
+        """The snapshot of a source. Raises `SnapshotNotFound`, `Unavailable`."""
+        rows = await self._read(None, "read_snapshot", source)
+        if not rows:
+            raise SnapshotNotFound(source)
+        return snapshots.snapshot(rows[0], self.serializer)
+
+    async def delete_snapshot(self, source: str) -> None:
+        """Removes the snapshot of a source, if there is one. Raises `Unavailable`."""
+        await self._read(None, "delete_snapshot", source)
 
 
 async def _nothing_to_reset(_: Connection) -> None:
     """Our statements leave nothing behind in a session; asyncpg itself rolls back a transaction that was left open."""
 
 
-def _start(start: int | None) -> int:
+def _id_of(event: object) -> UUID:
+    if not isinstance(event, RecordedEvent):
+        raise InvalidArgument(f"a RecordedEvent or a UUID is needed, not {event!r}")
+    return event.event_id
+
+
+def _category(category: str) -> str:
+    check_text("category", category, MAX_CATEGORY_BYTES, InvalidArgument)
+    if "-" in category:
+        raise InvalidArgument(f"category {category!r}: a category ends before the first - of a stream's name")
+    return category
+
+
+def _start(start: int | None, default: int) -> int:
     if start is None:
-        return 0
+        return default
     if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start <= MAX_POSITION:
         raise InvalidArgument(f"start: {start!r} is no version or position")
     return start
 
 
-def _count(count: int) -> int:
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_POSITION:
-        raise InvalidArgument(f"count: {count!r} is not at least 1")
+def _count(count: int, name: Literal["count", "page_size", "page_number"] = "count") -> int:
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 2**31:
+        raise InvalidArgument(f"{name}: {count!r} is not at least 1")
     return count

@@ -83,7 +83,7 @@ def test_a_service_with_its_own_store_and_relay_can_use_it(how: str, tmp_path: P
 
 
 def test_the_source_folders_hold_one_package_each() -> None:
-    """An editable installation puts them on the import path: another name there could hide a service's own."""
+    """An editable installation puts them on the import path: another module there could hide a service's own."""
     for package, source in SOURCES.items():
-        importable = {each.name for each in source.iterdir() if each.suffix == ".py" or any(each.glob("*.py"))}
-        assert importable <= {package}
+        modules = {each.name for each in source.iterdir() if each.suffix == ".py" or (each / "__init__.py").exists()}
+        assert modules == {package}

@@ -48,12 +48,15 @@ async def perform(
 ) -> int:
     """Runs the story and prints the figures; returns the exit code."""
     scene, out, errors = Scene(seconds), Console(), Console(stderr=True)
-    title = f"RabbitMQ's UI: {rabbitmq.management_url}\n  user {rabbitmq.user}, password {rabbitmq.password}"
     live = out.is_terminal and not as_json
     async with (
         fresh_rooms(postgres, rabbitmq, keep=keep) as rooms,
         Processes(environment(rooms)) as processes,
     ):
+        title = (
+            f"RabbitMQ's UI: {rabbitmq.management_url}\n"
+            f"  user {rabbitmq.user}, password {rabbitmq.password}, vhost {rooms.name}"
+        )
         async with live_view(scene, out, title) if live else plain_lines(scene, errors, title):
             figures = await processes.during(Story(rooms, processes, scene, rate=rate).tell())
         if as_json:

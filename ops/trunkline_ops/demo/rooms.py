@@ -14,7 +14,7 @@ from trunkline_ops.management import Management
 from trunkline_ops.servers import PostgresServer, RabbitMQServer
 from trunkline_store.migrate import initialise
 
-_TABLES = """
+TABLES = """
     CREATE SCHEMA demo;
     CREATE TABLE demo.subscriber_1 (
         seq            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -56,7 +56,7 @@ async def fresh_rooms(postgres: PostgresServer, rabbitmq: RabbitMQServer, *, kee
             database = await asyncpg.connect(dsn)
             try:
                 await initialise(database)
-                await database.execute(_TABLES)
+                await database.execute(TABLES)
                 yield Rooms(name, dsn, amqp_url, database, management)
             finally:
                 await database.close(timeout=5)

@@ -107,7 +107,8 @@ async def plain_lines(scene: Scene, console: Console, title: str) -> AsyncIterat
     console.print(title, highlight=False, soft_wrap=True)
 
     async def follow() -> None:
-        said, pause, due = 0, max(1.0, scene.seconds / 5), 0.0
+        said, pause = 0, max(1.0, scene.seconds / 10)
+        due = pause
         while True:
             for line in scene.happenings[said:]:
                 console.print(line, highlight=False, soft_wrap=True)

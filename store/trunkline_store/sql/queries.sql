@@ -26,6 +26,50 @@ SELECT @schema@.history_v1()
 -- name: append
 SELECT * FROM @schema@.append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 
+-- name: append_many
+SELECT * FROM @schema@.append_many_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+
+-- name: link
+SELECT * FROM @schema@.link_v1($1, $2, $3, $4)
+
+-- name: delete
+SELECT * FROM @schema@.delete_v1($1, $2)
+
+-- name: hard_delete
+SELECT * FROM @schema@.hard_delete_v1($1, $2)
+
+-- name: stream_info
+SELECT stream_id, stream, version, created_at, deleted_at FROM @schema@.streams WHERE stream = $1
+
+-- name: all_info
+-- `$all` as if it were a stream: its version is the last position.
+SELECT 0::bigint AS stream_id, '$all' AS stream,
+       coalesce((SELECT max(position) FROM @schema@.events), 0) AS version, created_at, NULL::timestamptz AS deleted_at
+FROM @schema@.store
+
+-- name: paginate_streams
+-- Streams, and `$all` beside them, whose name holds $1 (empty: all of them). @sort@ is one of a few in streams.py.
+WITH matching AS (
+    SELECT stream_id, stream, version, created_at, deleted_at FROM (
+        SELECT stream_id, stream, version, created_at, deleted_at FROM @schema@.streams
+        UNION ALL
+        SELECT 0, '$all', coalesce((SELECT max(position) FROM @schema@.events), 0), created_at, NULL FROM @schema@.store
+    ) AS everything WHERE $1 = '' OR position($1 IN stream) > 0)
+SELECT total.count, page.*
+FROM (SELECT count(*) FROM matching) AS total
+LEFT JOIN LATERAL (SELECT * FROM matching ORDER BY @sort@, stream_id LIMIT $2 OFFSET $3) AS page ON true
+
+-- name: record_snapshot
+INSERT INTO @schema@.snapshots AS s (source, version, type, data, metadata) VALUES ($1, $2, $3, $4::@data_param@::@data_type@, $5::text::json)
+ON CONFLICT (source) DO UPDATE
+    SET version = excluded.version, type = excluded.type, data = excluded.data, metadata = excluded.metadata
+
+-- name: read_snapshot
+SELECT source, version, type, data@data_out@, metadata@data_out@, created_at FROM @schema@.snapshots WHERE source = $1
+
+-- name: delete_snapshot
+DELETE FROM @schema@.snapshots WHERE source = $1
+
 -- name: safe_position
 -- In a statement of its own: rows may only be read in a later one.
 SELECT @schema@.safe_position_v1()
@@ -39,21 +83,73 @@ SELECT @schema@.safe_position_v1() AS safe, @schema@.history_v1() AS history
 SELECT version, deleted_at IS NOT NULL AS deleted FROM @schema@.streams WHERE stream = $1
 
 -- name: read_stream_forward
--- Needs no safe position: a stream's versions become visible in their order, under the row lock.
-SELECT e.position, $1::text AS stream, e.stream_version, e.event_id, e.type, e.data::text, e.metadata::text,
-       e.correlation_id, e.causation_id, e.created_at, e.size
-FROM @schema@.events AS e
-WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1 AND deleted_at IS NULL)
-  AND e.stream_version >= $2
-ORDER BY e.stream_version LIMIT $3
+-- Its own events, and those linked into it. Needs no safe position: a stream's versions become visible in their order,
+-- under the row lock.
+SELECT * FROM (
+    (SELECT e.position, $1::text AS stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
+            e.correlation_id, e.causation_id, e.created_at, e.size, e.stream_version AS number, e.position AS feed_position
+     FROM @schema@.events AS e
+     WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1 AND deleted_at IS NULL)
+       AND e.stream_version >= $2
+     ORDER BY e.stream_version LIMIT $3)
+    UNION ALL
+    (SELECT e.position, o.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
+            e.correlation_id, e.causation_id, e.created_at, e.size, l.stream_version AS number, l.feed_position
+     FROM @schema@.links AS l
+     JOIN @schema@.events AS e ON e.position = l.position
+     CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS o
+     WHERE l.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1 AND deleted_at IS NULL)
+       AND l.stream_version >= $2
+     ORDER BY l.stream_version LIMIT $3)
+) AS read ORDER BY number LIMIT $3
+
+-- name: read_stream_backward
+SELECT * FROM (
+    (SELECT e.position, $1::text AS stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
+            e.correlation_id, e.causation_id, e.created_at, e.size, e.stream_version AS number, e.position AS feed_position
+     FROM @schema@.events AS e
+     WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1 AND deleted_at IS NULL)
+       AND e.stream_version <= $2
+     ORDER BY e.stream_version DESC LIMIT $3)
+    UNION ALL
+    (SELECT e.position, o.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
+            e.correlation_id, e.causation_id, e.created_at, e.size, l.stream_version AS number, l.feed_position
+     FROM @schema@.links AS l
+     JOIN @schema@.events AS e ON e.position = l.position
+     CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS o
+     WHERE l.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1 AND deleted_at IS NULL)
+       AND l.stream_version <= $2
+     ORDER BY l.stream_version DESC LIMIT $3)
+) AS read ORDER BY number DESC LIMIT $3
 
 -- name: read_all_forward
--- From position $1 up to the safe position $2: at most $3 events, and none that begins after $4 bytes of data.
-SELECT e.position, s.stream, e.stream_version, e.event_id, e.type, e.data::text, e.metadata::text,
+-- From position $1 up to the safe position $2: at most $3 events, and none that begins after $4 bytes of data. The
+-- OFFSET keeps the planner from a join with all streams, which it likes while it knows nothing of a young table.
+SELECT e.position, s.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
        e.correlation_id, e.causation_id, e.created_at, e.size
 FROM (SELECT *, sum(size) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - size AS bytes_before
       FROM @schema@.events WHERE position >= $1 AND position <= $2 ORDER BY position LIMIT $3) AS e
-JOIN @schema@.streams AS s USING (stream_id)
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
+WHERE e.bytes_before < $4
+ORDER BY e.position
+
+-- name: read_all_backward
+-- From position $1 (or the safe position $2, if that is lower) down.
+SELECT e.position, s.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
+       e.correlation_id, e.causation_id, e.created_at, e.size
+FROM (SELECT *, sum(size) OVER (ORDER BY position DESC ROWS UNBOUNDED PRECEDING) - size AS bytes_before
+      FROM @schema@.events WHERE position <= least($1::bigint, $2::bigint) ORDER BY position DESC LIMIT $3) AS e
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
+WHERE e.bytes_before < $4
+ORDER BY e.position DESC
+
+-- name: read_category_forward
+-- As read_all_forward, of category $5.
+SELECT e.position, s.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
+       e.correlation_id, e.causation_id, e.created_at, e.size
+FROM (SELECT *, sum(size) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - size AS bytes_before
+      FROM @schema@.events WHERE category = $5 AND position >= $1 AND position <= $2 ORDER BY position LIMIT $3) AS e
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE e.bytes_before < $4
 ORDER BY e.position
 
@@ -64,12 +160,12 @@ SELECT coalesce((SELECT position FROM @schema@.events WHERE position <= $1 ORDER
 -- name: relay_page
 -- For the wire: text where text is sent, and no data of an event above $5 bytes, which travels as a reference.
 SELECT e.position, s.stream, e.category, e.stream_version, e.event_id::text, e.type, e.size,
-       CASE WHEN e.size <= $5 THEN e.data::text END AS data, e.metadata::text,
+       CASE WHEN e.size <= $5 THEN e.data@data_out@ END AS data, e.metadata::text,
        e.correlation_id, e.causation_id, e.traceparent,
        to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time
 FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - least(size, $5) AS bytes_before
       FROM @schema@.events WHERE position >= $1 AND position <= $2 ORDER BY position LIMIT $3) AS e
-JOIN @schema@.streams AS s USING (stream_id)
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE e.bytes_before < $4
 ORDER BY e.position
 
@@ -142,3 +238,31 @@ WHERE subscription_id = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1
 
 -- name: see_subscription
 SELECT subscription_id, feed, checkpoint, owner, epoch, updated_at FROM @schema@.subscriptions WHERE name = $1
+
+-- name: list_subscriptions
+-- With $1, that one only. `behind` is counted up to 10,000.
+SELECT s.name, s.feed, s.checkpoint, CASE WHEN l.until >= clock_timestamp() THEN l.owner END AS owner, s.epoch,
+       s.created_at, s.updated_at,
+       (SELECT count(*) FROM (SELECT FROM @schema@.events AS e WHERE e.position > s.checkpoint
+                              ORDER BY e.position LIMIT 10000) AS ahead) AS behind
+FROM @schema@.subscriptions AS s
+LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
+WHERE $1::text IS NULL OR s.name = $1
+ORDER BY s.name
+
+-- name: delete_subscription
+-- A new one of the same name has another id, which no former owner's guard fits.
+WITH gone AS (DELETE FROM @schema@.subscriptions WHERE name = $1 RETURNING subscription_id)
+DELETE FROM @schema@.leases WHERE name IN (SELECT 'subscription ' || subscription_id FROM gone)
+
+-- name: reset_subscription
+-- The one who resets becomes its owner for a moment, in an epoch of his own: no guard of a former owner fits.
+WITH target AS (SELECT subscription_id FROM @schema@.subscriptions WHERE name = $1),
+taken AS (
+    INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until)
+    SELECT 'subscription ' || subscription_id, gen_random_uuid(), 1, '0', '-infinity' FROM target
+    ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, epoch = l.epoch + 1, until = excluded.until
+    RETURNING l.owner, l.epoch)
+UPDATE @schema@.subscriptions AS s
+SET checkpoint = $2, owner = taken.owner, epoch = taken.epoch, updated_at = clock_timestamp()
+FROM target, taken WHERE s.subscription_id = target.subscription_id RETURNING s.subscription_id

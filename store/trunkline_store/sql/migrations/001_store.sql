@@ -128,7 +128,10 @@ CREATE FUNCTION @schema@.append_v1(
     OUT status text, OUT actual bigint,
     OUT first_version bigint, OUT last_version bigint, OUT first_position bigint, OUT last_position bigint,
     OUT duplicate uuid
-) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+) LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off  -- its plans are made on an empty table, and kept until the first ANALYZE
+AS $$
 DECLARE
     _n         constant integer := cardinality(_ids);
     _now       constant timestamptz := clock_timestamp();

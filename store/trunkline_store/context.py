@@ -1,0 +1,78 @@
+"""What a piece of work passes on to the events that it appends: correlation, causation, and W3C trace context.
+
+The values are context variables: a task inherits those of the one that started it. What an event is given itself
+always wins. With the OpenTelemetry API installed, the current span is the trace context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, NamedTuple
+
+from trunkline_store.events import MAX_ID_BYTES, RecordedEvent, check_text
+
+try:
+    from opentelemetry import trace
+except ModuleNotFoundError:
+    trace = None  # type: ignore[assignment] # extra: trunkline[tracing]
+
+
+class Context(NamedTuple):
+    """What is passed on; None where nothing is set."""
+
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    traceparent: str | None = None
+
+
+_NOTHING: Final = Context()
+_current: ContextVar[Context] = ContextVar("trunkline_context", default=_NOTHING)
+
+
+def current() -> Context:
+    """The context of the running task."""
+    return _current.get()
+
+
+@contextmanager
+def context(
+    *, correlation_id: str | None = None, causation_id: str | None = None, traceparent: str | None = None
+) -> Iterator[None]:
+    """Sets what is given for the block; the rest stays as it is around it. Raises `InvalidEvent`."""
+    for name, value in (
+        ("correlation_id", correlation_id),
+        ("causation_id", causation_id),
+        ("traceparent", traceparent),
+    ):
+        if value is not None:
+            check_text(name, value, MAX_ID_BYTES)
+    outer = _current.get()
+    token = _current.set(
+        Context(
+            correlation_id if correlation_id is not None else outer.correlation_id,
+            causation_id if causation_id is not None else outer.causation_id,
+            traceparent if traceparent is not None else outer.traceparent,
+        )
+    )
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def caused_by(event: RecordedEvent) -> Iterator[None]:
+    """For handling `event`: what is appended meanwhile has its correlation id, and it as its cause."""
+    with context(correlation_id=event.correlation_id, causation_id=str(event.event_id)):
+        yield
+
+
+def traceparent() -> str | None:
+    """The W3C trace context (https://www.w3.org/TR/trace-context/#traceparent-header) to store with an event."""
+    if trace is not None:
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+    return _current.get().traceparent

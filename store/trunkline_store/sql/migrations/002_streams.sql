@@ -1,0 +1,359 @@
+-- Streams in full: several appends in one call, links, deletion, snapshots.
+
+CREATE TABLE @schema@.links (
+    feed_position  bigint PRIMARY KEY,  -- drawn like an event's, so that followers of the target meet it in order
+    stream_id      bigint NOT NULL,     -- the target
+    stream_version bigint NOT NULL,     -- in the target
+    position       bigint NOT NULL,     -- of the event
+    CONSTRAINT links_stream_version UNIQUE (stream_id, stream_version),
+    CONSTRAINT links_once UNIQUE (stream_id, position)
+);
+CREATE INDEX links_position ON @schema@.links (position);  -- what a hard delete looks for
+
+CREATE TABLE @schema@.snapshots (
+    source     text COLLATE "C" PRIMARY KEY CHECK (octet_length(source) BETWEEN 1 AND 255),
+    version    bigint NOT NULL CHECK (version >= 0),
+    type       text COLLATE "C" NOT NULL CHECK (octet_length(type) BETWEEN 1 AND 128),
+    data       @data_type@ NOT NULL,
+    metadata   json,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Streams by name, and by age: what pagination sorts by.
+CREATE INDEX streams_category ON @schema@.streams (category, stream_id);
+
+-- Only a hard delete removes events, and only within its own transaction.
+CREATE OR REPLACE FUNCTION @schema@.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'DELETE' AND current_setting('trunkline.hard_delete', true) = pg_current_xact_id()::text THEN
+        RETURN NULL;
+    END IF;
+    RAISE feature_not_supported USING MESSAGE = format('events are never changed: %s on %I.%I refused',
+        TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME);
+END $$;
+CREATE TRIGGER links_are_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON @schema@.links
+    FOR EACH STATEMENT EXECUTE FUNCTION @schema@.refuse_change();
+
+-- What is to be said of an append or a link to a stream that is at `_actual` (null: it is not there), or null if it
+-- may go on. _expected as in append_v1.
+CREATE FUNCTION @schema@.refusal(_expected bigint, _actual bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN _expected = -1 OR _expected = coalesce(_actual, 0) THEN NULL
+        WHEN _expected = -2 THEN CASE WHEN _actual > 0 THEN 'stream_exists' END
+        WHEN _expected = -3 THEN CASE WHEN _actual IS NULL THEN 'stream_not_found' END
+        ELSE 'wrong_expected_version'
+    END
+$$;
+
+-- Appends to several streams in one call, each stream once. Events belong to the append whose number _append gives,
+-- in their order; all of them share their blocks.
+--   _together  true: all or nothing, waiting for locks (append_to_streams);
+--              false: each succeeds or fails on its own, and none waits for a stream that somebody else holds: its
+--              status is `busy`, and it can be sent alone (coalesced appends of a process).
+-- Locks are taken in one order: existing streams by id, then new names by name.
+CREATE FUNCTION @schema@.append_many_v1(
+    _together boolean, _streams text[], _categories text[], _expected bigint[], _counts integer[],
+    _append integer[], _ids uuid[], _types text[], _data @data_param@[],
+    _metadata text[], _correlation_ids text[], _causation_ids text[], _traceparents text[], _created_at timestamptz[]
+) RETURNS TABLE (status text, actual bigint, first_version bigint, last_version bigint,
+                 first_position bigint, last_position bigint, duplicate uuid)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off  -- its plans are made on an empty table, and kept until the first ANALYZE
+AS $$
+#variable_conflict use_column
+DECLARE
+    _a         constant integer := cardinality(_streams);
+    _now       constant timestamptz := clock_timestamp();
+    _status    text[] := array_fill(NULL::text, ARRAY[_a]);
+    _stream_id bigint[] := array_fill(NULL::bigint, ARRAY[_a]);
+    _actual    bigint[] := array_fill(NULL::bigint, ARRAY[_a]);
+    _first     integer[] := array_fill(0, ARRAY[_a]);  -- the first of an append's events, counted over all
+    _old       bigint[] := array_fill(NULL::bigint, ARRAY[_a]);  -- of an append that is stored: its first version
+    _old_first bigint[] := array_fill(NULL::bigint, ARRAY[_a]);
+    _old_last  bigint[] := array_fill(NULL::bigint, ARRAY[_a]);
+    _duplicate uuid[] := array_fill(NULL::uuid, ARRAY[_a]);
+    _missing   text[];
+    _created   bigint[] := '{}';
+    _bucket    integer;
+    _next      integer := 1;
+    _blocks    bigint[];
+    _r         record;
+BEGIN
+    FOR i IN 1 .. _a LOOP
+        _first[i] := _next;
+        _next := _next + _counts[i];
+    END LOOP;
+
+    -- Existing streams.
+    IF _together THEN
+        FOR _r IN SELECT s.stream_id, s.stream, s.version, s.deleted_at FROM @schema@.streams AS s
+                WHERE s.stream = ANY (_streams) ORDER BY s.stream_id FOR UPDATE LOOP
+            _next := array_position(_streams, _r.stream);
+            _stream_id[_next] := _r.stream_id;
+            _actual[_next] := _r.version;
+            _status[_next] := CASE WHEN _r.deleted_at IS NOT NULL THEN 'stream_deleted' END;
+        END LOOP;
+    ELSE
+        FOR _r IN SELECT s.stream_id, s.stream, s.version, s.deleted_at FROM @schema@.streams AS s
+                WHERE s.stream = ANY (_streams) ORDER BY s.stream_id FOR UPDATE SKIP LOCKED LOOP
+            _next := array_position(_streams, _r.stream);
+            _stream_id[_next] := _r.stream_id;
+            _actual[_next] := _r.version;
+            _status[_next] := CASE WHEN _r.deleted_at IS NOT NULL THEN 'stream_deleted' END;
+        END LOOP;
+        IF array_position(_stream_id, NULL) IS NOT NULL THEN
+            FOR _r IN SELECT s.stream FROM @schema@.streams AS s WHERE s.stream = ANY (_streams) LOOP
+                _next := array_position(_streams, _r.stream);
+                IF _stream_id[_next] IS NULL THEN
+                    _status[_next] := 'busy';
+                END IF;
+            END LOOP;
+        END IF;
+    END IF;
+
+    -- Appends that are stored already, and ids that are taken otherwise.
+    FOR _r IN
+        SELECT i.append, count(*) AS found, (array_agg(i.event_id ORDER BY i.ord))[1] AS event_id,
+               bool_and(e.stream_id = _stream_id[i.append] AND e.type = i.type
+                        AND e.data::text = i.data::@data_type@::text
+                        AND e.metadata::text IS NOT DISTINCT FROM i.metadata) AS same,
+               min(e.stream_version - i.ord) = max(e.stream_version - i.ord) AS in_order,
+               min(e.stream_version) AS version, min(e.position) AS low, max(e.position) AS high
+        FROM @schema@.events AS e
+        JOIN unnest(_append, _ids, _types, _data, _metadata) WITH ORDINALITY
+            AS i (append, event_id, type, data, metadata, ord) ON i.event_id = e.event_id
+        WHERE e.event_id = ANY (_ids) GROUP BY i.append
+    LOOP
+        IF _status[_r.append] IS NULL THEN
+            IF _r.same AND _r.in_order AND _r.found = _counts[_r.append] THEN
+                _status[_r.append] := 'appended';
+                _old[_r.append] := _r.version;
+                _old_first[_r.append] := _r.low;
+                _old_last[_r.append] := _r.high;
+            ELSE
+                _status[_r.append] := 'duplicate_event';
+                _duplicate[_r.append] := _r.event_id;
+            END IF;
+        END IF;
+    END LOOP;
+
+    FOR i IN 1 .. _a LOOP
+        IF _status[i] IS NULL THEN
+            _status[i] := coalesce(@schema@.refusal(_expected[i], _actual[i]),
+                                   CASE WHEN _counts[i] = 0 THEN 'appended' END);
+        END IF;
+    END LOOP;
+    IF _together AND array_position(_status, NULL) IS NOT NULL THEN
+        FOR i IN 1 .. _a LOOP  -- one part is stored and another is not: this is no repetition of the whole
+            IF _old[i] IS NOT NULL THEN
+                _status[i] := 'duplicate_event';
+                _duplicate[i] := _ids[_first[i]];
+            END IF;
+        END LOOP;
+    END IF;
+    IF _together AND EXISTS (SELECT FROM unnest(_status) AS s WHERE s <> 'appended') THEN
+        _status := ARRAY(SELECT coalesce(s, 'appended') FROM unnest(_status) WITH ORDINALITY AS x (s, ord) ORDER BY ord);
+        _counts := array_fill(0, ARRAY[_a]);  -- nothing is written
+    END IF;
+
+    -- New streams.
+    _missing := ARRAY(SELECT x.stream FROM unnest(_streams, _stream_id, _status, _counts) AS x (stream, id, status, n)
+                      WHERE x.id IS NULL AND x.status IS NULL AND x.n > 0 ORDER BY x.stream COLLATE "C");
+    IF cardinality(_missing) > 0 THEN
+        FOR i IN 1 .. cardinality(_missing) LOOP
+            _bucket := hashtext(_missing[i]) & 1023;
+            IF _together THEN
+                PERFORM pg_advisory_xact_lock_shared('@schema@.streams'::regclass::oid::integer, _bucket);
+            ELSIF NOT pg_try_advisory_xact_lock('@schema@.streams'::regclass::oid::integer, _bucket) THEN
+                _status[array_position(_streams, _missing[i])] := 'busy';
+                _missing[i] := NULL;
+            END IF;
+        END LOOP;
+        FOR _r IN
+            INSERT INTO @schema@.streams AS s (stream, category, version, created_at)
+                SELECT m.stream, _categories[array_position(_streams, m.stream)], 0,
+                       coalesce(_created_at[_first[array_position(_streams, m.stream)]], _now)
+                FROM unnest(_missing) AS m (stream) WHERE m.stream IS NOT NULL ORDER BY m.stream COLLATE "C"
+                ON CONFLICT DO NOTHING RETURNING s.stream_id, s.stream
+        LOOP
+            _next := array_position(_streams, _r.stream);
+            _stream_id[_next] := _r.stream_id;
+            _actual[_next] := 0;
+            _created := _created || _r.stream_id;
+        END LOOP;
+        -- Somebody else made it in between: it is as if it had been there.
+        FOR i IN 1 .. cardinality(_missing) LOOP
+            _next := array_position(_streams, _missing[i]);
+            CONTINUE WHEN _missing[i] IS NULL OR _stream_id[_next] IS NOT NULL;
+            IF NOT _together THEN
+                _status[_next] := 'busy';
+                CONTINUE;
+            END IF;
+            SELECT s.stream_id, s.version, s.deleted_at INTO _r
+                FROM @schema@.streams AS s WHERE s.stream = _missing[i] FOR UPDATE;
+            IF NOT FOUND THEN
+                RAISE serialization_failure USING MESSAGE = 'a stream was made and removed meanwhile';
+            END IF;
+            _stream_id[_next] := _r.stream_id;
+            _actual[_next] := _r.version;
+            _status[_next] := CASE WHEN _r.deleted_at IS NOT NULL THEN 'stream_deleted'
+                                   ELSE @schema@.refusal(_expected[_next], _r.version) END;
+        END LOOP;
+        IF _together AND EXISTS (SELECT FROM unnest(_status) AS s WHERE s <> 'appended') THEN
+            DELETE FROM @schema@.streams AS s WHERE s.stream_id = ANY (_created);
+            _status := ARRAY(SELECT coalesce(s, 'appended') FROM unnest(_status) WITH ORDINALITY AS x (s, ord) ORDER BY ord);
+        END IF;
+    END IF;
+
+    IF array_position(_status, NULL) IS NOT NULL THEN
+        PERFORM @schema@.hold_readers_back();
+        _blocks := ARRAY(SELECT nextval('@schema@.blocks') FROM generate_series(0, (cardinality(_ids) - 1) / 1024));
+        INSERT INTO @schema@.events (position, stream_id, stream_version, created_at, event_id, size, category, type,
+                correlation_id, causation_id, traceparent, metadata, data)
+            SELECT _blocks[(ord + 1023) / 1024] * 1024 + (ord - 1) % 1024, _stream_id[i.append],
+                _actual[i.append] + ord - _first[i.append] + 1, coalesce(i.created_at, _now), i.event_id,
+                octet_length(i.data) + coalesce(octet_length(i.metadata), 0), _categories[i.append], i.type,
+                i.correlation_id, i.causation_id, i.traceparent, i.metadata::json, i.data::@data_type@
+            FROM unnest(_append, _ids, _types, _data, _metadata, _correlation_ids, _causation_ids, _traceparents,
+                        _created_at) WITH ORDINALITY
+                AS i (append, event_id, type, data, metadata, correlation_id, causation_id, traceparent, created_at, ord)
+            WHERE _status[i.append] IS NULL;
+        UPDATE @schema@.streams AS s
+            SET version = _actual[array_position(_stream_id, s.stream_id)] + _counts[array_position(_stream_id, s.stream_id)]
+            WHERE s.stream_id = ANY (ARRAY(SELECT x.id FROM unnest(_stream_id, _status) AS x (id, status)
+                                           WHERE x.status IS NULL));
+    END IF;
+
+    RETURN QUERY
+        SELECT coalesce(x.status, 'appended'), coalesce(x.actual, 0),
+               CASE WHEN x.status IS NULL THEN x.actual + 1 ELSE x.old END,
+               CASE WHEN x.status IS NULL THEN x.actual + x.n ELSE x.old + x.n - 1 END,
+               CASE WHEN x.status IS NULL THEN _blocks[(x.first + 1023) / 1024] * 1024 + (x.first - 1) % 1024 ELSE x.low END,
+               CASE WHEN x.status IS NULL THEN
+                   _blocks[(x.first + x.n + 1022) / 1024] * 1024 + (x.first + x.n - 2) % 1024 ELSE x.high END,
+               x.duplicate
+        FROM unnest(_status, _actual, _counts, _first, _old, _old_first, _old_last, _duplicate) WITH ORDINALITY
+            AS x (status, actual, n, first, old, low, high, duplicate, ord)
+        ORDER BY x.ord;
+END $$;
+
+-- Links events into a stream: they are read there as well, and stay what they are. The answer is that of append_v1,
+-- plus `event_not_found` with the first id that is unknown; first and last position are the links' feed positions.
+CREATE FUNCTION @schema@.link_v1(
+    _stream text, _category text, _expected bigint, _ids uuid[],
+    OUT status text, OUT actual bigint,
+    OUT first_version bigint, OUT last_version bigint, OUT first_position bigint, OUT last_position bigint,
+    OUT duplicate uuid
+) LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+    _n         constant integer := cardinality(_ids);
+    _stream_id bigint;
+    _deleted   boolean;
+    _found     bigint[];
+    _blocks    bigint[];
+BEGIN
+    LOOP
+        SELECT s.stream_id, s.version, s.deleted_at IS NOT NULL INTO _stream_id, actual, _deleted
+            FROM @schema@.streams AS s WHERE s.stream = _stream FOR UPDATE;
+        IF _deleted THEN
+            status := 'stream_deleted';
+            RETURN;
+        END IF;
+        status := @schema@.refusal(_expected, actual);
+        actual := coalesce(actual, 0);
+        IF status IS NOT NULL THEN
+            RETURN;
+        ELSIF _n = 0 THEN
+            status := 'appended';
+            RETURN;
+        END IF;
+
+        SELECT array_agg(e.position ORDER BY i.ord) INTO _found
+            FROM unnest(_ids) WITH ORDINALITY AS i (event_id, ord)
+            CROSS JOIN LATERAL (SELECT position FROM @schema@.events WHERE event_id = i.event_id OFFSET 0) AS e;
+        IF coalesce(cardinality(_found), 0) < _n THEN
+            status := 'event_not_found';
+            SELECT i.event_id INTO duplicate FROM unnest(_ids) WITH ORDINALITY AS i (event_id, ord)
+                WHERE NOT EXISTS (SELECT FROM @schema@.events AS e WHERE e.event_id = i.event_id) ORDER BY i.ord LIMIT 1;
+            RETURN;
+        END IF;
+        SELECT i.event_id INTO duplicate FROM unnest(_ids, _found) WITH ORDINALITY AS i (event_id, position, ord)
+            WHERE EXISTS (SELECT FROM @schema@.links AS l WHERE l.stream_id = _stream_id AND l.position = i.position)
+               OR EXISTS (SELECT FROM @schema@.events AS e WHERE e.position = i.position AND e.stream_id = _stream_id)
+            ORDER BY i.ord LIMIT 1;
+        IF duplicate IS NOT NULL THEN
+            status := 'duplicate_event';
+            RETURN;
+        END IF;
+
+        EXIT WHEN _stream_id IS NOT NULL;
+        PERFORM pg_advisory_xact_lock_shared('@schema@.streams'::regclass::oid::integer, hashtext(_stream) & 1023);
+        INSERT INTO @schema@.streams (stream, category, version, created_at)
+            VALUES (_stream, _category, 0, clock_timestamp()) ON CONFLICT DO NOTHING RETURNING stream_id INTO _stream_id;
+        EXIT WHEN _stream_id IS NOT NULL;
+    END LOOP;
+
+    PERFORM @schema@.hold_readers_back();
+    _blocks := ARRAY(SELECT nextval('@schema@.blocks') FROM generate_series(0, (_n - 1) / 1024));
+    INSERT INTO @schema@.links (feed_position, stream_id, stream_version, position)
+        SELECT _blocks[(ord + 1023) / 1024] * 1024 + (ord - 1) % 1024, _stream_id, actual + ord, i.position
+        FROM unnest(_found) WITH ORDINALITY AS i (position, ord);
+    UPDATE @schema@.streams AS s SET version = actual + _n WHERE s.stream_id = _stream_id;
+    status := 'appended';
+    first_version := actual + 1;
+    last_version := actual + _n;
+    first_position := _blocks[1] * 1024;
+    last_position := _blocks[cardinality(_blocks)] * 1024 + (_n - 1) % 1024;
+END $$;
+
+-- What a delete finds: its row is locked, or the status says why not.
+CREATE FUNCTION @schema@.lock_to_delete(_stream text, _expected bigint, OUT status text, OUT actual bigint, OUT id bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+    _deleted boolean;
+BEGIN
+    SELECT s.stream_id, s.version, s.deleted_at IS NOT NULL INTO id, actual, _deleted
+        FROM @schema@.streams AS s WHERE s.stream = _stream FOR UPDATE;
+    status := CASE WHEN id IS NULL THEN 'stream_not_found' WHEN _deleted THEN 'stream_deleted'
+        ELSE @schema@.refusal(_expected, actual) END;
+    actual := coalesce(actual, 0);
+END $$;
+
+-- Marks a stream as deleted: its name cannot be used again, and its events stay in $all.
+CREATE FUNCTION @schema@.delete_v1(_stream text, _expected bigint, OUT status text, OUT actual bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    _id bigint;
+BEGIN
+    SELECT l.status, l.actual, l.id INTO status, actual, _id FROM @schema@.lock_to_delete(_stream, _expected) AS l;
+    IF status IS NULL THEN
+        UPDATE @schema@.streams SET deleted_at = clock_timestamp() WHERE stream_id = _id;
+        status := 'deleted';
+    END IF;
+END $$;
+
+-- Removes a stream with its events, and all links to or from it. Positions are not given again; the name may be.
+CREATE FUNCTION @schema@.hard_delete_v1(_stream text, _expected bigint, OUT status text, OUT actual bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    _id     bigint;
+    _before constant text := coalesce(current_setting('trunkline.hard_delete', true), '');
+BEGIN
+    SELECT l.status, l.actual, l.id INTO status, actual, _id FROM @schema@.lock_to_delete(_stream, _expected) AS l;
+    IF status IS NULL THEN
+        PERFORM set_config('trunkline.hard_delete', pg_current_xact_id()::text, true);
+        DELETE FROM @schema@.links AS l WHERE l.stream_id = _id;
+        DELETE FROM @schema@.links AS l
+            WHERE l.position IN (SELECT e.position FROM @schema@.events AS e WHERE e.stream_id = _id);
+        DELETE FROM @schema@.events AS e WHERE e.stream_id = _id;
+        DELETE FROM @schema@.streams AS s WHERE s.stream_id = _id;
+        PERFORM set_config('trunkline.hard_delete', _before, true);
+        status := 'deleted';
+    END IF;
+END $$;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM PUBLIC;
