@@ -306,11 +306,24 @@ class Subscription:
         self._ready.clear()
 
     async def _own(self) -> None:
-        assert self._lease is not None
-        try:
-            await self._lease.keep()
-        except LeaseLost:
-            raise SubscriptionLost(self.name) from None
+        while True:
+            lease = self._lease
+            assert lease is not None
+            try:
+                await lease.keep()
+            except LeaseLost:
+                with suppress(Unavailable):  # then it is asked again
+                    replaced = not await self._another_past()
+                    if replaced and self._lease is lease:
+                        raise SubscriptionLost(self.name) from None
+                    async with self._changed:
+                        while self._lease is lease:  # the follower begins again, with a lease of this past
+                            await self._changed.wait()
+
+    async def _another_past(self) -> bool:
+        """Whether what was refused was asked in a history that is no longer the database's."""
+        history, generation = self._history, self._generation
+        return await self._store.fetchval(self._store.sql["history"]) != history or generation != self._generation
 
     async def _release(self) -> None:
         if self._lease is not None:
@@ -480,7 +493,7 @@ class Subscription:
         if generation != self._generation:
             return
         if written is None:
-            if await store.fetchval(store.sql["history"]) != self._history:
+            if await self._another_past():
                 return  # the follower finds out, and begins again
             raise SubscriptionLost(self.name)
         self._durable = max(self._durable, position)

@@ -96,8 +96,8 @@ class EventStore:
             "statement_cache_size": statement_cache_size,
             "server_settings": {"application_name": application_name, "jit": "off"},
         }
-        # Half of the connections at most for appends that may have to wait.
-        self._coalescer = Coalescer(self._send, self._send_many, alone=max(1, min(4, pool_size // 2)))
+        # Two connections stay for the others: appends that go alone may have to wait for a stream.
+        self._coalescer = Coalescer(self._send, self._send_many, alone=max(1, pool_size - 2))
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -1,0 +1,13 @@
+"""How fast it is, as a ratio to what the same machine can do at best in the same minute.
+
+Absolute figures do not last on a shared machine, so each measure runs beside its floor, in turns, and what counts is
+the median of the ratios of the rounds. A family of measures is a module here with one function, `measures`, which
+yields them; `command` knows the families by name.
+
+    sample     what is appended: 183 bytes of data, 58 of metadata
+    lab        a PostgreSQL with real settings, and in it a database for each measure
+    bare       the floor: asyncpg and one table, without an event store
+    load       callers that call as fast as they are answered
+    rounds     turns, medians, ratios
+    report     a table, lines of JSON, curves
+"""

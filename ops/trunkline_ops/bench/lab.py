@@ -1,0 +1,106 @@
+"""A PostgreSQL with real settings, and in it a database for each measure."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.resources import files
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from trunkline_ops.bench import sample
+from trunkline_store import EventStore
+from trunkline_store.migrate import initialise
+
+SETTINGS: Final = {
+    "shared_buffers": "1GB",
+    "max_wal_size": "16GB",
+    "checkpoint_timeout": "1h",  # a checkpoint in one round and not in the next would be all that is seen
+    "max_connections": "700",
+}
+"""Of a server of one's own; fsync and synchronous_commit stay on."""
+
+STREAM_EVENTS: Final = 100
+"""In each stream of a filled database."""
+
+_FILL_AT_ONCE: Final = 500_000
+
+_parts = re.split(r"^-- name: (\w+)$", (files(__package__) / "queries.sql").read_text(), flags=re.MULTILINE)
+QUERIES: Final = {name: text.strip() for name, text in zip(_parts[1::2], _parts[2::2], strict=True)}
+
+
+class Room(NamedTuple):
+    """A database with an empty store, and an empty table of the same shape beside it."""
+
+    dsn: str
+    database: asyncpg.Connection
+
+    def store(self, *, pool_size: int = 10) -> EventStore:
+        """The store, not open yet."""
+        return EventStore(self.dsn, pool_size=pool_size)
+
+    @asynccontextmanager
+    async def connections(self, count: int) -> AsyncIterator[list[asyncpg.Connection]]:
+        """Bare connections, with the settings that the store's have."""
+        async with AsyncExitStack() as stack:
+            found = []
+            for _ in range(count):
+                connection = await asyncpg.connect(self.dsn, server_settings={"jit": "off"})
+                stack.push_async_callback(connection.close)
+                found.append(connection)
+            yield found
+
+    async def fill(self, events: int) -> None:
+        """Brings in events without the store's help: a whole number of 100,000, or fewer in as many streams of 100."""
+        streams = -(-events // STREAM_EVENTS)
+        await self.database.execute(QUERIES["fill_streams"], max(1000, streams))
+        data, metadata = sample.as_text(sample.data(0)), sample.as_text(sample.metadata())
+        for first in range(0, events, _FILL_AT_ONCE):
+            last = min(first + _FILL_AT_ONCE, events) - 1
+            await self.database.execute(QUERIES["fill_events"], first, last, data, metadata)
+        await self.database.execute(QUERIES["after_filling"], events)
+        # As autovacuum would leave it in time; nothing of the filling is left to be written during a measure.
+        await self.database.execute("VACUUM (ANALYZE) eventstore.events")
+        await self.database.execute("VACUUM (ANALYZE) eventstore.streams")
+        await self.database.execute("CHECKPOINT")
+
+
+class Lab:
+    """The server."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    @asynccontextmanager
+    async def room(self) -> AsyncIterator[Room]:
+        """A new database; it is gone at the end."""
+        name = f"trunkline_bench_{secrets.token_hex(3)}"
+        dsn = urlsplit(self._dsn)._replace(path=f"/{name}").geturl()
+        server = await asyncpg.connect(self._dsn)
+        try:
+            await server.execute(f"CREATE DATABASE {name}")
+            try:
+                database = await asyncpg.connect(dsn)
+                try:
+                    await initialise(database)
+                    await database.execute(QUERIES["floor_table"])
+                    yield Room(dsn, database)
+                finally:
+                    await database.close(timeout=5)
+            finally:
+                await asyncio.shield(server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+        finally:
+            await server.close(timeout=5)
+
+    async def setting(self, name: str) -> str:
+        """A setting of the server."""
+        server = await asyncpg.connect(self._dsn)
+        try:
+            return str(await server.fetchval("SELECT current_setting($1)", name))
+        finally:
+            await server.close()
