@@ -37,7 +37,6 @@ from trunkline_store.errors import (
     SubscriptionLost,
     TrunklineError,
     Unavailable,
-    UndecodableEvent,
     UnexpectedAck,
 )
 from trunkline_store.lease import Lease
@@ -443,7 +442,7 @@ class Subscription:
                     case Verdict.FOREIGN:
                         self._acks.received(tag, 0)
                         await self._settle()
-            except (BadMessage, UndecodableEvent) as error:
+            except BadMessage as error:
                 log.warning("subscription %s: message passed over, the store is read: %s", self.name, error)
                 self._acks.received(tag, 0)
                 self.counts.holes += 1

@@ -25,20 +25,19 @@ from trunkline_store.events import (
     Appended,
     EventData,
     ExpectedVersion,
-    category_of,
     check_events,
     check_expected_version,
     check_stream,
 )
-from trunkline_store.serialize import METADATA, Serializer, serialized
+from trunkline_store.serialize import METADATA, Serializer, column, serialized
 
 
 def arguments(
-    stream: str, expected: int, events: Sequence[EventData], serializer: Serializer, *, as_text: bool
+    stream: str, expected: int, events: Sequence[EventData], serializer: Serializer, *, data_type: str
 ) -> list[Any]:
     """The arguments of `append_v1`. Raises `InvalidArgument` or `InvalidEvent`.
 
-    as_text: whether the data column takes text (json, jsonb) or bytes.
+    data_type: of the data column.
     """
     check_stream(stream)
     check_expected_version(expected)
@@ -47,8 +46,7 @@ def arguments(
     data: list[str | bytes] = []
     metadata: list[str | None] = []
     for event in events:
-        encoded = serialized(serializer, "data", event.data, MAX_DATA_BYTES)
-        data.append(encoded.decode() if as_text else encoded)
+        data.append(column(serialized(serializer, "data", event.data, MAX_DATA_BYTES), data_type))
         metadata.append(
             None
             if event.metadata is None
@@ -56,7 +54,6 @@ def arguments(
         )
     return [
         stream,
-        category_of(stream),
         int(expected),
         [event.id for event in events],
         [event.type for event in events],
@@ -79,12 +76,11 @@ class StreamAppend(NamedTuple):
 
 def many_arguments(together: bool, appends: Sequence[list[Any]]) -> list[Any]:
     """The arguments of `append_many_v1`, from those of each append."""
-    counts = [len(args[3]) for args in appends]
+    counts = [len(args[2]) for args in appends]
     return [
         together,
         [args[0] for args in appends],
         [args[1] for args in appends],
-        [args[2] for args in appends],
         counts,
         [number for number, count in enumerate(counts, 1) for _ in range(count)],
         *(
@@ -95,7 +91,7 @@ def many_arguments(together: bool, appends: Sequence[list[Any]]) -> list[Any]:
                     for value in (args[column] if args[column] is not None else (None,) * count)
                 ]
             )
-            for column in range(3, 11)
+            for column in range(2, 10)
         ),
     ]
 

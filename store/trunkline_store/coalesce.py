@@ -37,8 +37,8 @@ class Pending:
     def __init__(self, args: list[Any], answer: asyncio.Future[Row]) -> None:
         self.stream: str = args[0]
         self.args = args
-        self.events = len(args[3])
-        self.size = sum(map(len, args[5]))
+        self.events = len(args[2])
+        self.size = sum(map(len, args[4]))
         self.answer = answer
         answer.add_done_callback(_seen)
 
@@ -80,8 +80,8 @@ class Coalescer:
     async def append(self, args: list[Any]) -> Row:
         """The answer's row, or the error. A caller that is cancelled does not cancel what is under way."""
         pending = Pending(args, asyncio.get_running_loop().create_future())
-        if pending.stream in self._alone_now or not pending.small:
-            self._to_go_alone(pending)
+        if pending.stream in self._alone_now:
+            self._alone_now[pending.stream].append(pending)
         else:
             self._waiting.append(pending)
             if self._carrier is None:
@@ -127,6 +127,9 @@ class Coalescer:
                 later.append(pending)
                 streams.add(pending.stream)  # what comes after it to the same stream waits as well
                 continue
+            if not pending.small:
+                _ = self._go_alone(pending)
+                continue
             streams.add(pending.stream)
             group.append(pending)
             events += pending.events
@@ -143,19 +146,13 @@ class Coalescer:
             raise
         except Exception:  # noqa: BLE001 - one of them, or the way there: each finds out by itself
             for pending in group:
-                self._to_go_alone(pending)
+                _ = self._go_alone(pending)
             return
         for pending, row in zip(group, rows, strict=True):
             if row[0] == "busy":
-                self._to_go_alone(pending)
+                _ = self._go_alone(pending)
             else:
                 pending.succeed(row)
-
-    def _to_go_alone(self, pending: Pending) -> None:
-        if pending.stream in self._alone_now:
-            self._alone_now[pending.stream].append(pending)
-        else:
-            _ = self._go_alone(pending)
 
     def _go_alone(self, pending: Pending) -> asyncio.Task[None]:
         self._alone_now[pending.stream] = deque()
@@ -175,12 +172,7 @@ class Coalescer:
 
     def _release(self, stream: str) -> None:
         """The stream is free again: what waited for it goes on, in its order."""
-        behind = self._alone_now.pop(stream)
-        while behind and behind[0].small:
-            self._waiting.append(behind.popleft())
-        if behind:
-            _ = self._go_alone(behind.popleft())
-            self._alone_now[stream].extend(behind)
+        self._waiting.extend(self._alone_now.pop(stream))
         if self._waiting and self._carrier is None:
             self._carrier = self._start(self._carry())
 

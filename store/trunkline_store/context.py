@@ -76,3 +76,14 @@ def traceparent() -> str | None:
         if span.is_valid:
             return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
     return _current.get().traceparent
+
+
+@contextmanager
+def span(name: str, **attributes: str | int) -> Iterator[None]:
+    """An OpenTelemetry span around an operation of the store; nothing where the API is not installed."""
+    if trace is None:
+        yield
+        return
+    named = {f"trunkline.{key}": value for key, value in attributes.items()}
+    with trace.get_tracer("trunkline").start_as_current_span(f"trunkline {name}", attributes=named):
+        yield

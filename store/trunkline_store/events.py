@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 
-from trunkline_store.errors import InvalidArgument, InvalidEvent
+from trunkline_store.errors import InvalidArgument, InvalidEvent, UndecodableEvent
 
 MAX_STREAM_BYTES: Final = 255
 MAX_CATEGORY_BYTES: Final = 64
@@ -85,12 +85,19 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     position: int
     feed_position: int
     type: str
-    data: Any
+    _data: Any
     metadata: dict[str, Any] | None
     correlation_id: str | None
     causation_id: str | None
     created_at: datetime
     size: int
+
+    @property
+    def data(self) -> Any:
+        """The event's data. Raises `UndecodableEvent` if the serializer could not decode it."""
+        if isinstance(self._data, UndecodableEvent):
+            raise self._data
+        return self._data
 
 
 class Appended(NamedTuple):

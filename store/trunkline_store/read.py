@@ -11,7 +11,7 @@ import msgspec
 from trunkline_store.errors import UndecodableEvent
 from trunkline_store.events import RecordedEvent
 from trunkline_store.serialize import Serializer
-from trunkline_store.wire import ReceivedEvent
+from trunkline_store.wire import BadMessage, ReceivedEvent
 
 PAGE_EVENTS: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -20,12 +20,12 @@ _metadata: Callable[[str], Any] = msgspec.json.Decoder().decode
 
 
 def from_stream(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
-    """Events of one stream, its own and linked ones; their number is the version there. Raises `UndecodableEvent`."""
+    """Events of one stream, its own and linked ones; their number is the version there."""
     return [_recorded(row, row[11], row[12], serializer) for row in rows]
 
 
 def from_all(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
-    """Events of `$all`; their number is the position. Raises `UndecodableEvent`."""
+    """Events of `$all`; their number is the position."""
     return [_recorded(row, row[0], row[0], serializer) for row in rows]
 
 
@@ -49,11 +49,12 @@ def _recorded(row: asyncpg.Record, number: int, feed_position: int, serializer: 
 
 
 def from_message(event: ReceivedEvent, number: int, serializer: Serializer) -> RecordedEvent:
-    """An event of the broker, equal to the one that the store gives. Raises `UndecodableEvent`."""
+    """An event of the broker, equal to the one that the store gives. Raises `BadMessage` where only a reference to its
+    data was sent."""
     position, version = event.position, int(event.streamversion)
     payload = event.payload
     if payload is None:
-        raise UndecodableEvent(event.subject, version, position, event.type, "only a reference was sent")
+        raise BadMessage(f"the data of event {position} was too large for a message")
     return RecordedEvent(
         event.id,
         number,
@@ -72,8 +73,11 @@ def from_message(event: ReceivedEvent, number: int, serializer: Serializer) -> R
 
 
 def decoded(serializer: Serializer, data: bytes | str, type: str, stream: str, version: int, position: int) -> Any:
-    """The value of an event's data. Raises `UndecodableEvent`, whatever the serializer raises."""
+    """The value of an event's data; an `UndecodableEvent` where it has none, whatever the serializer raises. The event
+    raises it when its data is asked for: the others of a page can be read."""
     try:
         return serializer.deserialize(data, type)
-    except Exception as error:
-        raise UndecodableEvent(stream, version, position, type, str(error) or repr(error)) from error
+    except Exception as error:  # noqa: BLE001 - the serializer is the application's
+        undecodable = UndecodableEvent(stream, version, position, type, str(error) or repr(error))
+        undecodable.__cause__ = error
+        return undecodable

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from trunkline_store.errors import InvalidEvent
+from trunkline_store.errors import InvalidArgument, InvalidEvent
 
 MAX_NESTING: Final = 512
+SCHEMA_VERSION: Final = "schema_version"
+
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # escaped, in a JSON string (PostgreSQL, "JSON Types")
 
 
 class Serializer(Protocol):
@@ -27,15 +32,63 @@ class Serializer(Protocol):
 
 
 class JsonSerializer:
-    """JSON by msgspec: dataclasses, msgspec structs, UUIDs, dates, decimals and enums are written as it documents."""
+    """JSON by msgspec.
+
+    Values: what JSON has, dataclasses, msgspec structs, pydantic models, UUIDs, dates, decimals, enums. Data is read as
+    plain values, unless types are registered: then as those, and a type that is not registered is an error.
+
+        serializer = JsonSerializer()
+
+        @serializer.register("OrderPlaced", version=2)
+        class OrderPlaced(msgspec.Struct):
+            total: int
+            currency: str
+
+        @serializer.upcast("OrderPlaced", from_version=1)
+        def _(data):
+            return {**data, "currency": "EUR"}
+
+    A version above 1 is written into the data, as `schema_version`; data without one is version 1.
+    """
 
     content_type = "application/json"
 
     def __init__(self) -> None:
-        self._encoder = msgspec.json.Encoder()
+        self._encoder = msgspec.json.Encoder(enc_hook=_pydantic)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+        self._types: dict[str, _Registered] = {}
+        self._versions: dict[type, int] = {}
+
+    def register(self, event_type: str, cls: Any = None, *, version: int = 1) -> Any:
+        """Data of `event_type` is read as `cls`, whose shape is at `version` (≥ 1). Works as a decorator too."""
+        if cls is None:
+            return lambda decorated: self.register(event_type, decorated, version=version)
+        if event_type in self._types:
+            raise InvalidArgument(f"type {event_type!r} is registered already")
+        if version < 1:
+            raise InvalidArgument(f"version: {version} is not at least 1")
+        self._types[event_type] = _Registered(cls, version)
+        if version > 1:
+            self._versions[cls] = version
+        return cls
+
+    def upcast(self, event_type: str, *, from_version: int) -> Callable[[Upcaster], Upcaster]:
+        """A decorator: the function turns plain data of `from_version` into data of the next version, when read."""
+
+        registered = self._types.get(event_type)
+        if registered is None:
+            raise InvalidArgument(f"type {event_type!r} is not registered")
+
+        def add(upcaster: Upcaster) -> Upcaster:
+            registered.upcasters[from_version] = upcaster
+            return upcaster
+
+        return add
 
     def serialize(self, value: Any) -> bytes:
+        version = self._versions.get(type(value))
+        if version is not None:
+            value = {SCHEMA_VERSION: version, **msgspec.to_builtins(value, enc_hook=_pydantic)}
         encoded = self._encoder.encode(value)
         if b"null" in encoded:
             _refuse_non_finite(value)  # written as null without a word
@@ -44,7 +97,45 @@ class JsonSerializer:
         return encoded
 
     def deserialize(self, data: bytes | str, event_type: str) -> Any:
-        return self._decoder.decode(data)
+        if not self._types:
+            return self._decoder.decode(data)
+        registered = self._types.get(event_type)
+        if registered is None:
+            raise LookupError(f"type {event_type!r} is not registered")
+        return registered.read(data, self._decoder)
+
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class _Registered:
+    def __init__(self, cls: Any, version: int) -> None:
+        self.version = version
+        self.upcasters: dict[int, Upcaster] = {}
+        self._cls = cls
+        self._decode = None if hasattr(cls, "model_validate") else msgspec.json.Decoder(cls).decode
+
+    def read(self, data: bytes | str, plain: msgspec.json.Decoder[Any]) -> Any:
+        if self.version == 1 and self._decode is not None:
+            return self._decode(data)
+        value = plain.decode(data)
+        if self.version > 1:
+            version = value.pop(SCHEMA_VERSION, 1)
+            while version < self.version:
+                upcaster = self.upcasters.get(version)
+                if upcaster is None:
+                    raise LookupError(f"there is no upcaster from version {version}")
+                value = upcaster(value)
+                version += 1
+            if version > self.version:
+                raise LookupError(f"version {version} is newer than {self.version}, which this program knows")
+        return msgspec.convert(value, self._cls) if self._decode is not None else self._cls.model_validate(value)
+
+
+def _pydantic(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is no JSON value, dataclass, struct or pydantic model")
 
 
 METADATA: Final = JsonSerializer()
@@ -66,8 +157,20 @@ def serialized(serializer: Serializer, field: str, value: Any, limit: int) -> by
     return encoded
 
 
+def column(encoded: bytes, data_type: str) -> str | bytes:
+    """What a data column takes: text (json, jsonb) or bytes. Raises `InvalidEvent` for what it cannot hold."""
+    if data_type == "bytea":
+        return encoded
+    if data_type == "jsonb" and _NUL.search(encoded):
+        raise InvalidEvent("data", "holds the character NUL, which a jsonb column cannot")
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidEvent("data", f"is no UTF-8 text, which a {data_type} column needs") from error
+
+
 def _refuse_non_finite(value: Any) -> None:
-    todo = [msgspec.to_builtins(value, builtin_types=())]
+    todo = [msgspec.to_builtins(value, enc_hook=_pydantic)]
     while todo:
         item = todo.pop()
         if isinstance(item, float):

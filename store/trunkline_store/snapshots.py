@@ -9,7 +9,7 @@ import asyncpg
 
 from trunkline_store.errors import InvalidArgument
 from trunkline_store.events import MAX_DATA_BYTES, MAX_METADATA_BYTES, MAX_STREAM_BYTES, MAX_TYPE_BYTES, check_text
-from trunkline_store.serialize import METADATA, Serializer, serialized
+from trunkline_store.serialize import METADATA, Serializer, column, serialized
 
 
 class Snapshot(NamedTuple):
@@ -24,19 +24,18 @@ class Snapshot(NamedTuple):
     created_at: datetime | None = None
 
 
-def arguments(snapshot: Snapshot, serializer: Serializer, *, as_text: bool) -> list[Any]:
+def arguments(snapshot: Snapshot, serializer: Serializer, *, data_type: str) -> list[Any]:
     """The arguments of `record_snapshot`. Raises `InvalidArgument` and `InvalidEvent`."""
     check_text("source", snapshot.source, MAX_STREAM_BYTES)
     check_text("type", snapshot.type, MAX_TYPE_BYTES)
     if not isinstance(snapshot.version, int) or not 0 <= snapshot.version < 2**63:
         raise InvalidArgument(f"version: {snapshot.version!r} is no version")
-    data = serialized(serializer, "data", snapshot.data, MAX_DATA_BYTES)
     metadata = snapshot.metadata
     return [
         snapshot.source,
         snapshot.version,
         snapshot.type,
-        data.decode() if as_text else data,
+        column(serialized(serializer, "data", snapshot.data, MAX_DATA_BYTES), data_type),
         None if metadata is None else serialized(METADATA, "metadata", metadata, MAX_METADATA_BYTES).decode(),
     ]
 

@@ -13,6 +13,7 @@ import asyncpg
 
 from trunkline_store import append, read, snapshots, streams
 from trunkline_store.coalesce import Coalescer
+from trunkline_store.context import span
 from trunkline_store.errors import (
     ConcurrencyFailure,
     InvalidArgument,
@@ -32,7 +33,6 @@ from trunkline_store.events import (
     EventData,
     ExpectedVersion,
     RecordedEvent,
-    category_of,
     check_expected_version,
     check_stream,
     check_text,
@@ -85,7 +85,7 @@ class EventStore:
         self.content_type = ""
         self.batch_count = 0
         self.batch_bytes = 0
-        self._as_text = True
+        self._data_type = "json"
         self._own_pool = isinstance(dsn_or_pool, str)
         self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else ""
         self._pool: asyncpg.Pool | None = None if isinstance(dsn_or_pool, str) else dsn_or_pool
@@ -97,6 +97,7 @@ class EventStore:
             "server_settings": {"application_name": application_name, "jit": "off"},
         }
         # Two connections stay for the others: appends that go alone may have to wait for a stream.
+        pool_size = pool_size if isinstance(dsn_or_pool, str) else dsn_or_pool.get_max_size()
         self._coalescer = Coalescer(self._send, self._send_many, alone=max(1, pool_size - 2))
 
     async def __aenter__(self) -> Self:
@@ -145,19 +146,22 @@ class EventStore:
         self.batch_count = row["batch_count"]
         self.batch_bytes = row["batch_bytes"]
         self.history = row["history"]
-        self._as_text = row["data_type"] != "bytea"
+        self._data_type = row["data_type"]
 
     async def close(self) -> None:
         """Lets appends that are under way finish, then closes the pool, if it is ours; at most for the timeout."""
-        pool, self._pool = self._pool, None if self._own_pool else self._pool
+        pool = self._pool if self._own_pool else None
         try:
             async with asyncio.timeout(self.timeout):
                 await self._coalescer.drain()
-                if self._own_pool and pool is not None:
+                if pool is not None:
                     await pool.close()
         except TimeoutError:
-            if self._own_pool and pool is not None:
+            if pool is not None:
                 pool.terminate()
+        finally:
+            if self._own_pool:
+                self._pool = None
 
     # --- connections
 
@@ -202,7 +206,7 @@ class EventStore:
                         rows: list[asyncpg.Record] = await connection.fetch(query, *args)
                         return rows
             except StoreUnavailable:
-                if last:
+                if last or self._pool is None:
                     raise
         raise AssertionError
 
@@ -244,12 +248,13 @@ class EventStore:
         expected. Raises `WrongExpectedVersion`, `StreamNotFound` (STREAM_EXISTS on no stream), `StreamDeleted`,
         `DuplicateEvent`, `InvalidArgument`, `InvalidEvent`, `Unavailable`.
         """
-        args = append.arguments(stream, expected_version, events, self.serializer, as_text=self._as_text)
-        if connection is not None:
-            row = (await self._append(connection, stream, "append", args))[0]
-        else:
-            row = await self._coalescer.append(args)
-        return append.outcome(stream, expected_version, row)
+        with span("append", stream=stream, events=len(events)):
+            args = append.arguments(stream, expected_version, events, self.serializer, data_type=self._data_type)
+            if connection is not None:
+                row = (await self._append(connection, stream, "append", args))[0]
+            else:
+                row = await self._coalescer.append(args)
+            return append.outcome(stream, expected_version, row)
 
     async def append_to_streams(
         self, appends: Sequence[append.StreamAppend], *, connection: Connection | None = None
@@ -265,7 +270,7 @@ class EventStore:
         if not appends:
             return []
         args = append.many_arguments(
-            True, [append.arguments(*part, self.serializer, as_text=self._as_text) for part in appends]
+            True, [append.arguments(*part, self.serializer, data_type=self._data_type) for part in appends]
         )
         rows = await self._together(names[0], args, connection)
         parts = list(zip(appends, rows, strict=True))
@@ -301,7 +306,7 @@ class EventStore:
         ids = [event if isinstance(event, UUID) else _id_of(event) for event in events_or_ids]
         if len(set(ids)) < len(ids):
             raise InvalidArgument("link_to_stream: an event stands twice in the list")
-        args = [stream, category_of(stream), int(expected_version), ids]
+        args = [stream, int(expected_version), ids]
         if connection is not None:
             rows = await self._append(connection, stream, "link", args)
         else:
@@ -352,7 +357,7 @@ class EventStore:
                 async with self.acquire() as connection:
                     return await self._append(connection, stream, query, args)
             except StoreUnavailable:
-                if last:
+                if last or self._pool is None:
                     raise
         raise AssertionError
 
@@ -372,7 +377,8 @@ class EventStore:
         """At most `count` events of a stream in their order, from version `start` on (inclusive; from the first).
 
         Linked events keep their own stream, version and position; their number is the version here. Raises
-        `StreamNotFound`, `StreamDeleted`, `UndecodableEvent`, `InvalidArgument`, `Unavailable`.
+        `StreamNotFound`, `StreamDeleted`, `InvalidArgument`, `Unavailable`. Data that cannot be decoded raises
+        `UndecodableEvent` when an event is asked for it.
         """
         return await self._read_stream("read_stream_forward", stream, _start(start, 0), count, connection)
 
@@ -386,14 +392,15 @@ class EventStore:
         self, query: str, stream: str, start: int, count: int, connection: Connection | None
     ) -> list[RecordedEvent]:
         check_stream(stream)
-        rows = await self._read(connection, query, stream, start, _count(count))
-        if not rows:
-            state = await self._read(connection, "stream_state", stream)
-            if not state:
-                raise StreamNotFound(stream)
-            if state[0]["deleted"]:
-                raise StreamDeleted(stream)
-        return read.from_stream(rows, self.serializer)
+        with span("read", stream=stream):
+            rows = await self._read(connection, query, stream, start, _count(count))
+            if not rows:
+                state = await self._read(connection, "stream_state", stream)
+                if not state:
+                    raise StreamNotFound(stream)
+                if state[0]["deleted"]:
+                    raise StreamDeleted(stream)
+            return read.from_stream(rows, self.serializer)
 
     async def stream_forward(
         self, stream: str, *, start: int | None = None, page: int = read.PAGE_EVENTS
@@ -425,8 +432,7 @@ class EventStore:
         """At most `count` events of all streams in the order of `$all`, from position `start` on (inclusive).
 
         Events above the safe position, among them those of the caller's own open transaction, are not given yet.
-        Raises `UnsafeRead` (not at READ COMMITTED, or a replica), `UndecodableEvent`, `InvalidArgument`,
-        `Unavailable`.
+        Raises `UnsafeRead` (not at READ COMMITTED, or a replica), `InvalidArgument`, `Unavailable`.
         """
         return await self._read_all("read_all_forward", _start(start, 0), count, connection)
 
@@ -446,9 +452,10 @@ class EventStore:
         self, query: str, start: int, count: int, connection: Connection | None, *category: str
     ) -> list[RecordedEvent]:
         count = _count(count)
-        safe = await self.safe_position(connection=connection)
-        rows = await self._read(connection, query, start, safe, count, MAX_POSITION, *category)
-        return read.from_all(rows, self.serializer)
+        with span("read", stream=category[0] if category else streams.ALL):
+            safe = await self.safe_position(connection=connection)
+            rows = await self._read(connection, query, start, safe, count, MAX_POSITION, *category)
+            return read.from_all(rows, self.serializer)
 
     def stream_all_forward(
         self, *, start: int | None = None, page: int = read.PAGE_EVENTS
@@ -536,7 +543,7 @@ class EventStore:
     async def record_snapshot(self, snapshot: Snapshot) -> None:
         """Keeps a snapshot, in place of the one that its source had. Raises `InvalidArgument`, `Unavailable`."""
         await self._read(
-            None, "record_snapshot", *snapshots.arguments(snapshot, self.serializer, as_text=self._as_text)
+            None, "record_snapshot", *snapshots.arguments(snapshot, self.serializer, data_type=self._data_type)
         )
 
     async def read_snapshot(self, source: str) -> Snapshot:

@@ -6,10 +6,11 @@ from types import TracebackType
 from typing import Final
 
 import asyncpg
-from asyncpg.exceptions._base import InterfaceError, InternalClientError
+from asyncpg.exceptions._base import DataError, InterfaceError, InternalClientError
 
 from trunkline_store.errors import (
     ConcurrencyFailure,
+    InvalidEvent,
     NotInitialised,
     OperationTimeout,
     StoreUnavailable,
@@ -67,6 +68,8 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             return OperationTimeout(f"the database did not answer in time: {_shown(error)}")
         case asyncpg.ObjectNotInPrerequisiteStateError():
             return UnsafeRead(_shown(error))
+        case asyncpg.DataError() | DataError():
+            return InvalidEvent("data", f"cannot be stored: {_shown(error)}")
         case _ if isinstance(error, _NOT_THERE):
             return NotInitialised(schema)
         case _ if isinstance(error, _REFUSED):

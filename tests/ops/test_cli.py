@@ -188,6 +188,7 @@ def test_a_missing_extra_is_named() -> None:
 WRONG: list[tuple[str, list[str], str, int, str, str]] = [
     # name, arguments, standard input, exit code, error, a part of the message
     ("no command", ["follow"], "", USAGE, "UsageError", "No such command 'follow'"),
+    ("a URL first", [f"postgresql://a:{PASSWORD}@h/d"], "", USAGE, "UsageError", "No such command"),
     ("no option", ["read", "--form", "3"], "", USAGE, "UsageError", "--from"),
     ("early option", ["--dsn", "x", "read"], "", USAGE, "UsageError", "after the command"),
     ("no value", ["read", "--from"], "", USAGE, "UsageError", "--from"),
@@ -222,8 +223,6 @@ WRONG: list[tuple[str, list[str], str, int, str, str]] = [
     ("no TLS", ["read", "--dsn", "{dsn}?sslmode=require"], "", FAILED, "StoreUnavailable", "SSL"),
     ("not initialised", ["read", "--schema", "other"], "", FAILED, "NotInitialised", "`trunkline init`"),
     ("nothing to migrate", ["migrate", "--schema", "other"], "", FAILED, "NotInitialised", "`trunkline init`"),
-    ("relay of nothing", ["relay", "--amqp-url", "amqp://h", "--schema", "x"], "", FAILED, "NotInitialised", "init"),
-    ("relay refused", ["relay", "--amqp-url", "amqp://h", "--dsn", "{wrong}"], "", FAILED, "StoreUnavailable", "pass"),
     ("other data type", ["init", "--data-type", "bytea"], "", FAILED, "InvalidArgument", "json"),
     ("unknown stream", ["read", "nope"], "", FAILED, "StreamNotFound", "'nope'"),
     ("blank stream", ["append", " ", "B"], "", FAILED, "InvalidArgument", "blank"),
@@ -320,7 +319,7 @@ def test_an_error_has_its_attributes_for_programs(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("version", "error"), [("1000000", "SchemaTooNew"), ("0", "MigrationPending")], ids=["newer", "older"]
 )
-@pytest.mark.parametrize("args", [["read"], ["append", "a", "B"], ["relay", "--amqp-url", "amqp://h"]], ids=" ".join)
+@pytest.mark.parametrize("args", [["read"], ["tail"], ["append", "a", "B"]], ids=" ".join)
 def test_a_schema_that_does_not_fit_is_left_alone(
     args: list[str], version: str, error: str, cli: Cli, database: str
 ) -> None:
@@ -694,6 +693,27 @@ def test_the_relay_publishes_until_it_is_told_to_stop(cli: Cli, database: str, v
         logged(process, "stopped")
         assert process.wait() == 0
     assert sql(database, "SELECT until < clock_timestamp() FROM eventstore.leases") == [True]
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        ("DROP SCHEMA eventstore CASCADE", "NotInitialised"),
+        ("UPDATE eventstore.schema_migrations SET version = version + 1000000", "SchemaTooNew"),
+        ("UPDATE eventstore.schema_migrations SET version = version - 1000000", "MigrationPending"),
+        (None, "StoreUnavailable"),
+    ],
+    ids=["not initialised", "newer", "older", "wrong password"],
+)
+def test_the_relay_does_not_wait_for_what_needs_a_person(make: str | None, error: str, database: str) -> None:
+    """It ends with 1 and one line, so that whoever started it looks."""
+    url = urlsplit(database)
+    wrong = url._replace(netloc=f"{url.username}:{PASSWORD}@{url.hostname}:{url.port}").geturl()
+    if make is not None:
+        sql(database, make)
+    with program(database if make else wrong, "relay", "--amqp-url", "amqp://127.0.0.1:1", "--json") as process:
+        _, line = process.communicate(timeout=30)
+        assert (json.loads(line)["error"], process.returncode) == (error, 1)
 
 
 def test_the_relay_waits_for_servers_that_are_away(database: str) -> None:

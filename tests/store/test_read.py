@@ -110,12 +110,12 @@ async def test_an_event_that_cannot_be_decoded_is_named_and_can_be_passed(store:
     await store.append_to_stream("s-1", 0, [EventData("E", 1), EventData("Bad", 2), EventData("E", 3)])
     assert store._pool is not None
     async with EventStore(store._pool, serializer=Picky()) as picky:
-        with pytest.raises(UndecodableEvent) as caught:
-            await picky.read_stream_forward("s-1")
-        bad = caught.value
-        assert (bad.stream, bad.stream_version, bad.type) == ("s-1", 2, "Bad")
-        assert [e.data for e in await picky.read_stream_forward("s-1", count=1)] == [1]
-        assert [e.data for e in await picky.read_all_streams_forward(start=bad.position + 1)] == [3]
+        one, bad, three = await picky.read_stream_forward("s-1")
+        assert (one.data, three.data) == (1, 3)
+        with pytest.raises(UndecodableEvent, match="no such type") as caught:
+            _ = bad.data
+        error = caught.value
+        assert (error.stream, error.stream_version, error.position, error.type) == ("s-1", 2, bad.position, "Bad")
 
 
 async def test_a_schema_that_does_not_fit_is_refused_at_once(database: str) -> None:

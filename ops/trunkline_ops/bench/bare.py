@@ -61,9 +61,7 @@ def inserts_one(connections: Sequence[asyncpg.Connection]) -> Side:
 
         return call
 
-    callers = [
-        caller(connection, *stream) for connection, stream in zip(connections, streams, strict=True)
-    ]
+    callers = [caller(connection, *stream) for connection, stream in zip(connections, streams, strict=True)]
 
     def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
         return partial(drive, callers, [_row(event) for event in sample.events(calls)])

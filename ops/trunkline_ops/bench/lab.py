@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from trunkline_ops.bench import sample
-from trunkline_store import EventStore
 from trunkline_store.migrate import initialise
 
 SETTINGS: Final = {
@@ -40,34 +39,32 @@ class Room(NamedTuple):
     dsn: str
     database: asyncpg.Connection
 
-    def store(self, *, pool_size: int = 10) -> EventStore:
-        """The store, not open yet."""
-        return EventStore(self.dsn, pool_size=pool_size)
-
-    @asynccontextmanager
-    async def connections(self, count: int) -> AsyncIterator[list[asyncpg.Connection]]:
-        """Bare connections, with the settings that the store's have."""
-        async with AsyncExitStack() as stack:
-            found = []
-            for _ in range(count):
-                connection = await asyncpg.connect(self.dsn, server_settings={"jit": "off"})
-                stack.push_async_callback(connection.close)
-                found.append(connection)
-            yield found
-
     async def fill(self, events: int) -> None:
-        """Brings in events without the store's help: a whole number of 100,000, or fewer in as many streams of 100."""
-        streams = -(-events // STREAM_EVENTS)
-        await self.database.execute(QUERIES["fill_streams"], max(1000, streams))
+        """Brings in events without the store's help, in streams of 100, of which 1,000 are written to at a time."""
+        streams = events // STREAM_EVENTS
+        mixed = min(1000, streams)
+        await self.database.execute(QUERIES["fill_streams"], streams)
         data, metadata = sample.as_text(sample.data(0)), sample.as_text(sample.metadata())
         for first in range(0, events, _FILL_AT_ONCE):
             last = min(first + _FILL_AT_ONCE, events) - 1
-            await self.database.execute(QUERIES["fill_events"], first, last, data, metadata)
+            await self.database.execute(QUERIES["fill_events"], first, last, data, metadata, mixed)
         await self.database.execute(QUERIES["after_filling"], events)
         # As autovacuum would leave it in time; nothing of the filling is left to be written during a measure.
         await self.database.execute("VACUUM (ANALYZE) eventstore.events")
         await self.database.execute("VACUUM (ANALYZE) eventstore.streams")
         await self.database.execute("CHECKPOINT")
+
+
+@asynccontextmanager
+async def connections(dsn: str, count: int) -> AsyncIterator[list[asyncpg.Connection]]:
+    """Bare connections, with the settings that the store's have."""
+    async with AsyncExitStack() as stack:
+        found = []
+        for _ in range(count):
+            connection = await asyncpg.connect(dsn, server_settings={"jit": "off"})
+            stack.push_async_callback(connection.close)
+            found.append(connection)
+        yield found
 
 
 class Lab:

@@ -49,9 +49,7 @@ def percentile_ms(latencies: Sequence[float], percent: int) -> float:
     return 1000 * quantiles(latencies, n=100, method="inclusive")[percent - 1]
 
 
-async def drive(
-    callers: Sequence[Callable[[T], Awaitable[object]]], work: Sequence[T], *, events_each: int = 1
-) -> Run:
+async def drive(callers: Sequence[Callable[[T], Awaitable[object]]], work: Sequence[T], *, events_each: int = 1) -> Run:
     """Each caller takes the next piece of work as soon as its last call was answered. All of it is made before the
     clock starts."""
     pieces, latencies = iter(work), list[float]()

@@ -26,22 +26,22 @@ SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn
 -- name: fill_streams
 -- $1 streams, as they stand after all their events. One in 1,000 is of a category of its own.
 INSERT INTO eventstore.streams (stream_id, stream, category, version, created_at) OVERRIDING SYSTEM VALUE
-SELECT s, CASE WHEN s % 1000 = 500 THEN 'audit-' ELSE 'order-' END || lpad(s::text, 8, '0'),
-       CASE WHEN s % 1000 = 500 THEN 'audit' ELSE 'order' END, 100, clock_timestamp()
+SELECT s, CASE WHEN s % 1000 = 1 THEN 'audit-' ELSE 'order-' END || lpad(s::text, 8, '0'),
+       CASE WHEN s % 1000 = 1 THEN 'audit' ELSE 'order' END, 100, clock_timestamp()
 FROM generate_series(1::bigint, $1::bigint) AS s
 
 -- name: fill_events
--- Events $1 to $2: 100 in each stream, in appends of 10, and those of 1,000 streams mixed, as in a busy service. $3 is
--- the data, with ten zeros where the number goes; $4 the metadata. Ids grow with time, as UUIDv7 does.
+-- Events $1 to $2: 100 in each stream, in appends of 10, and those of $5 streams mixed, as in a busy service. $3 is the
+-- data, with ten zeros where the number goes; $4 the metadata. Ids grow with time, as UUIDv7 does.
 INSERT INTO eventstore.events
     (position, stream_id, stream_version, created_at, event_id, size, category, type, metadata, data)
-SELECT (1 + n / 10) * 1024 + n % 10, s.id, (n / 10000) % 10 * 10 + n % 10 + 1,
+SELECT (1 + n / 10) * 1024 + n % 10, s.id, n / ($5::bigint * 10) % 10 * 10 + n % 10 + 1,
        '2025-01-01Z'::timestamptz + n * interval '1 ms',
        (lpad(to_hex(1735689600000 + n), 12, '0') || '7' || left(md5(n::text), 3) || '8' || right(md5(n::text), 15))::uuid,
-       octet_length($3::text) + octet_length($4::text), CASE WHEN s.id % 1000 = 500 THEN 'audit' ELSE 'order' END,
+       octet_length($3::text) + octet_length($4::text), CASE WHEN s.id % 1000 = 1 THEN 'audit' ELSE 'order' END,
        'OrderPlaced', $4::text::json, replace($3::text, '0000000000', lpad(n::text, 10, '0'))::json
 FROM generate_series($1::bigint, $2::bigint) AS n
-CROSS JOIN LATERAL (SELECT 1 + n / 100000 * 1000 + n / 10 % 1000 AS id) AS s
+CROSS JOIN LATERAL (SELECT 1 + n / ($5 * 100) * $5 + n / 10 % $5 AS id) AS s
 
 -- name: after_filling
 -- The sequences stand where they would.

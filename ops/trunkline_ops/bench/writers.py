@@ -4,55 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import uvloop
 
-from trunkline_ops.bench import bare, sample
-from trunkline_ops.bench.lab import Room
-from trunkline_ops.bench.load import Run, drive
+from trunkline_ops.bench import bare, ours
+from trunkline_ops.bench.lab import Room, connections
+from trunkline_ops.bench.load import Run
 from trunkline_ops.bench.rounds import Side
-from trunkline_store import NO_STREAM, EventData, EventStore
+from trunkline_store import EventStore
 
 _ANSWER_BYTES: Final = 16 * 1024 * 1024
-
-
-def appends_many(store: EventStore, writers: int, events_each: int) -> Side:
-    """Appends of so many events, each to a new stream."""
-
-    async def call(events: Sequence[EventData]) -> None:
-        await store.append_to_stream(_new_stream(), NO_STREAM, events)
-
-    def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
-        return partial(drive, [call] * writers, sample.appends(calls, events_each), events_each=events_each)
-
-    return prepare
-
-
-def appends_one(store: EventStore, writers: int) -> Side:
-    """Appends of one event, each writer to a stream of its own, whose version it knows."""
-
-    def writer() -> Any:
-        stream, version = _new_stream(), 0
-
-        async def call(events: Sequence[EventData]) -> None:
-            nonlocal version
-            version = (await store.append_to_stream(stream, version, events)).last_version
-
-        return call
-
-    callers = [writer() for _ in range(writers)]
-
-    def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
-        return partial(drive, callers, sample.appends(calls, 1))
-
-    return prepare
 
 
 @asynccontextmanager
@@ -88,14 +54,7 @@ async def in_processes(room: Room, side: str, processes: int, writers: int) -> A
 
     try:
         for _ in range(processes):
-            running.append(
-                await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "trunkline_ops.bench.writers"),
-                    stdin=PIPE,
-                    stdout=PIPE,
-                    limit=_ANSWER_BYTES,
-                )
-            )
+            running.append(await _start())  # noqa: PERF401 - what has been started is stopped if the next one fails
         await everyone(order)
         yield prepare
     finally:
@@ -105,17 +64,17 @@ async def in_processes(room: Room, side: str, processes: int, writers: int) -> A
         await asyncio.gather(*(process.wait() for process in running))
 
 
-def _new_stream() -> str:
-    return f"order-{secrets.token_hex(8)}"
+async def _start() -> Process:
+    program = sys.executable, "-m", "trunkline_ops.bench.writers"
+    return await asyncio.create_subprocess_exec(*program, stdin=PIPE, stdout=PIPE, limit=_ANSWER_BYTES)
 
 
 async def _write(dsn: str, side: str, writers: int) -> None:
     async with AsyncExitStack() as stack:
         if side == "ours":
-            prepare = appends_one(await stack.enter_async_context(EventStore(dsn)), writers)
+            prepare = ours.appends_one(await stack.enter_async_context(EventStore(dsn)), writers)
         else:
-            room = Room(dsn, await stack.enter_async_context(_connection(dsn)))
-            prepare = bare.inserts_one(await stack.enter_async_context(room.connections(writers)))
+            prepare = bare.inserts_one(await stack.enter_async_context(connections(dsn, writers)))
         do: Callable[[], Awaitable[Run]] | None = None
         answer: object = "ready"
         while True:

@@ -24,13 +24,13 @@ FROM @schema@.store AS s
 SELECT @schema@.history_v1()
 
 -- name: append
-SELECT * FROM @schema@.append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+SELECT * FROM @schema@.append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
 -- name: append_many
-SELECT * FROM @schema@.append_many_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+SELECT * FROM @schema@.append_many_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 
 -- name: link
-SELECT * FROM @schema@.link_v1($1, $2, $3, $4)
+SELECT * FROM @schema@.link_v1($1, $2, $3)
 
 -- name: delete
 SELECT * FROM @schema@.delete_v1($1, $2)

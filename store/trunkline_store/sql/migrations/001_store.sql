@@ -120,20 +120,22 @@ END $$;
 --   actual       the stream's version as found
 --   first/last   versions and positions of the events, also when the same append had been stored before
 --   duplicate    the first event id that is taken
--- Arrays after `data` may be NULL as a whole.
+-- Arrays after `data` may be left out.
 CREATE FUNCTION @schema@.append_v1(
-    _stream text, _category text, _expected bigint,
-    _ids uuid[], _types text[], _data @data_param@[],
-    _metadata text[], _correlation_ids text[], _causation_ids text[], _traceparents text[], _created_at timestamptz[],
+    _stream text, _expected bigint, _ids uuid[], _types text[], _data @data_param@[],
+    _metadata text[] DEFAULT NULL, _correlation_ids text[] DEFAULT NULL, _causation_ids text[] DEFAULT NULL,
+    _traceparents text[] DEFAULT NULL, _created_at timestamptz[] DEFAULT NULL,
     OUT status text, OUT actual bigint,
     OUT first_version bigint, OUT last_version bigint, OUT first_position bigint, OUT last_position bigint,
     OUT duplicate uuid
 ) LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off  -- its plans are made on an empty table, and kept until the first ANALYZE
+SET jit = off  -- and what has to be scanned nevertheless (a sequence) looks so dear that each call would compile it
 AS $$
 DECLARE
     _n         constant integer := cardinality(_ids);
+    _category  constant text := split_part(_stream, '-', 1);
     _now       constant timestamptz := clock_timestamp();
     _stream_id bigint;
     _deleted   boolean;

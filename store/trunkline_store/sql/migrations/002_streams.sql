@@ -52,14 +52,16 @@ $$;
 --              status is `busy`, and it can be sent alone (coalesced appends of a process).
 -- Locks are taken in one order: existing streams by id, then new names by name.
 CREATE FUNCTION @schema@.append_many_v1(
-    _together boolean, _streams text[], _categories text[], _expected bigint[], _counts integer[],
+    _together boolean, _streams text[], _expected bigint[], _counts integer[],
     _append integer[], _ids uuid[], _types text[], _data @data_param@[],
-    _metadata text[], _correlation_ids text[], _causation_ids text[], _traceparents text[], _created_at timestamptz[]
+    _metadata text[] DEFAULT NULL, _correlation_ids text[] DEFAULT NULL, _causation_ids text[] DEFAULT NULL,
+    _traceparents text[] DEFAULT NULL, _created_at timestamptz[] DEFAULT NULL
 ) RETURNS TABLE (status text, actual bigint, first_version bigint, last_version bigint,
                  first_position bigint, last_position bigint, duplicate uuid)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off  -- its plans are made on an empty table, and kept until the first ANALYZE
+SET jit = off  -- and what has to be scanned nevertheless (a sequence) looks so dear that each call would compile it
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -172,7 +174,7 @@ BEGIN
         END LOOP;
         FOR _r IN
             INSERT INTO @schema@.streams AS s (stream, category, version, created_at)
-                SELECT m.stream, _categories[array_position(_streams, m.stream)], 0,
+                SELECT m.stream, split_part(m.stream, '-', 1), 0,
                        coalesce(_created_at[_first[array_position(_streams, m.stream)]], _now)
                 FROM unnest(_missing) AS m (stream) WHERE m.stream IS NOT NULL ORDER BY m.stream COLLATE "C"
                 ON CONFLICT DO NOTHING RETURNING s.stream_id, s.stream
@@ -213,8 +215,8 @@ BEGIN
                 correlation_id, causation_id, traceparent, metadata, data)
             SELECT _blocks[(ord + 1023) / 1024] * 1024 + (ord - 1) % 1024, _stream_id[i.append],
                 _actual[i.append] + ord - _first[i.append] + 1, coalesce(i.created_at, _now), i.event_id,
-                octet_length(i.data) + coalesce(octet_length(i.metadata), 0), _categories[i.append], i.type,
-                i.correlation_id, i.causation_id, i.traceparent, i.metadata::json, i.data::@data_type@
+                octet_length(i.data) + coalesce(octet_length(i.metadata), 0), split_part(_streams[i.append], '-', 1),
+                i.type, i.correlation_id, i.causation_id, i.traceparent, i.metadata::json, i.data::@data_type@
             FROM unnest(_append, _ids, _types, _data, _metadata, _correlation_ids, _causation_ids, _traceparents,
                         _created_at) WITH ORDINALITY
                 AS i (append, event_id, type, data, metadata, correlation_id, causation_id, traceparent, created_at, ord)
@@ -241,13 +243,14 @@ END $$;
 -- Links events into a stream: they are read there as well, and stay what they are. The answer is that of append_v1,
 -- plus `event_not_found` with the first id that is unknown; first and last position are the links' feed positions.
 CREATE FUNCTION @schema@.link_v1(
-    _stream text, _category text, _expected bigint, _ids uuid[],
+    _stream text, _expected bigint, _ids uuid[],
     OUT status text, OUT actual bigint,
     OUT first_version bigint, OUT last_version bigint, OUT first_position bigint, OUT last_position bigint,
     OUT duplicate uuid
 ) LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     _n         constant integer := cardinality(_ids);
@@ -293,7 +296,8 @@ BEGIN
         EXIT WHEN _stream_id IS NOT NULL;
         PERFORM pg_advisory_xact_lock_shared('@schema@.streams'::regclass::oid::integer, hashtext(_stream) & 1023);
         INSERT INTO @schema@.streams (stream, category, version, created_at)
-            VALUES (_stream, _category, 0, clock_timestamp()) ON CONFLICT DO NOTHING RETURNING stream_id INTO _stream_id;
+            VALUES (_stream, split_part(_stream, '-', 1), 0, clock_timestamp())
+            ON CONFLICT DO NOTHING RETURNING stream_id INTO _stream_id;
         EXIT WHEN _stream_id IS NOT NULL;
     END LOOP;
 
@@ -325,7 +329,11 @@ END $$;
 
 -- Marks a stream as deleted: its name cannot be used again, and its events stay in $all.
 CREATE FUNCTION @schema@.delete_v1(_stream text, _expected bigint, OUT status text, OUT actual bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET jit = off
+AS $$
 DECLARE
     _id bigint;
 BEGIN
@@ -338,7 +346,11 @@ END $$;
 
 -- Removes a stream with its events, and all links to or from it. Positions are not given again; the name may be.
 CREATE FUNCTION @schema@.hard_delete_v1(_stream text, _expected bigint, OUT status text, OUT actual bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET jit = off
+AS $$
 DECLARE
     _id     bigint;
     _before constant text := coalesce(current_setting('trunkline.hard_delete', true), '');

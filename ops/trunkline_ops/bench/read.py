@@ -1,0 +1,139 @@
+"""Reads into recorded events with their data decoded, beside bare selects that decode nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+
+from trunkline_ops.bench import bare
+from trunkline_ops.bench.lab import QUERIES, STREAM_EVENTS, Lab, Room, connections
+from trunkline_ops.bench.load import Run, drive
+from trunkline_ops.bench.rounds import Effort, Measure, Side, compared, interleaved
+from trunkline_store import EventStore
+
+READERS: Final = (1, 10, 50)
+TARGET: Final = 0.45
+TARGET_RSS_MIB: Final = 16
+
+_STREAMS_EVENTS: Final = 100_000
+_ALL_EVENTS: Final = 1_000_000
+_PAGES: Final = (1000, 2000)
+
+
+async def measures(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
+    """A stream of 100 by several readers, then the whole store by one."""
+    async with lab.room() as room, EventStore(room.dsn) as store:
+        await room.fill(effort.scaled(_STREAMS_EVENTS))
+        names = await stream_names(room)
+        for readers in READERS:
+            yield await _stream(room, store, effort, names, readers)
+    async with lab.room() as room, EventStore(room.dsn) as store:
+        await room.fill(effort.scaled(_ALL_EVENTS))
+        yield await _all(room, store, effort)
+        yield Measure(
+            "read all, growth of resident memory",
+            await _growth_of_memory(store),
+            "MiB",
+            target=TARGET_RSS_MIB,
+            at_most=True,
+        )
+
+
+async def stream_names(room: Room) -> list[str]:
+    """The streams that have all their events."""
+    rows = await room.database.fetch(
+        "SELECT stream FROM eventstore.streams JOIN eventstore.events USING (stream_id) WHERE stream_version = $1",
+        STREAM_EVENTS,
+    )
+    return [row["stream"] for row in rows]
+
+
+def reads_of_streams(store: EventStore, readers: int, names: list[str]) -> Side:
+    """Reads of whole streams, chosen at random."""
+
+    def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
+        work = random.choices(names, k=calls)
+        return partial(drive, [store.read_stream_forward] * readers, work, events_each=STREAM_EVENTS)
+
+    return prepare
+
+
+async def _stream(room: Room, store: EventStore, effort: Effort, names: list[str], readers: int) -> Measure:
+    ids = [row[0] for row in await room.database.fetch("SELECT DISTINCT stream_id FROM eventstore.events")]
+
+    def bare_reads(bare_ones: list[asyncpg.Connection]) -> Side:
+        def reader(connection: asyncpg.Connection) -> Any:
+            async def call(stream_id: int) -> None:
+                await connection.fetch(QUERIES["floor_read_stream"], stream_id, 0, 1000)
+
+            return call
+
+        callers = [reader(connection) for connection in bare_ones]
+
+        def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
+            return partial(drive, callers, random.choices(ids, k=calls), events_each=STREAM_EVENTS)
+
+        return prepare
+
+    async with AsyncExitStack() as stack:
+        sides = {"ours": reads_of_streams(store, readers, names)}
+        for size in bare.sizes(readers):
+            bare_ones = await stack.enter_async_context(connections(room.dsn, size))
+            sides[f"bare, {size} connections"] = bare_reads(bare_ones)
+        runs = await interleaved(sides, effort, first=2 * readers, events_each=STREAM_EVENTS)
+    name = f"read a stream of {STREAM_EVENTS}, {readers} readers"
+    curve = f"read a stream of {STREAM_EVENTS}", readers
+    return compared(name, "events/s", runs, target=TARGET, curve=curve)
+
+
+async def _all(room: Room, store: EventStore, effort: Effort) -> Measure:
+    async def ours() -> Run:
+        begun, events = time.perf_counter(), 0
+        async for _ in store.stream_all_forward():
+            events += 1
+        return _whole(events, begun)
+
+    async def bare_pages(connection: asyncpg.Connection, page: int) -> Run:
+        begun, events, position = time.perf_counter(), 0, 0
+        while rows := await connection.fetch(QUERIES["floor_read_all"], position, page):
+            events += len(rows)
+            position = rows[-1][0]
+        return _whole(events, begun)
+
+    async with connections(room.dsn, 1) as (connection,):
+        sides: dict[str, Side] = {"ours": lambda _: ours}
+        for page in _PAGES:
+            do = partial(bare_pages, connection, page)
+            sides[f"bare, pages of {page}"] = lambda _, do=do: do  # type: ignore[misc]
+        runs = await interleaved(sides, effort, first=1, fixed=1)
+    return compared("read all, one reader", "events/s", runs, target=TARGET)._replace(p50_ms=None, p99_ms=None)
+
+
+def _whole(events: int, begun: float) -> Run:
+    ended = time.perf_counter()
+    return Run(events, begun, ended, [ended - begun])
+
+
+async def _growth_of_memory(store: EventStore) -> float:
+    """From after the first pages to the most that is seen, in MiB."""
+    first = most = 0
+    number = 0
+    async for _ in store.stream_all_forward():
+        number += 1
+        if number % 1000 == 0:
+            most = max(most, _resident_bytes())
+            if number <= 20_000:
+                first = most
+    return (most - first) / 2**20
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
