@@ -72,6 +72,11 @@ class AckMap:
         """A broker message was received that holds events up to `last`."""
         self._tags.append((tag, last))
 
+    @property
+    def held(self) -> int:
+        """Broker messages that are not acknowledged to it yet."""
+        return len(self._tags)
+
     def settle(self, checkpoint: int) -> int | None:
         """The tag up to which the broker may be told (multiple) that all is done, now that `checkpoint` is durable."""
         settled = None

@@ -255,6 +255,8 @@ class Subscription:
         if not self._acks.ack(position):
             raise UnexpectedAck(self.name, position)
         await self._notify()
+        if self._acks.held >= self._options.prefetch // 2:
+            self._write.set()  # the broker sends no more than the prefetch: no threshold may stop it
         if self._acks.finished - self._written >= self._options.checkpoint_threshold:
             self._write.set()
             async with self._changed:

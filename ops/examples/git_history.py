@@ -37,9 +37,10 @@ import asyncpg
 import typer
 
 from trunkline_consumer import Batch, Consumer, Options
-from trunkline_store import ANY_VERSION, EventData, EventStore, TrunklineError
+from trunkline_store import ANY_VERSION, EventData, EventStore, StreamAppend, TrunklineError
 
-EVENTS_PER_TRANSACTION = 500
+COMMITS_PER_TRANSACTION = 100
+EVENTS_PER_APPEND = 1000
 MAX_STREAM_BYTES = 255
 SUBSCRIPTION = "git_lines_per_author"
 
@@ -53,13 +54,6 @@ _LOG = (
 _TYPES = {b"A": "FileAdded", b"D": "FileRemoved", b"R": "FileRenamed"}  # M and T, of mode or type: FileChanged
 
 
-class Change(NamedTuple):
-    """One event to be, and its stream."""
-
-    stream: str
-    event: EventData
-
-
 class Commit(NamedTuple):
     """What git says of a commit."""
 
@@ -69,8 +63,8 @@ class Commit(NamedTuple):
     authored_at: datetime
     subject: str
 
-    def change(self, type: str, path: bytes, **more: Any) -> Change:
-        """The event of what it did to one file."""
+    def event(self, type: str, path: bytes, **more: Any) -> StreamAppend:
+        """What it did to one file: the event, and the stream that it goes to."""
         data = {
             "path": text(path),
             "commit": self.id,
@@ -81,17 +75,15 @@ class Commit(NamedTuple):
             **more,
         }
         id = uuid5(_IDS, f"{self.id}:{path.decode('latin-1')}")  # each byte is a character there
-        return Change(
-            stream_name(path),
-            EventData(type, data, id=id, correlation_id=self.id, created_at=self.authored_at),
-        )
+        event = EventData(type, data, id=id, correlation_id=self.id, created_at=self.authored_at)
+        return StreamAppend(stream_name(path), ANY_VERSION, [event])
 
 
 # --- from git
 
 
-def history(repository: str) -> Iterator[Change]:
-    """All changes, oldest commit first, as git prints them: of the history no more than a commit is in memory."""
+def history(repository: str) -> Iterator[list[StreamAppend]]:
+    """What each commit did, the oldest one first, read as git prints it: no more than a commit is in memory."""
     with subprocess.Popen([*_LOG], cwd=repository, stdout=subprocess.PIPE) as git:
         assert git.stdout is not None
         yield from parse(fields(git.stdout))
@@ -107,7 +99,7 @@ def fields(output: IO[bytes]) -> Iterator[bytes]:
         yield from complete
 
 
-def parse(field: Iterator[bytes]) -> Iterator[Change]:
+def parse(field: Iterator[bytes]) -> Iterator[list[StreamAppend]]:
     """An empty field begins a commit: five fields about it, then its files (`git log -z --raw --numstat`).
 
     The files come twice: first `:<modes and ids> <status>`, then `<added> TAB <removed> TAB <path>`; a renamed file has
@@ -118,6 +110,7 @@ def parse(field: Iterator[bytes]) -> Iterator[Change]:
         id, author, email, date, subject = (text(next(field)) for _ in range(5))
         commit = Commit(id, author, email, author_date(date), subject)
         types: dict[bytes, str] = {}
+        events: list[StreamAppend] = []
         while begin := next(field, None):
             entry = begin.removeprefix(b"\n")
             if entry.startswith(b":"):
@@ -129,8 +122,9 @@ def parse(field: Iterator[bytes]) -> Iterator[Change]:
             if not path:
                 old, path = next(field), next(field)
                 more["from"] = text(old)
-                yield commit.change("FileMovedAway", old, to=text(path))
-            yield commit.change(types[path], path, **more)
+                events.append(commit.event("FileMovedAway", old, to=text(path)))
+            events.append(commit.event(types[path], path, **more))
+        yield events
 
 
 def text(field: bytes) -> str:
@@ -168,15 +162,17 @@ def stream_name(path: bytes) -> str:
 
 
 async def import_history(store: EventStore, repository: str) -> tuple[int, int]:
-    """Appends the events, some hundred in a transaction. Returns how many there are, and how many of them are new."""
+    """Appends the events, a commit's together. Returns how many there are, and how many of them are new."""
     before, total, new = await store.safe_position(), 0, 0
-    changes = history(repository)  # read as it goes, blocking: there is nobody else in this program to wait for it
-    while some := list(islice(changes, EVENTS_PER_TRANSACTION)):
-        async with store.acquire() as connection, connection.transaction():
-            for stream, event in some:
-                appended = await store.append_to_stream(stream, ANY_VERSION, [event], connection=connection)
-                new += appended.first_position > before
-        total += len(some)
+    commits = history(repository)  # blocking: there is nobody else in this program who would have to wait for git
+    while some := list(islice(commits, COMMITS_PER_TRANSACTION)):
+        async with store.transaction() as connection:
+            for events in some:
+                for start in range(0, len(events), EVENTS_PER_APPEND):
+                    part = events[start : start + EVENTS_PER_APPEND]
+                    appended = await store.append_to_streams(part, connection=connection)
+                    total += len(appended)
+                    new += sum(each.first_position > before for each in appended)
     return total, new
 
 
@@ -215,15 +211,15 @@ async def count(connection: asyncpg.Connection, batch: Batch) -> None:
 async def project(store: EventStore, consumer: Consumer, connection: asyncpg.Connection, *, once: bool) -> None:
     """Follows all streams; with `once`, up to the last event that is there now."""
     await connection.execute(_TABLE)
-    end = await store.fetchval(store.sql["last_position"], await store.safe_position()) if once else None
+    last = await store.read_all_streams_backward(count=1) if once else []
     options = Options(checkpoint_threshold=1000, checkpoint_after=0.5)
     async with consumer.subscribe_to_all_streams(SUBSCRIPTION, options=options) as subscription:
-        if end is not None and subscription.checkpoint >= end:
+        if once and (not last or subscription.checkpoint >= last[0].position):
             return
         async for batch in subscription:
             await count(connection, batch)
             await batch.ack()
-            if end is not None and batch[-1].position >= end:
+            if once and batch[-1].position >= last[0].position:
                 return
 
 

@@ -9,7 +9,7 @@ import asyncpg
 
 from trunkline_ops.json_text import JsonText
 from trunkline_ops.settings import Settings, masked
-from trunkline_store import EventStore, StoreUnavailable
+from trunkline_store import EventStore, PermissionRefused, StoreUnavailable
 from trunkline_store.translate import translated
 
 _SECONDS: Final = 15.0
@@ -67,7 +67,7 @@ async def _close(connection: asyncpg.Connection) -> None:
 def _saying_where(settings: Settings) -> Iterator[None]:
     try:
         yield
-    except StoreUnavailable as error:
+    except (StoreUnavailable, PermissionRefused) as error:
         error.add_note(masked(settings.database()))
         if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
             error.add_note("`trunkline create` makes it")

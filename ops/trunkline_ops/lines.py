@@ -19,6 +19,7 @@ _CHUNK_BYTES: Final = 1024 * 1024
 class Line(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The names are the contract: a misspelt one is an error, not something that is lost."""
 
+    event_number: int | None = None
     position: int | None = None
     stream: str | None = None
     stream_version: int | None = None
@@ -38,6 +39,7 @@ def written(event: RecordedEvent) -> bytes:
     """The line of a recorded event, without its end."""
     return msgspec.json.encode(
         Line(
+            event_number=event.event_number,
             position=event.position,
             stream=event.stream,
             stream_version=event.stream_version,

@@ -22,8 +22,9 @@
     │   ├── MigrationPending           .schema .found .needed
     │   └── SchemaTooNew               .schema .found .needed
     ├── UnsafeRead                     the order of $all cannot be had on this connection
+    ├── PermissionRefused              the login lacks a right, which waiting does not heal
     └── Unavailable                    trying again may help
-        ├── StoreUnavailable           the database cannot be reached, or refuses us
+        ├── StoreUnavailable           the database cannot be reached, or refuses the connection
         ├── ConcurrencyFailure         a deadlock or serialization failure of the caller's own transaction
         ├── OperationTimeout
         └── BrokerUnavailable          the broker cannot be reached, or refuses us
@@ -48,6 +49,7 @@ __all__ = [
     "MigrationPending",
     "NotInitialised",
     "OperationTimeout",
+    "PermissionRefused",
     "SchemaTooNew",
     "SnapshotNotFound",
     "StoreNotReady",
@@ -248,12 +250,16 @@ class UnsafeRead(TrunklineError):
     """`$all` can only be read in order at READ COMMITTED, on a primary."""
 
 
+class PermissionRefused(TrunklineError):
+    """The login may not do this. Nothing was changed; `trunkline roles` gives a login the role that it needs."""
+
+
 class Unavailable(TrunklineError):
     """Something outside is not there, or busy. Trying again later may help."""
 
 
 class StoreUnavailable(Unavailable):
-    """The database cannot be reached, or refuses us."""
+    """The database cannot be reached, or refuses the connection."""
 
 
 class ConcurrencyFailure(Unavailable):

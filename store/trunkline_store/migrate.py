@@ -5,26 +5,35 @@ The files `sql/migrations/NNN_name.sql` are applied in their order and never cha
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import asyncpg
 
 from trunkline_store.errors import InvalidArgument, NotInitialised, SchemaTooNew
 from trunkline_store.names import check_store
 from trunkline_store.queries import for_store, quoted, statements
+from trunkline_store.roles import grant_again
 from trunkline_store.translate import translated
 
 DataType = Literal["json", "jsonb", "bytea"]
-
-_LOCK_CLASS: Final = 0x74726B6C  # "trkl"
 
 
 class Migration(NamedTuple):
     version: int
     name: str
     sql: str
+
+
+class Status(NamedTuple):
+    """A migration and a schema: `unknown` is one that a newer version of this code has applied."""
+
+    version: int
+    name: str
+    state: Literal["applied", "pending", "unknown"]
+    migrated_at: datetime | None
 
 
 @cache
@@ -94,7 +103,43 @@ async def migrate(connection: asyncpg.Connection, schema: str = "eventstore") ->
                 if pending is None:
                     return applied
                 await _apply(connection, schema, data_type, pending)
+                if pending.version == latest():
+                    await grant_again(connection, schema)
                 applied.append(pending.version)
+
+
+async def status(connection: asyncpg.Connection, schema: str = "eventstore") -> list[Status]:
+    """All migrations that this code knows, or that the schema has. Raises `NotInitialised`."""
+    check_store(schema)
+    with translated(schema):
+        rows = await connection.fetch(statements(schema)["applied_migrations"])
+    applied = {row["version"]: row for row in rows}
+    known = {migration.version: migration.name for migration in migrations()}
+    return [
+        Status(
+            version,
+            known[version] if version in known else applied[version]["name"],
+            "unknown" if version not in known else "applied" if version in applied else "pending",
+            applied[version]["migrated_at"] if version in applied else None,
+        )
+        for version in sorted({*known, *applied})
+    ]
+
+
+async def reset(connection: asyncpg.Connection, schema: str = "eventstore") -> None:
+    """Removes all events, links, snapshots, subscriptions and relays: afterwards the store is a new one, that keeps
+    data as the old one did. The broker is not touched; whoever follows finds another history. Raises
+    `NotInitialised`."""
+    check_store(schema)
+    with translated(schema):
+        async with connection.transaction():
+            await _lock(connection, schema)
+            kept = await connection.fetchrow(statements(schema)["kept_at_reset"])
+            if kept is None:
+                raise NotInitialised(schema)
+            await drop(connection, schema)
+            await initialise(connection, schema, data_type=kept["data_type"], content_type=kept["content_type"])
+            await connection.execute(statements(schema)["keep_at_reset"], kept["batch_count"], kept["batch_bytes"])
 
 
 async def drop(connection: asyncpg.Connection, schema: str = "eventstore") -> bool:
@@ -110,7 +155,7 @@ async def drop(connection: asyncpg.Connection, schema: str = "eventstore") -> bo
 
 
 async def _lock(connection: asyncpg.Connection, schema: str) -> None:
-    await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _LOCK_CLASS, schema)
+    await connection.execute(statements(schema)["lock_schema"], schema)
 
 
 async def _data_type(connection: asyncpg.Connection, schema: str) -> str | None:

@@ -17,10 +17,13 @@ def quoted(schema: str) -> str:
 @cache
 def statements(schema: str, data_type: str = "json") -> dict[str, str]:
     """All statements of `queries.sql` by name, for the store in `schema` whose data column is a `data_type`."""
-    parts = _NAME.split((files(__package__) / "sql" / "queries.sql").read_text())
-    return {
-        name: for_store(text.strip(), schema, data_type) for name, text in zip(parts[1::2], parts[2::2], strict=True)
-    }
+    return {name: for_store(text, schema, data_type) for name, text in named("queries.sql").items()}
+
+
+def named(file: str) -> dict[str, str]:
+    """The statements of a file in `sql`, by the names that stand over them."""
+    parts = _NAME.split((files(__package__) / "sql" / file).read_text())
+    return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def for_store(sql: str, schema: str, data_type: str) -> str:

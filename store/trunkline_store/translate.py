@@ -13,6 +13,7 @@ from trunkline_store.errors import (
     InvalidEvent,
     NotInitialised,
     OperationTimeout,
+    PermissionRefused,
     StoreUnavailable,
     TrunklineError,
     UnsafeRead,
@@ -30,7 +31,6 @@ _GONE: Final = (
 _REFUSED: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
-    asyncpg.InsufficientPrivilegeError,
 )
 _NOT_THERE: Final = (
     asyncpg.UndefinedTableError,
@@ -70,6 +70,8 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             return UnsafeRead(_shown(error))
         case asyncpg.DataError() | DataError():
             return InvalidEvent("data", f"cannot be stored: {_shown(error)}")
+        case asyncpg.InsufficientPrivilegeError():
+            return PermissionRefused(f"PostgreSQL refuses: {_shown(error)}; `trunkline roles` gives a login its role")
         case _ if isinstance(error, _NOT_THERE):
             return NotInitialised(schema)
         case _ if isinstance(error, _REFUSED):

@@ -152,6 +152,23 @@ async def test_live_and_replayed_events_are_equal(
     assert by_store[-len(by_queue) :] == by_queue
 
 
+async def test_a_high_threshold_does_not_stop_the_queue(
+    store: EventStore, database: str, vhost: str, consumer: Consumer
+) -> None:
+    """The checkpoint is written in time for the broker to go on sending, whatever the threshold: with a prefetch of
+    four, a hundred messages come by the queue, none by asking the store."""
+    options = Options(lease=5.0, idle=10.0, prefetch=4, checkpoint_threshold=10_000)
+    async with relay_running(database, vhost):
+        async with consumer.subscribe_to_all_streams("s", options=options) as subscription:
+            while not subscription.counts.from_queue:
+                await append(store, "ready?")
+                await (await take(subscription)).ack()
+            for n in range(100):
+                await append(store, n)
+                await (await take(subscription)).ack()
+            assert subscription.counts.from_queue >= 100
+
+
 async def test_a_second_subscriber_is_refused_while_the_first_lives(store: EventStore, vhost: str) -> None:
     """By name, whatever process it is in; the first goes on undisturbed, and a stop lets the next one in at once."""
     async with Consumer(store, vhost) as one, Consumer(store, vhost) as two:

@@ -28,6 +28,7 @@ from trunkline_ops.failure import FAILED, USAGE
 from trunkline_ops.lines import MAX_LINE_BYTES, bursts
 from trunkline_ops.servers import PostgresServer
 from trunkline_ops.settings import masked
+from trunkline_store import ANY_VERSION, EventStore
 from trunkline_store.migrate import latest, migrations
 
 PASSWORD = "geheim%40word"
@@ -148,6 +149,9 @@ def test_the_commands_and_their_options_are_these() -> None:
         "create": sorted([*common, "--data-type"]),
         "init": sorted([*common, "--data-type"]),
         "migrate": common,
+        "migrations": common,
+        "roles": sorted([*common, "--login", "--as", "--print"]),
+        "reset": sorted([*common, "--yes"]),
         "drop": sorted([*common, "--yes"]),
         "append": sorted(
             [
@@ -204,6 +208,8 @@ WRONG: list[tuple[str, list[str], str, int, str, str]] = [
     ("stream twice", ["append", "a", "B", "--stream", "c"], "", USAGE, "UsageError", "--stream"),
     ("version of lines", ["append", "-", "--expected", "0"], "", USAGE, "UsageError", "--stream"),
     ("unasked drop", ["drop"], "", USAGE, "UsageError", "--yes"),
+    ("unasked reset", ["reset"], "", USAGE, "UsageError", "--yes"),
+    ("login for what", ["roles", "--login", "billing"], "", USAGE, "UsageError", "--as"),
     ("data type", ["init", "--data-type", "xml"], "", USAGE, "UsageError", "--data-type"),
     ("relay from", ["relay", "--amqp-url", "amqp://h", "--from", "x"], "", USAGE, "UsageError", "origin"),
     ("relay lease", ["relay", "--amqp-url", "amqp://h", "--lease", "0"], "", USAGE, "UsageError", "--lease"),
@@ -434,6 +440,7 @@ def test_append_says_where_the_event_is(cli: Cli) -> None:
     event = json.loads(printed)
     assert event.pop("created_at").endswith("Z")
     assert event == {
+        "event_number": appended["last_position"],
         "position": appended["last_position"],
         "stream": "order-1",
         "stream_version": 1,
@@ -507,7 +514,7 @@ def test_what_read_prints_can_be_appended_elsewhere(cli: Cli) -> None:
     again = cli("read", "--schema", "copy", "--json").stdout
 
     def without_positions(text: str) -> list[str]:
-        return [line.partition(",")[2] for line in text.splitlines()]
+        return [line[line.index('"stream"') :] for line in text.splitlines()]
 
     assert without_positions(again) == without_positions(printed)
 
@@ -572,6 +579,24 @@ def test_read_goes_from_and_to_where_it_is_told(cli: Cli) -> None:
     assert read("b", "--from", "2") == [("b", 2), ("b", 3)]
     assert read("b", "--count", "1") == [("b", 1)]
     assert read("b", "--from", "4") == []
+
+
+def test_links_are_shown_as_what_they_link_to(cli: Cli, database: str) -> None:
+    """The event is the original; its number is the one to go on from in the stream that was read."""
+
+    async def link() -> None:
+        async with EventStore(database) as store:
+            for stream in ("order-1", "order-2"):
+                await store.link_to_stream("orders", ANY_VERSION, await store.read_stream_forward(stream))
+
+    for stream in ("order-1", "order-1", "order-2"):
+        cli("append", stream, "Placed")
+    asyncio.run(link())
+    events = lines(cli("read", "orders", "--from", "2", "--json"))
+    assert [(each["event_number"], each["stream"], each["stream_version"]) for each in events] == [
+        (2, "order-1", 2),
+        (3, "order-2", 1),
+    ]
 
 
 def test_read_takes_all_pages(cli: Cli) -> None:

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.whole.flow import relay_running
+from trunkline_store import EventData
 from trunkline_store.events import check_stream
 
 PROGRAM = Path(__file__).parents[2] / "ops" / "examples" / "git_history.py"
@@ -110,9 +111,15 @@ def repository(tmp_path: Path) -> Repository:
     return it
 
 
+def history(repository: Repository) -> list[tuple[str, EventData]]:
+    """All events, with their streams."""
+    commits = git_history.history(str(repository.path))
+    return [(stream, event) for commit in commits for stream, _, [event] in commit]
+
+
 def test_every_kind_of_change_is_an_event_in_the_stream_of_its_file(repository: Repository) -> None:
     """Types, streams and lines are those of git's own listing, oldest commit first, under the author's date."""
-    changes = list(git_history.history(str(repository.path)))
+    changes = history(repository)
     found = [(stream, event.type, event.data.get("added"), event.data.get("removed")) for stream, event in changes]
     no_utf8, long, odd = (git_history.stream_name(os.fsencode(name)) for name in (NO_UTF8, LONG, ODD))
     assert sorted(found[:6]) == sorted(
@@ -134,7 +141,7 @@ def test_every_kind_of_change_is_an_event_in_the_stream_of_its_file(repository: 
         ("file-empty", "FileChanged", 1, 0),
         (long, "FileRemoved", 0, 1),
     ]
-    renamed = changes[7].event
+    renamed = changes[7][1]
     assert renamed.created_at == datetime.fromisoformat("2020-01-01T20:30:00-08:00")
     assert renamed.data | {"commit": ""} == {
         "path": "b file.txt",
@@ -149,7 +156,7 @@ def test_every_kind_of_change_is_an_event_in_the_stream_of_its_file(repository: 
     }
     assert renamed.correlation_id == renamed.data["commit"]
     assert len({event.id for _, event in changes}) == len(changes)
-    assert [event.id for _, event in git_history.history(str(repository.path))] == [event.id for _, event in changes]
+    assert [event.id for _, event in history(repository)] == [event.id for _, event in changes]
 
 
 @given(st.binary(min_size=1, max_size=400).map(lambda path: path.replace(b"\0", b"/")))

@@ -8,7 +8,8 @@ import typer
 from trunkline_ops.commands.append import append
 from trunkline_ops.commands.read import read, tail
 from trunkline_ops.commands.relay import relay
-from trunkline_ops.commands.schema import create, drop, init, migrate
+from trunkline_ops.commands.roles import roles
+from trunkline_ops.commands.schema import create, drop, init, migrate, migrations, reset
 from trunkline_ops.failure import Program
 
 app = typer.Typer(
@@ -23,6 +24,9 @@ for _panel, _command, _example in (
     ("The store", create, "trunkline create --dsn postgresql://localhost/app"),
     ("The store", init, "trunkline init --schema invoices --data-type jsonb"),
     ("The store", migrate, "trunkline migrate"),
+    ("The store", migrations, "trunkline migrations --json"),
+    ("The store", roles, "trunkline roles --login billing --as writer"),
+    ("The store", reset, "trunkline reset --schema invoices"),
     ("The store", drop, "trunkline drop --schema invoices"),
     ("Events", append, """trunkline append order-42 OrderPlaced '{"total": 12}' --expected none"""),
     ("Events", read, "trunkline read order-42 --from 3"),

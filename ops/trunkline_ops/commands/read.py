@@ -18,7 +18,6 @@ from trunkline_store.events import category_of
 
 _SCREEN: Final = 100
 """Events for a person who did not say how many."""
-_PAGE: Final = 500
 _POLL_SECONDS: Final = (0.02, 0.1)
 """Between two looks for new events: while they come, and when none has come for a while."""
 
@@ -45,7 +44,7 @@ async def _read(settings: Settings, stream: str | None, start: int | None, count
     limit = _SCREEN if count is None and sys.stdout.isatty() else count
     shown = 0
     async with opened(settings, "read") as store:
-        async for event in _of_all(store, start or 0) if stream is None else _of_stream(store, stream, start or 0):
+        async for event in _until_now(store, start) if stream is None else store.stream_forward(stream, start=start):
             if shown == limit:
                 if count is None:
                     output.flush()
@@ -56,17 +55,10 @@ async def _read(settings: Settings, stream: str | None, start: int | None, count
     output.flush()
 
 
-async def _of_stream(store: EventStore, stream: str, version: int) -> AsyncIterator[RecordedEvent]:
-    while events := await store.read_stream_forward(stream, start=version, count=_PAGE):
-        for event in events:
-            yield event
-        version = events[-1].stream_version + 1
-
-
-async def _of_all(store: EventStore, position: int) -> AsyncIterator[RecordedEvent]:
-    """Without those that come meanwhile: beside busy writers there would be no end."""
+async def _until_now(store: EventStore, start: int | None) -> AsyncIterator[RecordedEvent]:
+    """All streams', without what comes meanwhile: beside busy writers there would be no end."""
     end = await store.safe_position()
-    async for event in store.stream_all_forward(start=position):
+    async for event in store.stream_all_forward(start=start):
         if event.position > end:
             return
         yield event

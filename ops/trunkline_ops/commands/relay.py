@@ -4,15 +4,13 @@ import asyncio
 import re
 import signal
 from contextlib import AsyncExitStack
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import asyncpg
-import structlog
 import typer
 
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import Misuse
-from trunkline_ops.logs import log_to_stderr
 from trunkline_ops.options import AmqpUrl, AsJson, Dsn, Schema
 from trunkline_ops.settings import Settings, masked
 from trunkline_store import EventStore, Unavailable
@@ -22,12 +20,9 @@ _RETRY_SECONDS: Final = (0.2, 5.0)
 _NEEDS_A_PERSON: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
-    asyncpg.InsufficientPrivilegeError,
     asyncpg.ClientConfigurationError,
 )
-"""Waiting does not heal a wrong password, a database that does not exist, a right that is not granted."""
-
-log = structlog.get_logger("trunkline.relay")
+"""Waiting does not heal a wrong password, or a database that does not exist."""
 
 
 def relay(
@@ -56,9 +51,11 @@ def relay(
     settings.database()
     settings.broker()
     start_from = _position(start)
-    log_to_stderr(as_json=as_json)
-    import uvloop
+    import uvloop  # here, as below, what would only make the start of other commands longer
 
+    from trunkline_ops.logs import log_to_stderr
+
+    log_to_stderr(as_json=as_json)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, start_from, lease))
 
@@ -73,14 +70,17 @@ def _position(start: str) -> int | None:
 
 
 async def _run(settings: Settings, start_from: int | None, lease: float) -> None:
+    import structlog
+
     from trunkline_relay import Relay
 
+    log = structlog.get_logger("trunkline.relay")
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     stopping = asyncio.create_task(stop.wait(), name="told to stop")
     async with AsyncExitStack() as stack:
-        opening = asyncio.create_task(_open_in_the_end(settings, stack), name="open the store")
+        opening = asyncio.create_task(_open_in_the_end(settings, stack, log), name="open the store")
         await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():
             opening.cancel()
@@ -92,7 +92,7 @@ async def _run(settings: Settings, start_from: int | None, lease: float) -> None
     log.info("stopped")
 
 
-async def _open_in_the_end(settings: Settings, stack: AsyncExitStack) -> EventStore:
+async def _open_in_the_end(settings: Settings, stack: AsyncExitStack, log: Any) -> EventStore:
     pause, longest = _RETRY_SECONDS
     while True:
         try:

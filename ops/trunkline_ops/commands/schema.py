@@ -1,7 +1,9 @@
-"""`create`, `init`, `migrate`, `drop`: how a store comes into being, is kept up to date, and goes."""
+"""`create`, `init`, `migrate`, `migrations`, `reset`, `drop`: how a store comes into being, is kept up to date, and
+goes."""
 
 import asyncio
 import sys
+from datetime import UTC
 from typing import Annotated
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -9,14 +11,15 @@ import asyncpg
 import typer
 
 from trunkline_ops.connect import connected
-from trunkline_ops.failure import Misuse
+from trunkline_ops.failure import FAILED, Misuse
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.settings import InvalidSettings, Settings, masked
 from trunkline_store import NotInitialised, StoreUnavailable
-from trunkline_store.migrate import DataType, initialise
+from trunkline_store.migrate import DataType, initialise, status
 from trunkline_store.migrate import drop as drop_store
 from trunkline_store.migrate import migrate as apply_pending
+from trunkline_store.migrate import reset as reset_store
 from trunkline_store.translate import translated
 
 _MAINTENANCE_DATABASE = "postgres"
@@ -44,7 +47,7 @@ async def _create(settings: Settings, data_type: DataType | None, output: Output
     except StoreUnavailable as error:
         if not isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
             raise
-        name = _database_name(settings.database())
+        name = database_name(settings.database())
         async with connected(settings, "create", database=_MAINTENANCE_DATABASE) as connection:
             await _create_database(connection, name, settings)
         async with connected(settings, "create") as connection:
@@ -61,12 +64,13 @@ async def _create_database(connection: asyncpg.Connection, name: str, settings: 
         pass  # another one made it meanwhile
 
 
-def _database_name(dsn: str) -> str:
+def database_name(dsn: str) -> str:
+    """The database that a DSN names. Raises `InvalidSettings` if it names none."""
     url = urlsplit(dsn)
     query = parse_qs(url.query)
     name = unquote(url.path.removeprefix("/")) or (query.get("dbname") or query.get("database") or [""])[0]
     if not name:
-        raise InvalidSettings("--dsn or TRUNKLINE_DSN: it names no database to create")
+        raise InvalidSettings("--dsn or TRUNKLINE_DSN: it names no database")
     return name
 
 
@@ -121,20 +125,51 @@ async def _migrate(settings: Settings, output: Output) -> None:
     output.result(f"{done} to the store {settings.store!r}", schema=settings.store, applied=applied)
 
 
-def drop(
-    dsn: Dsn = None,
-    schema: Schema = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: AsJson = False,
-) -> None:
+def migrations(dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
+    """List the migrations of a store. The exit code is 1 unless all of them, and no others, are applied."""
+    settings = Settings.of(dsn=dsn, store=schema)
+    if not asyncio.run(_migrations(settings, Output(as_json=as_json))):
+        raise typer.Exit(FAILED)
+
+
+async def _migrations(settings: Settings, output: Output) -> bool:
+    async with connected(settings, "migrations") as connection:
+        found = await status(connection, settings.store)
+    for each in found:
+        when = each.migrated_at.astimezone(UTC).isoformat(" ", "seconds") if each.migrated_at else ""
+        output.result(f"{each.version:>3}  {each.name:<20}  {each.state:<7}  {when}".rstrip(), **each._asdict())
+    return all(each.state == "applied" for each in found)
+
+
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def reset(dsn: Dsn = None, schema: Schema = None, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Remove all events and subscriptions, and make the store anew. It keeps data as it did, and its roles."""
+    settings = Settings.of(dsn=dsn, store=schema)
+    _confirm(f"Remove all events of the store {settings.store!r} of {masked(settings.database())}?", yes=yes)
+    asyncio.run(_reset(settings, Output(as_json=as_json)))
+
+
+async def _reset(settings: Settings, output: Output) -> None:
+    async with connected(settings, "reset") as connection:
+        await reset_store(connection, settings.store)
+    output.result(f"made the store {settings.store!r} anew, without events", schema=settings.store, reset=True)
+
+
+def drop(dsn: Dsn = None, schema: Schema = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Remove a store with all its events. The database stays."""
     settings = Settings.of(dsn=dsn, store=schema)
     where = masked(settings.database())
+    _confirm(f"Remove the store {settings.store!r} of {where} with all its events?", yes=yes)
+    asyncio.run(_drop(settings, Output(as_json=as_json)))
+
+
+def _confirm(question: str, *, yes: bool) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise Misuse("nobody can be asked here: confirm with --yes")
-        typer.confirm(f"Remove the store {settings.store!r} of {where} with all its events?", abort=True, err=True)
-    asyncio.run(_drop(settings, Output(as_json=as_json)))
+        typer.confirm(question, abort=True, err=True)
 
 
 async def _drop(settings: Settings, output: Output) -> None:

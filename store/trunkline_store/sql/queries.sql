@@ -2,14 +2,30 @@
 -- Null where there is no store.
 SELECT to_regclass('@schema@.schema_migrations')
 
+-- name: lock_schema
+-- Who makes, changes or removes a schema does it alone, until the end of the transaction. The class is "trkl".
+SELECT pg_advisory_xact_lock(1953655660, hashtext($1))
+
 -- name: schema_version
 SELECT max(version) FROM @schema@.schema_migrations
+
+-- name: applied_migrations
+SELECT version, name, migrated_at FROM @schema@.schema_migrations ORDER BY version
 
 -- name: note_migration
 INSERT INTO @schema@.schema_migrations (version, name) VALUES ($1, $2)
 
 -- name: make_store
 INSERT INTO @schema@.store (data_type, content_type) VALUES ($1, $2)
+
+-- name: count_roles
+SELECT count(*) FROM pg_roles WHERE rolname = ANY ($1::text[])
+
+-- name: kept_at_reset
+SELECT data_type, content_type, batch_count, batch_bytes FROM @schema@.store
+
+-- name: keep_at_reset
+UPDATE @schema@.store SET batch_count = $1, batch_bytes = $2
 
 -- name: data_type
 SELECT data_type FROM @schema@.store

@@ -1,0 +1,55 @@
+"""`roles`: who may do what with a store."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from trunkline_ops.commands.schema import database_name
+from trunkline_ops.connect import connected
+from trunkline_ops.failure import Misuse
+from trunkline_ops.options import AsJson, Dsn, Schema
+from trunkline_ops.output import Output
+from trunkline_ops.settings import Settings
+from trunkline_store.roles import Role, login_sql, make_login, make_roles, roles_sql
+
+
+def roles(
+    login: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Make a role that logs in, if it is missing, and give it the role of --as."),
+    ] = None,
+    role: Annotated[Role | None, typer.Option("--as", help="What --login is for.")] = None,
+    show: Annotated[bool, typer.Option("--print", help="Print the SQL, and run nothing.")] = False,
+    dsn: Dsn = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the roles of a store, or give them anew the rights that they have, and no others.
+
+    They are reader, writer, relay, consumer and eraser, named `database.schema.role`; nobody logs in as one of them. It
+    takes the store's owner, with CREATEROLE where a role is missing. A login gets no password: psql's `\\password` sets
+    one.
+    """
+    settings = Settings.of(dsn=dsn, store=schema)
+    if (login is None) is not (role is None):
+        raise Misuse("--login and --as go together")
+    if show:
+        database = database_name(settings.database())
+        parts = [roles_sql(database, settings.store)]
+        if login is not None and role is not None:
+            parts.append(login_sql(database, settings.store, login, role))
+        print("\n\n".join(["BEGIN;", *parts, "COMMIT;"]))
+    else:
+        asyncio.run(_roles(settings, login, role, Output(as_json=as_json)))
+
+
+async def _roles(settings: Settings, login: str | None, role: Role | None, output: Output) -> None:
+    async with connected(settings, "roles") as connection:
+        names = await make_roles(connection, settings.store)
+        if login is not None and role is not None:
+            await make_login(connection, login, role, settings.store)
+    sentence = f"the store {settings.store!r} has the roles {', '.join(names.values())}"
+    if login is not None and role is not None:
+        sentence = f"{login!r} may log in and is a member of {names[role]}"
+    output.result(sentence, schema=settings.store, roles=names, login=login)
