@@ -15,6 +15,8 @@ from trunkline_ops.management import Management
 from trunkline_ops.servers import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
 from trunkline_store import EventStore
 from trunkline_store.migrate import initialise
+from trunkline_store.rights import ROLES, Role
+from trunkline_store.roles import make_login, make_roles
 
 POSTGRES_SETTINGS = {"fsync": "off", "max_connections": "300", "max_prepared_transactions": "64"}
 RABBITMQ_SETTINGS = {"collect_statistics_interval": "1000"}  # milliseconds
@@ -101,6 +103,22 @@ async def store(database: str) -> AsyncIterator[EventStore]:
     """An empty store of the test's own."""
     async with EventStore(database) as store:
         yield store
+
+
+@pytest_asyncio.fixture
+async def logins(database: str) -> AsyncIterator[dict[Role, str]]:
+    """The DSNs of five logins, one in each role of the store."""
+    tag = secrets.token_hex(6)
+    url = urlsplit(database)
+    connection = await asyncpg.connect(database)
+    groups = await make_roles(connection)
+    for role in ROLES:
+        await make_login(connection, f"{role}_{tag}", role)
+        await connection.execute(f"ALTER ROLE {role}_{tag} PASSWORD '{tag}'")
+    yield {role: url._replace(netloc=f"{role}_{tag}:{tag}@{url.hostname}:{url.port}").geturl() for role in ROLES}
+    for name in [*(f"{role}_{tag}" for role in ROLES), *groups.values()]:
+        await connection.execute(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"')
+    await connection.close()
 
 
 @asynccontextmanager

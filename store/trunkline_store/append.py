@@ -13,6 +13,7 @@ from trunkline_store.errors import (
     Conflict,
     DuplicateEvent,
     EventNotFound,
+    InvalidEvent,
     StreamDeleted,
     StreamExists,
     StreamNotFound,
@@ -46,6 +47,8 @@ def arguments(
     data: list[str | bytes] = []
     metadata: list[str | None] = []
     for event in events:
+        if event.metadata is not None and not isinstance(event.metadata, dict):
+            raise InvalidEvent("metadata", f"a dict is needed, not {type(event.metadata).__name__}")
         data.append(column(serialized(serializer, "data", event.data, MAX_DATA_BYTES), data_type))
         metadata.append(
             None

@@ -251,7 +251,8 @@ class UnsafeRead(TrunklineError):
 
 
 class PermissionRefused(TrunklineError):
-    """The login may not do this. Nothing was changed; `trunkline roles` gives a login the role that it needs."""
+    """PostgreSQL refuses the login, the database, or what the login wants to do: trying again does not help.
+    Nothing was changed; `trunkline roles` gives a login the role that it needs."""
 
 
 class Unavailable(TrunklineError):
@@ -259,7 +260,7 @@ class Unavailable(TrunklineError):
 
 
 class StoreUnavailable(Unavailable):
-    """The database cannot be reached, or refuses the connection."""
+    """The database cannot be reached."""
 
 
 class ConcurrencyFailure(Unavailable):

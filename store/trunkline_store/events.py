@@ -140,6 +140,8 @@ def check_expected_version(expected: int) -> int:
 
 def check_events(events: Sequence[EventData]) -> None:
     """Raises `InvalidEvent` where an event is out of bounds. Data and metadata are checked when serialized."""
+    if not isinstance(events, Sequence):
+        raise InvalidArgument(f"events: a list is needed, not {type(events).__name__}")
     seen: set[UUID] = set()
     for event in events:
         if not isinstance(event, EventData):
@@ -154,8 +156,11 @@ def check_events(events: Sequence[EventData]) -> None:
             check_text("correlation_id", event.correlation_id, MAX_ID_BYTES)
         if event.causation_id is not None:
             check_text("causation_id", event.causation_id, MAX_ID_BYTES)
-        if event.created_at is not None and event.created_at.tzinfo is None:
-            raise InvalidEvent("created_at", "has no time zone")
+        if event.created_at is not None:
+            if not isinstance(event.created_at, datetime):
+                raise InvalidEvent("created_at", f"a datetime is needed, not {event.created_at!r}")
+            if event.created_at.tzinfo is None:
+                raise InvalidEvent("created_at", "has no time zone")
 
 
 def check_text(field: str, value: str, limit: int, error: type[InvalidArgument | InvalidEvent] = InvalidEvent) -> None:

@@ -15,7 +15,7 @@ import asyncpg
 from trunkline_store.errors import InvalidArgument, NotInitialised, SchemaTooNew
 from trunkline_store.names import check_store
 from trunkline_store.queries import for_store, quoted, statements
-from trunkline_store.roles import grant_again
+from trunkline_store.rights import ROLES, grant_sql, role_name
 from trunkline_store.translate import translated
 
 DataType = Literal["json", "jsonb", "bytea"]
@@ -63,7 +63,8 @@ async def initialise(
     """Makes a store in `schema`, or leaves the one that is there as it is.
 
     data_type: of the column that holds the events' data, for good; json keeps the exact bytes.
-    Returns whether it was made. Raises `InvalidArgument` if the store is there with another data type.
+    Returns whether it was made. Raises `InvalidArgument` if the store is there with another data type, if the schema
+    belongs to something else, or if the database is not in UTF-8.
     """
     check_store(schema)
     if data_type not in ("json", "jsonb", "bytea"):
@@ -73,6 +74,7 @@ async def initialise(
             await _lock(connection, schema)
             found = await _data_type(connection, schema)
             if found is None:
+                await _check_place(connection, schema)
                 await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
                 await _apply(connection, schema, data_type, migrations()[0])
                 await connection.execute(statements(schema)["make_store"], data_type, content_type)
@@ -96,7 +98,7 @@ async def migrate(connection: asyncpg.Connection, schema: str = "eventstore") ->
                 data_type = await _data_type(connection, schema)
                 if data_type is None:
                     raise NotInitialised(schema)
-                current = await connection.fetchval(statements(schema)["schema_version"])
+                current = await connection.fetchval(statements(schema)["schema_version"]) or 0
                 if current > latest():
                     raise SchemaTooNew(schema, current, latest())
                 pending = next((m for m in migrations() if m.version > current), None)
@@ -104,7 +106,7 @@ async def migrate(connection: asyncpg.Connection, schema: str = "eventstore") ->
                     return applied
                 await _apply(connection, schema, data_type, pending)
                 if pending.version == latest():
-                    await grant_again(connection, schema)
+                    await _grant_again(connection, schema)
                 applied.append(pending.version)
 
 
@@ -143,15 +145,28 @@ async def reset(connection: asyncpg.Connection, schema: str = "eventstore") -> N
 
 
 async def drop(connection: asyncpg.Connection, schema: str = "eventstore") -> bool:
-    """Removes the store with all its events. Returns whether there was one."""
+    """Removes the store with all its events. Returns whether there was one. Raises `InvalidArgument` if tables of
+    something else stand in its schema."""
     check_store(schema)
     with translated(schema):
         async with connection.transaction():
             await _lock(connection, schema)
             there = await _data_type(connection, schema) is not None
             if there:
+                others = await connection.fetchval(statements(schema)["others_there"])
+                if others:
+                    raise InvalidArgument(f"schema {schema!r} also holds {others}: move or drop that first")
                 await connection.execute(f"DROP SCHEMA {quoted(schema)} CASCADE")
             return there
+
+
+async def _check_place(connection: asyncpg.Connection, schema: str) -> None:
+    encoding = await connection.fetchval("SHOW server_encoding")
+    if encoding != "UTF8":
+        raise InvalidArgument(f"the database is in {encoding}: a store needs UTF8 (CREATE DATABASE … ENCODING 'UTF8')")
+    others = await connection.fetchval(statements(schema)["others_there"])
+    if others:
+        raise InvalidArgument(f"schema {schema!r} holds {others}: give the store a schema of its own")
 
 
 async def _lock(connection: asyncpg.Connection, schema: str) -> None:
@@ -168,3 +183,11 @@ async def _data_type(connection: asyncpg.Connection, schema: str) -> str | None:
 async def _apply(connection: asyncpg.Connection, schema: str, data_type: str, migration: Migration) -> None:
     await connection.execute(for_store(migration.sql, schema, data_type))
     await connection.execute(statements(schema)["note_migration"], migration.version, migration.name)
+
+
+async def _grant_again(connection: asyncpg.Connection, schema: str) -> None:
+    """Where the store's roles were made, they get their rights to what is in the schema now."""
+    database = await connection.fetchval("SELECT current_database()")
+    names = [role_name(database, schema, role) for role in ROLES]
+    if await connection.fetchval(statements(schema)["count_roles"], names) == len(ROLES):
+        await connection.execute(grant_sql(database, schema))

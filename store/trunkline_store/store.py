@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
@@ -44,7 +44,7 @@ from trunkline_store.serialize import JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
 from trunkline_store.streams import Page, SortBy, SortDir, StreamInfo
 from trunkline_store.subscriptions import Subscriptions
-from trunkline_store.translate import translated
+from trunkline_store.translate import dsn_checked, translated
 
 MAX_POSITION: Final = 2**63 - 1
 DEADLOCK_TRIES: Final = 5
@@ -108,9 +108,12 @@ class EventStore:
         await self.close()
 
     async def open(self) -> None:
-        """Connects, and checks that schema and code fit. Raises `StoreNotReady` or `StoreUnavailable`."""
+        """Connects, and checks that schema and code fit.
+
+        Raises `StoreNotReady`, `StoreUnavailable`, `PermissionRefused` or `InvalidArgument` (the DSN).
+        """
         if self._pool is None:
-            with translated(self.schema):
+            with dsn_checked(), translated(self.schema):
                 self._pool = await asyncpg.create_pool(
                     self._dsn, min_size=1, reset=_nothing_to_reset, **self._pool_options
                 )
@@ -121,7 +124,9 @@ class EventStore:
             raise
 
     async def _look(self) -> None:
-        found, needed = await self.fetchval(self.sql["schema_version"]), latest()
+        if await self.fetchval(self.sql["schema_there"]) is None:
+            raise NotInitialised(self.schema)
+        found, needed = await self.fetchval(self.sql["schema_version"]) or 0, latest()
         if found < needed:
             raise MigrationPending(self.schema, found, needed)
         if found > needed:
@@ -188,14 +193,23 @@ class EventStore:
         """A connection in a transaction, to be given to `append_to_stream` and used for writes of one's own.
 
         Committed at the end, rolled back on an error. Errors of the application's own statements pass as they are.
+        Raises `StoreUnavailable` and `OperationTimeout` where it cannot be committed, or the answer was lost.
         """
         async with self.acquire() as connection:
+            transaction = connection.transaction()
+            with translated(self.schema):
+                await transaction.start()
             try:
-                async with connection.transaction():
-                    yield connection
+                yield connection
+            except BaseException:
+                with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError, TimeoutError):
+                    await transaction.rollback()  # of a connection that is lost, the server does it
+                raise
+            else:
+                with translated(self.schema):
+                    await transaction.commit()
             finally:
-                if not connection.is_closed():
-                    await connection.reset()  # whatever the application set in the session ends here
+                await _end_session(connection)
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
         """The rows of a statement in autocommit; after a lost connection it is asked again."""
@@ -556,6 +570,15 @@ class EventStore:
     async def delete_snapshot(self, source: str) -> None:
         """Removes the snapshot of a source, if there is one. Raises `Unavailable`."""
         await self._read(None, "delete_snapshot", source)
+
+
+async def _end_session(connection: Connection) -> None:
+    """Whatever an application set in the session ends here. A lost connection has none, and the pool has let it go."""
+    with suppress(asyncpg.InterfaceError):
+        try:
+            await connection.reset()
+        except (asyncpg.PostgresError, OSError, TimeoutError):
+            connection.terminate()
 
 
 async def _nothing_to_reset(_: Connection) -> None:

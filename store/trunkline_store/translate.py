@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final
 
 import asyncpg
-from asyncpg.exceptions._base import DataError, InterfaceError, InternalClientError
+from asyncpg.exceptions._base import ClientConfigurationError, DataError, InterfaceError, InternalClientError
 
 from trunkline_store.errors import (
     ConcurrencyFailure,
+    InvalidArgument,
     InvalidEvent,
     NotInitialised,
     OperationTimeout,
@@ -31,6 +34,11 @@ _GONE: Final = (
 _REFUSED: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
+)
+_BAD_DSN: Final = (
+    ClientConfigurationError,
+    asyncpg.UndefinedObjectError,  # a parameter that the server does not know
+    ValueError,
 )
 _NOT_THERE: Final = (
     asyncpg.UndefinedTableError,
@@ -75,11 +83,23 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
         case _ if isinstance(error, _NOT_THERE):
             return NotInitialised(schema)
         case _ if isinstance(error, _REFUSED):
-            return StoreUnavailable(f"PostgreSQL refuses: {_shown(error)}")
+            return PermissionRefused(f"PostgreSQL refuses: {_shown(error)}")
         case _ if isinstance(error, _GONE):
             return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")
         case _:
             return None
+
+
+@contextmanager
+def dsn_checked() -> Iterator[None]:
+    """Around connecting: what is wrong with the DSN itself, however it comes out, is an `InvalidArgument`."""
+    try:
+        yield
+    except (ValueError, asyncpg.UndefinedObjectError, StoreUnavailable) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, _BAD_DSN) and not isinstance(error, InvalidArgument):
+            raise InvalidArgument(f"dsn: {_shown(cause)}") from cause
+        raise
 
 
 def _shown(error: BaseException) -> str:

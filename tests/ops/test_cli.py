@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -503,6 +503,18 @@ def test_at_a_bad_line_it_stops_and_says_where(cli: Cli) -> None:
     assert len(lines(cli("read", "--json"))) == 2
 
 
+def test_lines_with_ids_can_be_sent_again(cli: Cli) -> None:
+    """After a bad line was mended, the whole file may be sent again: what is stored already stays as it is."""
+    text = "".join(f'{{"type": "A", "id": "{UUID(int=n)}"}}\n' for n in range(1, 6))
+    bad = text.replace(str(UUID(int=4)), "4")
+    cli("append", "-", "--stream", "a", "--expected", "none", stdin=bad, code=FAILED)
+    assert cli("append", "-", "--stream", "a", "--expected", "none", stdin=text).stdout == "appended 5 events\n"
+    stored = lines(cli("read", "a", "--json"))
+    assert [(each["stream_version"], each["id"]) for each in stored] == [(n, str(UUID(int=n))) for n in range(1, 6)]
+    error = json.loads(cli("append", "-", "--stream", "b", "--json", stdin=text, code=FAILED).stderr)
+    assert (error["error"], error["line"], error["appended"]) == ("DuplicateEvent", 1, 0)
+
+
 def test_what_read_prints_can_be_appended_elsewhere(cli: Cli) -> None:
     """A copy holds the same events in the same order: ids, times, metadata, data; only positions are new."""
     cli("append", "a", "A", '{"x": 1.50}', "--metadata", '{"m": [null, "ä"]}', "--correlation-id", "c")
@@ -741,12 +753,20 @@ def test_the_relay_does_not_wait_for_what_needs_a_person(make: str | None, error
         assert (json.loads(line)["error"], process.returncode) == (error, 1)
 
 
-def test_the_relay_waits_for_servers_that_are_away(database: str) -> None:
+@pytest.mark.parametrize("away", ["database", "broker", "broker's password"])
+def test_the_relay_waits_for_servers_that_are_away(away: str, database: str, vhost: str) -> None:
     """It says so, without the password, tries again, and can be stopped meanwhile."""
-    away = f"amqp://ann:{PASSWORD}@127.0.0.1:1"
-    for dsn, event in ((NOWHERE, "database unavailable"), (database, "broker unavailable")):
-        with program(dsn, "relay", "--amqp-url", away) as process:
-            for _ in range(2):
-                assert PASSWORD not in str(logged(process, event))
-            process.send_signal(signal.SIGINT)
-            assert process.wait() == 0
+    url = urlsplit(vhost)
+    wrong = url._replace(netloc=f"{url.username}:{PASSWORD}@{url.hostname}:{url.port}").geturl()
+    dsn, amqp_url, event = {
+        "database": (NOWHERE, vhost, "database unavailable"),
+        "broker": (database, f"amqp://ann:{PASSWORD}@127.0.0.1:1", "broker unavailable"),
+        "broker's password": (database, wrong, "broker unavailable"),
+    }[away]
+    with program(dsn, "relay", "--amqp-url", amqp_url) as process:
+        for _ in range(2):
+            line = str(logged(process, event))
+            assert PASSWORD not in line
+            assert unquote(PASSWORD) not in line
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 0

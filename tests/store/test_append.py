@@ -241,7 +241,8 @@ BAD_EVENTS = [
     ("data", event([float("inf")])), ("data", event(object())), ("data", event(deep(513))),
     ("metadata", event(metadata={"x": "y" * 65_536})), ("metadata", event(metadata={"x": float("-inf")})),
     ("created_at", event(created_at=datetime(2020, 1, 1))),  # noqa: DTZ001 - no time zone is the mistake
-    ("id", event(id="no uuid")),
+    ("id", event(id="no uuid")), ("metadata", event(metadata="x")), ("metadata", event(metadata=[])),
+    ("created_at", event(created_at="2020")), ("event", "no event"),
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from trunkline_store import (
     InvalidArgument,
     MigrationPending,
     NotInitialised,
+    PermissionRefused,
     SchemaTooNew,
     StoreNotReady,
     StoreUnavailable,
@@ -145,17 +146,38 @@ async def test_a_schema_that_does_not_fit_is_refused_at_once(database: str) -> N
 
 
 async def test_a_database_that_cannot_be_had_is_one_typed_error(database: str) -> None:
-    """Nothing listens, no such host, no such database, wrong password: `StoreUnavailable`, and no password in it."""
+    """P9: nothing listens, no such host; no such database, wrong password; a DSN that is none. No password is shown."""
     base, _, _ = database.rpartition("/")
-    for dsn in (
-        "postgresql://u:secret@127.0.0.1:1/x",
-        "postgresql://u:secret@no-such-host.invalid/x",
-        f"{base}/no_such_database",
-        f"postgresql://trunkline:secret@{base.rpartition('@')[2]}/postgres",
+    host = base.rpartition("@")[2]
+    for dsn, error in (
+        ("postgresql://u:secret@127.0.0.1:1/x", StoreUnavailable),
+        ("postgresql://u:secret@no-such-host.invalid/x", StoreUnavailable),
+        (f"{base}/no_such_database", PermissionRefused),
+        (f"postgresql://trunkline:secret@{host}/postgres", PermissionRefused),
+        ("mysql://u:secret@h/x", InvalidArgument),
+        ("postgresql://u:secret@h:abc/x", InvalidArgument),
+        ("postgresql://u:secret@[::1/x", InvalidArgument),
+        (f"{database}?sslmode=maybe", InvalidArgument),
+        (f"{database}?no_such_parameter=1", InvalidArgument),
     ):
-        with pytest.raises(StoreUnavailable) as caught:
+        with pytest.raises(error) as caught:
             await EventStore(dsn).open()
         assert "secret" not in str(caught.value)
+
+
+async def test_a_schema_of_something_else_is_left_alone(database: str) -> None:
+    """Neither is a store made among others' tables, nor is one dropped with them."""
+    connection = await asyncpg.connect(database)
+    await connection.execute("CREATE TABLE public.schema_migrations (id int)")
+    with pytest.raises(InvalidArgument, match="schema_migrations"):
+        await initialise(connection, "public")
+    with pytest.raises(NotInitialised):
+        await EventStore(database, schema="public").open()
+    await connection.execute("CREATE TABLE eventstore.mine (id int)")
+    with pytest.raises(InvalidArgument, match="mine"):
+        await drop(connection)
+    assert await connection.fetchval("SELECT to_regclass('eventstore.events')") is not None
+    await connection.close()
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "1a", "a-b", "pg_x", "x" * 49, 'a"; DROP', None])

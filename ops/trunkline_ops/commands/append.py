@@ -26,7 +26,9 @@ from trunkline_store import (
     NO_STREAM,
     STREAM_EXISTS,
     Appended,
+    DuplicateEvent,
     EventData,
+    EventStore,
     InvalidArgument,
     InvalidEvent,
     TrunklineError,
@@ -176,37 +178,56 @@ class _Lines(NamedTuple):
             yield group
 
 
+class _Appending:
+    """Appends groups one after the other, and knows how far it is."""
+
+    def __init__(self, runner: asyncio.Runner, store: EventStore, version: int, output: Output) -> None:
+        self.events = 0
+        self.line = 1
+        self._runner = runner
+        self._store = store
+        self._version = version
+        self._output = output
+
+    def append(self, group: list[_Event]) -> None:
+        """Raises `StoppedAt`. A group of which an earlier try has stored a part is appended one by one."""
+        self.line = group[0].line
+        events = [each.event for each in group]
+        try:
+            appended = self._runner.run(self._store.append_to_stream(group[0].stream, self._version, events))
+        except (TrunklineError, asyncpg.PostgresError) as error:
+            if len(group) == 1 or not isinstance(error, DuplicateEvent):
+                raise StoppedAt(self.line, group[-1].line) from error
+            for each in group:
+                self.append([each])
+            return
+        if self._version != ANY_VERSION:
+            self._version = appended.last_version
+        self.events += len(group)
+        self.line = group[-1].line + 1
+        if self._output.as_json:
+            _report(appended, self._output)
+
+
 def _append_lines(settings: Settings, lines: _Lines, version: int, output: Output) -> None:
     """Standard input is read while no event loop runs, so that Ctrl-C ends a read that waits."""
     if sys.stdin.isatty():
         print("one JSON object a line; Ctrl-D ends", file=sys.stderr)
-    events = line = 0
     numbers = count(1)
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
+        store = runner.run(stack.enter_async_context(opened(settings, "append")))
+        appending = _Appending(runner, store, version, output)
         try:
-            store = runner.run(stack.enter_async_context(opened(settings, "append")))
             for burst in bursts(cast("BufferedIOBase", sys.stdin.buffer)):
                 for group in lines.groups(zip(burst, numbers, strict=False)):
-                    line = group[0].line
-                    try:
-                        appended = runner.run(
-                            store.append_to_stream(group[0].stream, version, [each.event for each in group])
-                        )
-                    except (TrunklineError, asyncpg.PostgresError) as error:
-                        raise StoppedAt(line, group[-1].line) from error
-                    if version != ANY_VERSION:
-                        version = appended.last_version
-                    events += len(group)
-                    line = group[-1].line + 1
-                    if output.as_json:
-                        _report(appended, output)
+                    appending.append(group)
         except StoppedAt as stop:
-            stop.appended = events
+            stop.appended = appending.events
             raise
         except KeyboardInterrupt as interrupt:
-            raise StoppedAt(line, line, events) from interrupt
+            raise StoppedAt(appending.line, appending.line, appending.events) from interrupt
         finally:
             runner.run(stack.aclose())
     if not output.as_json:
-        output.result(f"appended {events} {'event' if events == 1 else 'events'}")
+        output.result(f"appended {appending.events} {'event' if appending.events == 1 else 'events'}")

@@ -6,7 +6,6 @@ import signal
 from contextlib import AsyncExitStack
 from typing import Annotated, Any, Final
 
-import asyncpg
 import typer
 
 from trunkline_ops.connect import opened
@@ -17,12 +16,6 @@ from trunkline_store import EventStore, Unavailable
 
 _CONNECTIONS: Final = 5
 _RETRY_SECONDS: Final = (0.2, 5.0)
-_NEEDS_A_PERSON: Final = (
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.ClientConfigurationError,
-)
-"""Waiting does not heal a wrong password, or a database that does not exist."""
 
 
 def relay(
@@ -98,8 +91,6 @@ async def _open_in_the_end(settings: Settings, stack: AsyncExitStack, log: Any) 
         try:
             return await stack.enter_async_context(opened(settings, "relay", connections=_CONNECTIONS))
         except Unavailable as error:
-            if isinstance(error.__cause__, _NEEDS_A_PERSON):
-                raise
             log.warning("database unavailable", error=str(error), dsn=masked(settings.database()))
             await asyncio.sleep(pause)
             pause = min(longest, pause * 2)

@@ -11,7 +11,8 @@ from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.settings import Settings
-from trunkline_store.roles import Role, login_sql, make_login, make_roles, roles_sql
+from trunkline_store.rights import Role, create_sql, grant_sql, login_sql
+from trunkline_store.roles import make_login, make_roles
 
 
 def roles(
@@ -36,7 +37,7 @@ def roles(
         raise Misuse("--login and --as go together")
     if show:
         database = database_name(settings.database())
-        parts = [roles_sql(database, settings.store)]
+        parts = [create_sql(database, settings.store), grant_sql(database, settings.store)]
         if login is not None and role is not None:
             parts.append(login_sql(database, settings.store, login, role))
         print("\n\n".join(["BEGIN;", *parts, "COMMIT;"]))

@@ -15,7 +15,7 @@ from trunkline_ops.failure import FAILED, Misuse
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.settings import InvalidSettings, Settings, masked
-from trunkline_store import NotInitialised, StoreUnavailable
+from trunkline_store import NotInitialised, PermissionRefused
 from trunkline_store.migrate import DataType, initialise, status
 from trunkline_store.migrate import drop as drop_store
 from trunkline_store.migrate import migrate as apply_pending
@@ -44,7 +44,7 @@ async def _create(settings: Settings, data_type: DataType | None, output: Output
     try:
         async with connected(settings, "create") as connection:
             await _init(connection, settings, data_type, output)
-    except StoreUnavailable as error:
+    except PermissionRefused as error:
         if not isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
             raise
         name = database_name(settings.database())

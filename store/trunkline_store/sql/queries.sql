@@ -1,6 +1,14 @@
 -- name: schema_there
--- Null where there is no store.
-SELECT to_regclass('@schema@.schema_migrations')
+-- Null where there is no store: others have a table schema_migrations as well, but not this sequence.
+SELECT to_regclass('@schema@.blocks')
+
+-- name: others_there
+-- Relations in the schema that are not the store's.
+SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class AS c
+WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+  AND (to_regclass('@schema@.blocks') IS NULL
+       OR c.relname NOT IN ('schema_migrations', 'store', 'streams', 'events', 'links', 'leases', 'subscriptions',
+                            'relays', 'snapshots'))
 
 -- name: lock_schema
 -- Who makes, changes or removes a schema does it alone, until the end of the transaction. The class is "trkl".

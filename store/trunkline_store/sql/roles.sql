@@ -10,12 +10,12 @@ DO $do$
 DECLARE
     _role text;
 BEGIN
-    FOREACH _role IN ARRAY ARRAY[@role_names@] LOOP
+    FOREACH _role IN ARRAY ARRAY[@all_names@] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = _role) THEN
             EXECUTE format('CREATE ROLE %I NOLOGIN', _role);
         END IF;
         IF NOT pg_has_role(_role, @reader_name@, 'MEMBER') THEN
-            EXECUTE format('GRANT @reader@ TO %I', _role);
+            EXECUTE format('GRANT %I TO %I', @reader_name@, _role);
         END IF;
     END LOOP;
     IF NOT pg_has_role(@relay_name@, 'pg_read_all_stats', 'MEMBER') THEN
@@ -29,9 +29,9 @@ END $do$;
 
 -- name: grant
 -- Takes the store's owner; also after each migration, which may have brought tables and functions.
-REVOKE ALL ON ALL TABLES IN SCHEMA @schema@ FROM @roles@;
-REVOKE ALL ON ALL SEQUENCES IN SCHEMA @schema@ FROM @roles@;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM @roles@;
+REVOKE ALL ON ALL TABLES IN SCHEMA @schema@ FROM @all@;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA @schema@ FROM @all@;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM @all@;
 
 GRANT USAGE ON SCHEMA @schema@ TO @reader@;
 GRANT SELECT ON ALL TABLES IN SCHEMA @schema@ TO @reader@;
@@ -55,7 +55,7 @@ BEGIN
         CREATE ROLE @login@ LOGIN;
     END IF;
 END $do$;
-GRANT @role@ TO @login@;
+GRANT @group@ TO @login@;
 ALTER ROLE @login@ IN DATABASE @database@ SET idle_in_transaction_session_timeout = '60s';
 ALTER ROLE @login@ IN DATABASE @database@ SET tcp_keepalives_idle = '30s';
 ALTER ROLE @login@ IN DATABASE @database@ SET tcp_keepalives_interval = '10s';

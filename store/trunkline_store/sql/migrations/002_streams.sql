@@ -275,6 +275,8 @@ BEGIN
             RETURN;
         END IF;
 
+        -- A hard delete of theirs waits, and finds the links; in the order in which it locks them too.
+        PERFORM FROM @schema@.events AS e WHERE e.event_id = ANY (_ids) ORDER BY e.position FOR KEY SHARE;
         SELECT array_agg(e.position ORDER BY i.ord) INTO _found
             FROM unnest(_ids) WITH ORDINALITY AS i (event_id, ord)
             CROSS JOIN LATERAL (SELECT position FROM @schema@.events WHERE event_id = i.event_id OFFSET 0) AS e;
@@ -358,6 +360,7 @@ BEGIN
     SELECT l.status, l.actual, l.id INTO status, actual, _id FROM @schema@.lock_to_delete(_stream, _expected) AS l;
     IF status IS NULL THEN
         PERFORM set_config('trunkline.hard_delete', pg_current_xact_id()::text, true);
+        PERFORM FROM @schema@.events AS e WHERE e.stream_id = _id ORDER BY e.position FOR UPDATE;  -- waits for links
         DELETE FROM @schema@.links AS l WHERE l.stream_id = _id;
         DELETE FROM @schema@.links AS l
             WHERE l.position IN (SELECT e.position FROM @schema@.events AS e WHERE e.stream_id = _id);

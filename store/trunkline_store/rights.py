@@ -1,0 +1,85 @@
+"""What the roles of a store are called, and the SQL that gives them their rights: pure.
+
+    reader     reads
+    writer     reads, appends, links, deletes streams, keeps snapshots
+    relay      reads, leads, records what the broker has confirmed
+    consumer   reads, owns subscriptions, moves their checkpoints
+    eraser     reads, removes streams for good
+
+They are groups of the cluster, named `<database>.<schema>.<role>`: stores of several databases have nothing in common.
+A program logs in as a role of its own, which is a member of one of them, or of several.
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from typing import Final, Literal, get_args
+
+from trunkline_store.errors import InvalidArgument
+from trunkline_store.queries import named, quoted
+
+Role = Literal["reader", "writer", "relay", "consumer", "eraser"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+
+_MAX_BYTES: Final = 63
+"""PostgreSQL silently cuts longer names."""
+
+
+def role_name(database: str, schema: str, role: Role) -> str:
+    """The group's name. A schema's name holds no dot, so no two stores have the same one; what is too long is cut and
+    ends with a hash of the whole."""
+    store = f"{database}.{schema}"
+    if len(f"{store}.{role}".encode()) > _MAX_BYTES:
+        tail = "~" + sha256(store.encode()).hexdigest()[:16]
+        room = _MAX_BYTES - len(f"{tail}.{role}")
+        store = store.encode()[:room].decode(errors="ignore") + tail
+    return f"{store}.{role}"
+
+
+def create_sql(database: str, schema: str) -> str:
+    """Makes the groups that are missing."""
+    return _filled("create", database, schema)
+
+
+def grant_sql(database: str, schema: str) -> str:
+    """Gives each group its rights, and takes others away."""
+    return _filled("grant", database, schema)
+
+
+def login_sql(database: str, schema: str, login: str, role: Role) -> str:
+    """Makes a role that logs in, if it is missing, and puts it into a group. Raises `InvalidArgument`."""
+    if role not in ROLES:
+        raise InvalidArgument(f"role {role!r}: use {', '.join(ROLES)}")
+    if not login or "\0" in login or len(login.encode()) > _MAX_BYTES:
+        raise InvalidArgument(f"login {login!r}: use 1 to {_MAX_BYTES} bytes of text")
+    given = {
+        "login": _identifier(login),
+        "login_name": _literal(login),
+        "group": _identifier(role_name(database, schema, role)),
+    }
+    parts = ["login", "login_relay"] if role == "relay" else ["login"]
+    return "\n\n".join(_filled(part, database, schema, **given) for part in parts)
+
+
+def _filled(part: str, database: str, schema: str, **given: str) -> str:
+    names = {role: role_name(database, schema, role) for role in ROLES}
+    values = {
+        "schema": quoted(schema),
+        "database": _identifier(database),
+        "all": ", ".join(map(_identifier, names.values())),
+        "all_names": ", ".join(map(_literal, names.values())),
+        "reader_name": _literal(names["reader"]),
+        "relay_name": _literal(names["relay"]),
+        **{role: _identifier(name) for role, name in names.items()},
+        **given,
+    }
+    return re.sub(r"@(\w+)@", lambda found: values[found[1]], named("roles.sql")[part])
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
