@@ -94,7 +94,7 @@ def main() -> int:
     """Reads the command line, and returns the exit code: 2 for a mistake in it, 130 after Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(bench)
     try:
         return int(app(prog_name="ops/bench", standalone_mode=False) or 0)

@@ -8,14 +8,15 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
 
-from trunkline_ops.bench import ours
-from trunkline_ops.bench.lab import STREAM_EVENTS, Lab
+from trunkline_ops.bench import ours, sample
+from trunkline_ops.bench.lab import STREAM_EVENTS, Lab, Room, connections
 from trunkline_ops.bench.load import Run, drive
 from trunkline_ops.bench.rounds import Effort, Measure, Side, compared, interleaved
 from trunkline_store import ANY_VERSION, EventData, EventStore
 
 LARGE: Final = 5_000_000
 SMALL: Final = 100_000
+RARE: Final = "audit"
 CALLERS: Final = 10
 MANY: Final = 100
 TARGET: Final = 0.8
@@ -27,17 +28,18 @@ _RESERVED_CONNECTIONS: Final = 50
 async def measures(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
     """Appends and reads in both; then a rare category, and the safe position beside idle connections."""
     async with AsyncExitStack() as stack:
-        stores, names = dict[str, EventStore](), dict[str, list[str]]()
-        for side, events in (("ours", LARGE), ("small", SMALL)):
+        stores, names, last = dict[str, EventStore](), dict[str, list[str]](), dict[str, int]()
+        for side, events in (("large", LARGE), ("small", SMALL)):
             room = await stack.enter_async_context(lab.room())
             await room.fill(effort.scaled(events))
             stores[side] = await stack.enter_async_context(EventStore(room.dsn))
             names[side] = await ours.stream_names(room)
+            last[side] = (await stores[side].stream_info("$all")).version
 
         async def both(name: str, side_of: Callable[[str], Side], events_each: int, target: float | None) -> Measure:
             sides = {side: side_of(side) for side in stores}
             runs = await interleaved(sides, effort, first=2 * CALLERS, events_each=events_each)
-            return compared(f"growth: {name}, {CALLERS} callers", "events/s", runs, target=target)
+            return compared(f"growth: {name}, {CALLERS} callers", "events/s", runs, ours="large", target=target)
 
         yield await both(
             f"read a stream of {STREAM_EVENTS}",
@@ -58,7 +60,10 @@ async def measures(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
             TARGET,
         )
         yield await both(
-            "read 100 of a category that has 1 event in 1,000", lambda side: _reads_of_category(stores[side]), 100, None
+            f"read {MANY} events of a category of 1 in 1,000",
+            lambda side: _reads_of_category(stores[side], last[side]),
+            MANY,
+            None,
         )
     async with lab.room() as room:
         yield await _safe_position(lab, room, effort)
@@ -69,7 +74,44 @@ def _appends_to_old_streams(store: EventStore, names: list[str]) -> Side:
         await store.append_to_stream(append[0], ANY_VERSION, append[1])
 
     def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
-        work = zip(random.choices(names, k=calls), ours.sample.appends(calls, 1), strict=True)
+        work = zip(random.choices(names, k=calls), sample.appends(calls, 1), strict=True)
         return partial(drive, [call] * CALLERS, list(work))
 
     return prepare
+
+
+def _reads_of_category(store: EventStore, last: int) -> Side:
+    """Each from anywhere in the table, but from where there are enough."""
+
+    async def call(start: int) -> None:
+        await store.read_category_forward(RARE, start=start, count=MANY)
+
+    def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
+        most = max(0, last - last * SMALL // LARGE * 2)
+        return partial(drive, [call] * CALLERS, [random.randint(0, most) for _ in range(calls)], events_each=MANY)
+
+    return prepare
+
+
+async def _safe_position(lab: Lab, room: Room, effort: Effort) -> Measure:
+    idle = min(IDLE, int(await lab.setting("max_connections")) - _RESERVED_CONNECTIONS)
+
+    async with EventStore(room.dsn) as store:
+
+        async def call(_: int) -> None:
+            await store.safe_position()
+
+        def alone(calls: int) -> Callable[[], Awaitable[Run]]:
+            return partial(drive, [call], range(calls))
+
+        def beside_idle_ones(calls: int) -> Callable[[], Awaitable[Run]]:
+            async def do() -> Run:
+                async with connections(room.dsn, idle):
+                    return await alone(calls)()
+
+            return do
+
+        sides = {"beside": beside_idle_ones, "alone": alone}
+        runs = await interleaved(sides, effort, first=100, fixed=100 if effort.quick else 1000)
+    name = f"safe position beside {idle} idle connections, p50"
+    return compared(name, "ms", runs, ours="beside", by="p50_ms", at_most=True)

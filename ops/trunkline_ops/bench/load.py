@@ -42,6 +42,12 @@ class Run(NamedTuple):
         return percentile_ms(self.latencies, 50)
 
 
+def whole(events: int, begun: float) -> Run:
+    """A run that was one call, from `begun` until now."""
+    ended = time.perf_counter()
+    return Run(events, begun, ended, [ended - begun])
+
+
 def percentile_ms(latencies: Sequence[float], percent: int) -> float:
     """Within how many milliseconds so many of the calls were answered."""
     if len(latencies) < 2:

@@ -5,13 +5,16 @@ The events are made before the clock starts, as the floor's rows are; checking a
 
 from __future__ import annotations
 
+import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
 from trunkline_ops.bench import sample
-from trunkline_ops.bench.load import Run, drive
+from trunkline_ops.bench.lab import STREAM_EVENTS, Room
+from trunkline_ops.bench.load import Run, drive, whole
 from trunkline_ops.bench.rounds import Side
 from trunkline_store import NO_STREAM, EventData, EventStore
 
@@ -46,6 +49,37 @@ def appends_one(store: EventStore, writers: int) -> Side:
         return partial(drive, callers, sample.appends(calls, 1))
 
     return prepare
+
+
+async def stream_names(room: Room) -> list[str]:
+    """The streams that have all their events."""
+    rows = await room.database.fetch(
+        "SELECT stream FROM eventstore.streams JOIN eventstore.events USING (stream_id) WHERE stream_version = $1",
+        STREAM_EVENTS,
+    )
+    return [row["stream"] for row in rows]
+
+
+def reads_of_streams(store: EventStore, readers: int, names: list[str]) -> Side:
+    """Reads of whole streams, chosen at random."""
+
+    def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
+        work = random.choices(names, k=calls)
+        return partial(drive, [store.read_stream_forward] * readers, work, events_each=STREAM_EVENTS)
+
+    return prepare
+
+
+def reads_of_all(store: EventStore) -> Side:
+    """Reads of the whole store."""
+
+    async def do() -> Run:
+        begun, events = time.perf_counter(), 0
+        async for _ in store.stream_all_forward():
+            events += 1
+        return whole(events, begun)
+
+    return lambda _: do
 
 
 def _new_stream() -> str:

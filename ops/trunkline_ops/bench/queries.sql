@@ -47,3 +47,9 @@ CROSS JOIN LATERAL (SELECT 1 + n / ($5 * 100) * $5 + n / 10 % $5 AS id) AS s
 -- The sequences stand where they would.
 SELECT setval('eventstore.blocks', 1 + $1::bigint / 10),
        setval(pg_get_serial_sequence('eventstore.streams', 'stream_id'), (SELECT max(stream_id) FROM eventstore.streams))
+
+-- name: fill_recorder
+-- The same events for the library `eventsourcing`, in the order in which they were appended.
+INSERT INTO public.stored_events (originator_id, originator_version, topic, state)
+SELECT md5(stream_id::text)::uuid, stream_version, type, convert_to(data::text || metadata::text, 'UTF8')
+FROM eventstore.events ORDER BY position

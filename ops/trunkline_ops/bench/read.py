@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import asyncpg
 
-from trunkline_ops.bench import bare
+from trunkline_ops.bench import bare, ours
 from trunkline_ops.bench.lab import QUERIES, STREAM_EVENTS, Lab, Room, connections
-from trunkline_ops.bench.load import Run, drive
+from trunkline_ops.bench.load import Run, drive, whole
 from trunkline_ops.bench.rounds import Effort, Measure, Side, compared, interleaved
 from trunkline_store import EventStore
 
@@ -32,38 +32,14 @@ async def measures(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
     """A stream of 100 by several readers, then the whole store by one."""
     async with lab.room() as room, EventStore(room.dsn) as store:
         await room.fill(effort.scaled(_STREAMS_EVENTS))
-        names = await stream_names(room)
+        names = await ours.stream_names(room)
         for readers in READERS:
             yield await _stream(room, store, effort, names, readers)
     async with lab.room() as room, EventStore(room.dsn) as store:
         await room.fill(effort.scaled(_ALL_EVENTS))
+        growth = await _growth_of_memory(store)  # first: later everything is as large as it gets
+        yield Measure("read all, growth of resident memory", growth, "MiB", target=TARGET_RSS_MIB, at_most=True)
         yield await _all(room, store, effort)
-        yield Measure(
-            "read all, growth of resident memory",
-            await _growth_of_memory(store),
-            "MiB",
-            target=TARGET_RSS_MIB,
-            at_most=True,
-        )
-
-
-async def stream_names(room: Room) -> list[str]:
-    """The streams that have all their events."""
-    rows = await room.database.fetch(
-        "SELECT stream FROM eventstore.streams JOIN eventstore.events USING (stream_id) WHERE stream_version = $1",
-        STREAM_EVENTS,
-    )
-    return [row["stream"] for row in rows]
-
-
-def reads_of_streams(store: EventStore, readers: int, names: list[str]) -> Side:
-    """Reads of whole streams, chosen at random."""
-
-    def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
-        work = random.choices(names, k=calls)
-        return partial(drive, [store.read_stream_forward] * readers, work, events_each=STREAM_EVENTS)
-
-    return prepare
 
 
 async def _stream(room: Room, store: EventStore, effort: Effort, names: list[str], readers: int) -> Measure:
@@ -84,7 +60,7 @@ async def _stream(room: Room, store: EventStore, effort: Effort, names: list[str
         return prepare
 
     async with AsyncExitStack() as stack:
-        sides = {"ours": reads_of_streams(store, readers, names)}
+        sides = {"ours": ours.reads_of_streams(store, readers, names)}
         for size in bare.sizes(readers):
             bare_ones = await stack.enter_async_context(connections(room.dsn, size))
             sides[f"bare, {size} connections"] = bare_reads(bare_ones)
@@ -95,31 +71,20 @@ async def _stream(room: Room, store: EventStore, effort: Effort, names: list[str
 
 
 async def _all(room: Room, store: EventStore, effort: Effort) -> Measure:
-    async def ours() -> Run:
-        begun, events = time.perf_counter(), 0
-        async for _ in store.stream_all_forward():
-            events += 1
-        return _whole(events, begun)
-
     async def bare_pages(connection: asyncpg.Connection, page: int) -> Run:
         begun, events, position = time.perf_counter(), 0, 0
         while rows := await connection.fetch(QUERIES["floor_read_all"], position, page):
             events += len(rows)
             position = rows[-1][0]
-        return _whole(events, begun)
+        return whole(events, begun)
 
     async with connections(room.dsn, 1) as (connection,):
-        sides: dict[str, Side] = {"ours": lambda _: ours}
+        sides = {"ours": ours.reads_of_all(store)}
         for page in _PAGES:
             do = partial(bare_pages, connection, page)
             sides[f"bare, pages of {page}"] = lambda _, do=do: do  # type: ignore[misc]
         runs = await interleaved(sides, effort, first=1, fixed=1)
     return compared("read all, one reader", "events/s", runs, target=TARGET)._replace(p50_ms=None, p99_ms=None)
-
-
-def _whole(events: int, begun: float) -> Run:
-    ended = time.perf_counter()
-    return Run(events, begun, ended, [ended - begun])
 
 
 async def _growth_of_memory(store: EventStore) -> float:
