@@ -82,7 +82,7 @@ def rabbitmq(pytestconfig: pytest.Config) -> RabbitMQServer:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def template(postgres: PostgresServer) -> AsyncIterator[str]:
     """The name of a database that holds an empty store in the schema `eventstore`."""
-    async with _new_database(postgres.dsn, template="template1") as dsn:
+    async with new_database(postgres.dsn, template="template1") as dsn:
         connection = await asyncpg.connect(dsn)
         try:
             await initialise(connection, "eventstore")
@@ -94,7 +94,7 @@ async def template(postgres: PostgresServer) -> AsyncIterator[str]:
 @pytest_asyncio.fixture
 async def database(postgres: PostgresServer, template: str) -> AsyncIterator[str]:
     """The DSN of a fresh database with an empty store, as a superuser."""
-    async with _new_database(postgres.dsn, template) as dsn:
+    async with new_database(postgres.dsn, template) as dsn:
         yield dsn
 
 
@@ -122,7 +122,7 @@ async def logins(database: str) -> AsyncIterator[dict[Role, str]]:
 
 
 @asynccontextmanager
-async def _new_database(dsn: str, template: str) -> AsyncIterator[str]:
+async def new_database(dsn: str, template: str) -> AsyncIterator[str]:
     name = f"test_{secrets.token_hex(6)}"
     connection = await asyncpg.connect(dsn)
     try:

@@ -64,9 +64,13 @@ def context(
 
 @contextmanager
 def caused_by(event: RecordedEvent) -> Iterator[None]:
-    """For handling `event`: what is appended meanwhile has its correlation id, and it as its cause."""
-    with context(correlation_id=event.correlation_id, causation_id=str(event.event_id)):
+    """For handling `event`: what is appended meanwhile has its correlation id (none, if it has none), and it as its
+    cause."""
+    token = _current.set(Context(event.correlation_id, str(event.event_id), _current.get().traceparent))
+    try:
         yield
+    finally:
+        _current.reset(token)
 
 
 def traceparent() -> str | None:

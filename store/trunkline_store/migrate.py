@@ -12,11 +12,18 @@ from typing import Literal, NamedTuple
 
 import asyncpg
 
-from trunkline_store.errors import InvalidArgument, NotInitialised, SchemaTooNew
+from trunkline_store.errors import (
+    InvalidArgument,
+    NotInitialised,
+    PermissionRefused,
+    SchemaTooNew,
+    StoreNotReady,
+    Unavailable,
+)
 from trunkline_store.names import check_store
 from trunkline_store.queries import for_store, quoted, statements
 from trunkline_store.rights import ROLES, grant_sql, role_name
-from trunkline_store.translate import translated
+from trunkline_store.translate import translate, translated
 
 DataType = Literal["json", "jsonb", "bytea"]
 
@@ -87,7 +94,8 @@ async def initialise(
 async def migrate(connection: asyncpg.Connection, schema: str = "eventstore") -> list[int]:
     """Applies what is pending, and returns the versions that were applied here.
 
-    Starters that race wait for each other. Raises `NotInitialised` or `SchemaTooNew`.
+    Each is applied whole or not at all; starters that race wait for each other. Raises `StoreNotReady`,
+    `PermissionRefused`, `Unavailable`.
     """
     check_store(schema)
     applied: list[int] = []
@@ -131,7 +139,7 @@ async def status(connection: asyncpg.Connection, schema: str = "eventstore") -> 
 async def reset(connection: asyncpg.Connection, schema: str = "eventstore") -> None:
     """Removes all events, links, snapshots, subscriptions and relays: afterwards the store is a new one, that keeps
     data as the old one did. The broker is not touched; whoever follows finds another history. Raises
-    `NotInitialised`."""
+    `NotInitialised`, `SchemaTooNew`, and `InvalidArgument` as `drop` does."""
     check_store(schema)
     with translated(schema):
         async with connection.transaction():
@@ -139,6 +147,9 @@ async def reset(connection: asyncpg.Connection, schema: str = "eventstore") -> N
             kept = await connection.fetchrow(statements(schema)["kept_at_reset"])
             if kept is None:
                 raise NotInitialised(schema)
+            current = await connection.fetchval(statements(schema)["schema_version"]) or 0
+            if current > latest():
+                raise SchemaTooNew(schema, current, latest())
             await drop(connection, schema)
             await initialise(connection, schema, data_type=kept["data_type"], content_type=kept["content_type"])
             await connection.execute(statements(schema)["keep_at_reset"], kept["batch_count"], kept["batch_bytes"])
@@ -181,7 +192,14 @@ async def _data_type(connection: asyncpg.Connection, schema: str) -> str | None:
 
 
 async def _apply(connection: asyncpg.Connection, schema: str, data_type: str, migration: Migration) -> None:
-    await connection.execute(for_store(migration.sql, schema, data_type))
+    try:
+        await connection.execute(for_store(migration.sql, schema, data_type))
+    except asyncpg.PostgresError as error:
+        if isinstance(translate(error, schema), PermissionRefused | Unavailable):
+            raise
+        raise StoreNotReady(
+            schema, f"migration {migration.version} ({migration.name}) failed, and nothing of it is applied: {error}"
+        ) from error
     await connection.execute(statements(schema)["note_migration"], migration.version, migration.name)
 
 

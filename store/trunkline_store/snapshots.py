@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from trunkline_store.errors import InvalidArgument
+from trunkline_store.errors import InvalidArgument, InvalidEvent
 from trunkline_store.events import MAX_DATA_BYTES, MAX_METADATA_BYTES, MAX_STREAM_BYTES, MAX_TYPE_BYTES, check_text
 from trunkline_store.serialize import METADATA, Serializer, column, serialized
 
@@ -28,9 +28,11 @@ def arguments(snapshot: Snapshot, serializer: Serializer, *, data_type: str) -> 
     """The arguments of `record_snapshot`. Raises `InvalidArgument` and `InvalidEvent`."""
     check_text("source", snapshot.source, MAX_STREAM_BYTES)
     check_text("type", snapshot.type, MAX_TYPE_BYTES)
-    if not isinstance(snapshot.version, int) or not 0 <= snapshot.version < 2**63:
+    if not isinstance(snapshot.version, int) or isinstance(snapshot.version, bool) or not 0 <= snapshot.version < 2**63:
         raise InvalidArgument(f"version: {snapshot.version!r} is no version")
     metadata = snapshot.metadata
+    if metadata is not None and not isinstance(metadata, dict):
+        raise InvalidEvent("metadata", f"a dict is needed, not {type(metadata).__name__}")
     return [
         snapshot.source,
         snapshot.version,

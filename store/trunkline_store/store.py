@@ -547,6 +547,8 @@ class EventStore:
         Raises `InvalidArgument`, `Unavailable`.
         """
         page_size, page_number = _count(page_size, "page_size"), _count(page_number, "page_number")
+        if not isinstance(search, str):
+            raise InvalidArgument(f"search: a str is needed, not {search!r}")
         query = streams.sorted_query(self.sql["paginate_streams"], sort_by, sort_dir)
         rows = await self.fetch(query, search, page_size, page_size * (page_number - 1))
         entries = [streams.info(row) for row in rows if row["stream"] is not None]

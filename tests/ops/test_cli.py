@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import secrets
 import signal
 import subprocess
@@ -405,6 +406,85 @@ def test_migrate_applies_what_is_pending(cli: Cli, monkeypatch: pytest.MonkeyPat
     assert lines(cli("migrate", "--schema", "other", "--json"))[0] == {"schema": "other", "applied": pending}
     assert "nothing to apply" in cli("migrate", "--schema", "other").stdout
     cli("append", "a", "B", "--schema", "other")
+
+
+def test_migrations_lists_them_and_fails_while_one_is_pending(
+    cli: Cli, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment can wait for exit code 0: all that this version knows is applied, and nothing that it does not."""
+    with monkeypatch.context() as first_release:
+        first_release.setattr(trunkline_store.migrate, "migrations", lambda: migrations()[:1])
+        cli("init", "--schema", "other")
+    one, two, *_ = lines(cli("migrations", "--schema", "other", "--json", code=FAILED))
+    assert (one["version"], one["name"], one["state"], one["migrated_at"] is None) == (1, "store", "applied", False)
+    assert (two["version"], two["name"], two["state"], two["migrated_at"]) == (2, "streams", "pending", None)
+    assert re.search(r"(?m)^ +2 +streams +pending$", cli("migrations", "--schema", "other", code=FAILED).stdout)
+    cli("migrate", "--schema", "other")
+    assert re.search(r"(?m)^ +2 +streams +applied +20..-..-.. ", cli("migrations", "--schema", "other").stdout)
+    assert {each["state"] for each in lines(cli("migrations", "--json"))} == {"applied"}
+    sql(database, "INSERT INTO eventstore.schema_migrations VALUES (9999, 'later')")
+    assert lines(cli("migrations", "--json", code=FAILED))[-1]["state"] == "unknown"
+
+
+def test_reset_makes_the_store_anew(cli: Cli, database: str) -> None:
+    """Without its events, of the same data type; where there is none, none is made."""
+    cli("init", "--schema", "other", "--data-type", "jsonb")
+    cli("append", "a", "B", "--schema", "other")
+    assert lines(cli("reset", "--schema", "other", "--yes", "--json")) == [{"schema": "other", "reset": True}]
+    assert sql(database, "SELECT count(*) FROM other.events") == [0]
+    assert sql(database, "SELECT data_type FROM other.store") == ["jsonb"]
+    cli("reset", "--schema", "none", "--yes", code=FAILED)
+    assert sql(database, "SELECT to_regnamespace('none')") == [None]
+
+
+def test_reset_asks_a_person(database: str) -> None:
+    """As drop does: only a y removes anything."""
+    with terminal(database, "reset") as (process, screen):
+        shown_on(screen, until="[y/N]")
+        os.write(screen, b"n\n")
+        shown_on(screen)
+        assert process.wait() == FAILED
+
+
+def test_roles_makes_roles_and_a_login(cli: Cli, database: str) -> None:
+    """The login can do what its role can; --print shows the same SQL and runs nothing."""
+    name = urlsplit(database).path.removeprefix("/")
+    tag = secrets.token_hex(4)
+    login = ["--login", f"bill_{tag}", "--as", "writer"]
+    count = f"SELECT count(*) FROM pg_roles WHERE rolname LIKE '{name}.%' OR rolname = 'bill_{tag}'"
+
+    printed = cli("roles", *login, "--print").stdout
+    assert printed.startswith("BEGIN;")
+    assert printed.endswith("COMMIT;\n")
+    assert sql(database, count) == [0]
+
+    done = lines(cli("roles", *login, "--json"))[0]
+    assert done["roles"]["writer"] == f"{name}.eventstore.writer"
+    assert done["login"] == f"bill_{tag}"
+    assert sql(database, count) == [6]
+    assert f"bill_{tag}" in cli("roles", *login).stdout
+    sql(database, f"ALTER ROLE bill_{tag} PASSWORD '{tag}'")
+    url = urlsplit(database)
+    dsn = url._replace(netloc=f"bill_{tag}:{tag}@{url.hostname}:{url.port}").geturl()
+    cli("append", "a", "B", "--dsn", dsn)
+    assert json.loads(cli("drop", "--yes", "--json", "--dsn", dsn, code=FAILED).stderr)["error"] == "PermissionRefused"
+    assert json.loads(cli("roles", "--json", "--dsn", dsn, code=FAILED).stderr)["error"] == "PermissionRefused"
+
+    for role in sql(database, count.replace("count(*)", "rolname")):
+        sql(database, f'DROP OWNED BY "{role}"')
+        sql(database, f'DROP ROLE "{role}"')
+    asyncio.run(execute(database, printed))
+    assert sql(database, count) == [6]
+    for role in sql(database, count.replace("count(*)", "rolname")):
+        sql(database, f'DROP OWNED BY "{role}"')
+        sql(database, f'DROP ROLE "{role}"')
+
+
+async def execute(database: str, script: str) -> None:
+    """Runs a script of several statements."""
+    connection = await asyncpg.connect(database)
+    await connection.execute(script)
+    await connection.close()
 
 
 def test_drop_removes_the_schema_and_not_the_database(cli: Cli, database: str) -> None:

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from trunkline_store import ANY_VERSION, NO_STREAM, STREAM_EXISTS, EventData, EventStore, StreamAppend, TrunklineError
+from trunkline_store import (
+    ANY_VERSION,
+    NO_STREAM,
+    STREAM_EXISTS,
+    EventData,
+    EventNotFound,
+    EventStore,
+    StreamAppend,
+    TrunklineError,
+)
 
 
 class Given(NamedTuple):
@@ -247,10 +256,8 @@ async def perform(store: EventStore, operation: Operation, connection: Any = Non
 
 def refusal(error: TrunklineError) -> Outcome:
     """An error as an outcome."""
-    name = type(error).__name__
-    if name == "EventNotFound":
-        return name, getattr(error, "stream", None), getattr(error, "event_id").int
-    return name, getattr(error, "stream", None), getattr(error, "actual", None)
+    says = error.event_id.int if isinstance(error, EventNotFound) and error.event_id else getattr(error, "actual", None)
+    return type(error).__name__, getattr(error, "stream", None), says
 
 
 async def state(store: EventStore) -> Outcome:

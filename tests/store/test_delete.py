@@ -272,7 +272,7 @@ async def test_a_refused_hard_delete_does_not_open_the_door(store: EventStore) -
 
 # --- races
 
-BEFORE = [
+BEFORE: list[Operation] = [
     Append((Part("a-1", 0, (Given(1), Given(2))),)),
     Append((Part("b-1", 0, (Given(3),)),)),
     Link("target-1", 0, (1, 3)),

@@ -39,6 +39,11 @@ async def test_the_readme_is_true(database: str, vhost: str, capsys: pytest.Capt
         await until_printed(names["follow"], database, vhost, capsys, "order-42 1 OrderPlaced {'total': 12}")
 
 
+async def test_the_stores_guide_is_true(database: str) -> None:
+    """Every example in it, in its order."""
+    await run("store/README.md", dsn=database)
+
+
 async def test_the_sdks_readme_is_true(database: str, vhost: str) -> None:
     """Its example follows until it is stopped."""
     names = await run("consumer_sdk/README.md")

@@ -38,9 +38,14 @@ def demo(
         errors.print("demo: starting PostgreSQL and RabbitMQ", highlight=False)
         with postgres_server() as postgres, rabbitmq_server() as rabbitmq:
             return asyncio.run(perform(postgres, rabbitmq, seconds, rate, keep=keep, as_json=as_json))
-    except (Died, ServerError, TrunklineError, asyncpg.PostgresError, httpx.HTTPError, OSError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        failure = f"PostgreSQL: {error}"
+    except httpx.HTTPError as error:
+        failure = f"RabbitMQ's management API: {error}"
+    except (Died, ServerError, TrunklineError, OSError) as error:
+        failure = str(error)
+    print(f"demo: {failure}", file=sys.stderr)
+    return 1
 
 
 async def perform(
@@ -65,6 +70,8 @@ async def perform(
             out.print(as_table(figures))
         if figures.fault:
             print(f"demo: {figures.fault}", file=sys.stderr)
+        elif not as_json:
+            print("All that was committed is confirmed, and was handled by both subscribers, in order.")
         if keep:
             print(as_text(rooms, title), file=sys.stderr)
             await processes.during(asyncio.Event().wait())
@@ -96,7 +103,7 @@ def main() -> int:
     """Reads the command line, and returns the exit code: 2 for a mistake in it, 130 after Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
     app.command()(demo)
     try:
         return int(app(prog_name="ops/demo", standalone_mode=False) or 0)

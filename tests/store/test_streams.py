@@ -1,0 +1,213 @@
+"""What is said of streams: one, and page by page."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+
+import pytest
+
+from trunkline_store import (
+    ANY_VERSION,
+    EventData,
+    EventStore,
+    InvalidArgument,
+    Page,
+    StreamDeleted,
+    StreamNotFound,
+)
+from trunkline_store.streams import SortBy
+
+
+async def append(store: EventStore, stream: str, count: int = 1, created_at: datetime | None = None) -> int:
+    """Appends events; gives the last position."""
+    events = [EventData("E", n, created_at=created_at) for n in range(count)]
+    return (await store.append_to_stream(stream, ANY_VERSION, events)).last_position
+
+
+async def names(store: EventStore, **asked: Any) -> list[str]:
+    return [entry.stream for entry in (await store.paginate_streams(**asked)).entries]
+
+
+async def test_a_stream_is_described(store: EventStore) -> None:
+    """Name, version, status and times; ids are of the store's making, and differ."""
+    await append(store, "a-1", 3)
+    await append(store, "b-1", 1)
+    one, other = await store.stream_info("a-1"), await store.stream_info("b-1")
+    assert (one.stream, one.version, one.status, one.deleted_at) == ("a-1", 3, "created", None)
+    assert abs(one.created_at - datetime.now(UTC)) < timedelta(minutes=1)
+    assert one.created_at.utcoffset() == timedelta(0)
+    assert 0 < one.stream_id != other.stream_id > 0
+
+
+async def test_a_stream_is_as_old_as_the_append_that_made_it(store: EventStore) -> None:
+    """Later ones do not change that, and an import brings its own time, alone, coalesced, and of several streams."""
+    then = datetime(2011, 1, 1, tzinfo=UTC)
+    await append(store, "a-1", created_at=then)
+    await append(store, "a-1", created_at=datetime(1999, 1, 1, tzinfo=UTC))
+    await asyncio.gather(append(store, "b-1", created_at=then), append(store, "c-1", created_at=then))
+    for stream in ("a-1", "b-1", "c-1"):
+        assert (await store.stream_info(stream)).created_at == then
+    await append(store, "d-1")
+    await append(store, "d-1", created_at=then)
+    assert (await store.stream_info("d-1")).created_at > then
+
+
+async def test_all_is_described_like_a_stream(store: EventStore) -> None:
+    """Its id is 0, and its version the last position; 0 where there is nothing."""
+    empty = await store.stream_info("$all")
+    assert (empty.stream, empty.stream_id, empty.version, empty.status) == ("$all", 0, 0, "created")
+    await append(store, "a-1")
+    last = await append(store, "b-1", 2)
+    assert (await store.stream_info("$all")).version == last
+
+
+async def test_unknown_and_deleted_streams_are_errors(store: EventStore) -> None:
+    """Two of them; a stream that was deleted for good is unknown."""
+    with pytest.raises(StreamNotFound):
+        await store.stream_info("a-1")
+    await append(store, "a-1")
+    await append(store, "b-1")
+    await store.delete_stream("a-1", 1)
+    await store.delete_stream("b-1", 1, hard=True)
+    with pytest.raises(StreamDeleted):
+        await store.stream_info("a-1")
+    with pytest.raises(StreamNotFound):
+        await store.stream_info("b-1")
+
+
+@pytest.mark.parametrize("stream", ["", "$x", "a\nb", None, 7])
+async def test_bad_names_are_refused(store: EventStore, stream: Any) -> None:
+    """P9."""
+    with pytest.raises(InvalidArgument):
+        await store.stream_info(stream)
+
+
+async def test_an_empty_store_has_one_page(store: EventStore) -> None:
+    """With `$all` on it; a search that finds nothing has one page too."""
+    page = await store.paginate_streams()
+    assert [entry.stream for entry in page.entries] == ["$all"]
+    assert (page.page_number, page.page_size, page.total_entries, page.total_pages) == (1, 50, 1, 1)
+    nothing = await store.paginate_streams(search="nothing")
+    assert nothing == Page([], 1, 50, 0)
+    assert nothing.total_pages == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 50])
+async def test_pages_hold_every_stream_once(store: EventStore, size: int) -> None:
+    """In whatever pages: all of them, in the order in which they were made, `$all` first; beyond the last there is
+    nothing, and the totals stay."""
+    made = [f"s-{n}" for n in (3, 1, 4, 5, 9, 2)]
+    for name in made:
+        await append(store, name)
+    pages = -(-7 // size)
+    seen: list[str] = []
+    for number in range(1, pages + 2):
+        page = await store.paginate_streams(page_size=size, page_number=number)
+        seen += [entry.stream for entry in page.entries]
+        assert len(page.entries) <= size
+        assert (page.page_number, page.total_entries, page.total_pages) == (number, 7, pages)
+    assert seen == ["$all", *made]
+    assert (await store.paginate_streams(page_size=size, page_number=2**31)).entries == []
+
+
+async def test_deleted_streams_are_listed_as_such(store: EventStore) -> None:
+    """Those that were deleted for good are not."""
+    for name in ("a-1", "b-1", "c-1"):
+        await append(store, name)
+    await store.delete_stream("a-1", 1)
+    await store.delete_stream("b-1", 1, hard=True)
+    by_name = {entry.stream: entry for entry in (await store.paginate_streams()).entries}
+    assert set(by_name) == {"$all", "a-1", "c-1"}
+    assert (by_name["a-1"].status, by_name["c-1"].status) == ("deleted", "created")
+    gone = by_name["a-1"].deleted_at
+    assert gone is not None
+    assert gone > by_name["a-1"].created_at
+
+
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        ("", ["$all", "Order-1", "order-1", "order-12", "x_%-1", "ü-1"]),
+        ("order", ["order-1", "order-12"]),
+        ("-1", ["Order-1", "order-1", "order-12", "x_%-1", "ü-1"]),
+        ("12", ["order-12"]),
+        ("Order", ["Order-1"]),
+        ("$all", ["$all"]),
+        ("%", ["x_%-1"]),
+        ("_", ["x_%-1"]),
+        ("ü", ["ü-1"]),
+        ("\\", []),
+        ("'; DROP TABLE eventstore.streams", []),
+    ],
+)
+async def test_a_search_is_for_a_part_of_the_name(store: EventStore, search: str, found: list[str]) -> None:
+    """Case matters, and no character is special; the totals are those of what was found."""
+    for name in ("order-1", "order-12", "Order-1", "x_%-1", "ü-1"):
+        await append(store, name)
+    page = await store.paginate_streams(search=search, sort_by="stream", page_size=2)
+    assert [entry.stream for entry in page.entries] == found[:2]
+    assert page.total_entries == len(found)
+    assert await names(store, search=search, sort_by="stream") == found
+
+
+async def test_streams_are_sorted_by_what_is_asked_for(store: EventStore) -> None:
+    """By name (byte by byte), age, version, and both times, both ways; equal ones by age; PostgreSQL's nulls, those
+    that were never deleted, come last upward."""
+    for day, (name, count) in enumerate([("b-1", 2), ("a-1", 3), ("C-1", 2)], 1):
+        await append(store, name, count, created_at=datetime(2000, 1, 10 - day, tzinfo=UTC))
+    for name in ("a-1", "b-1"):
+        await store.delete_stream(name, ANY_VERSION)
+    expected: dict[Any, tuple[list[str], list[str]]] = {
+        "stream": (["$all", "C-1", "a-1", "b-1"], ["b-1", "a-1", "C-1", "$all"]),
+        "stream_id": (["$all", "b-1", "a-1", "C-1"], ["C-1", "a-1", "b-1", "$all"]),
+        "version": (["b-1", "C-1", "a-1", "$all"], ["$all", "a-1", "b-1", "C-1"]),
+        "created_at": (["C-1", "a-1", "b-1", "$all"], ["$all", "b-1", "a-1", "C-1"]),
+        "deleted_at": (["a-1", "b-1", "$all", "C-1"], ["$all", "C-1", "b-1", "a-1"]),
+    }
+    assert set(expected) == set(get_args(SortBy))
+    for sort_by, (upward, downward) in expected.items():
+        assert await names(store, sort_by=sort_by) == upward
+        assert await names(store, sort_by=sort_by, sort_dir="desc") == downward
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"page_size": 0},
+        {"page_size": -1},
+        {"page_size": True},
+        {"page_size": "5"},
+        {"page_number": 0},
+        {"page_number": 1.5},
+        {"sort_by": "status"},
+        {"sort_by": "version; DROP TABLE eventstore.streams"},
+        {"sort_dir": "up"},
+        {"search": None},
+        {"search": 7},
+        {"search": "a\x00b"},
+        {"search": "\ud800"},
+    ],
+)
+async def test_bad_pages_are_refused(store: EventStore, asked: dict[str, Any]) -> None:
+    """P9: typed, whatever is wrong."""
+    await append(store, "a-1")
+    with pytest.raises(InvalidArgument):
+        await store.paginate_streams(**asked)
+
+
+async def test_pages_are_whole_while_streams_are_made(store: EventStore) -> None:
+    """A page and its totals are of one moment: with room for all, they agree however many appends are under way."""
+
+    async def make() -> None:
+        for n in range(100):
+            await append(store, f"s-{n}")
+
+    making = asyncio.create_task(make())
+    looked = 0
+    while not making.done():
+        page = await store.paginate_streams(page_size=1000)
+        assert len(page.entries) == page.total_entries
+        looked += 1
+    await making
+    assert looked > 3
+    assert len(await names(store, page_size=1000)) == 101
