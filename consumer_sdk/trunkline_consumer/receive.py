@@ -18,6 +18,7 @@ from aiormq.abc import DeliveredMessage
 from aiormq.exceptions import ChannelInvalidStateError
 from pamqp import commands
 
+from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 
 log = logging.getLogger("trunkline.consumer")
@@ -86,10 +87,10 @@ class Receiver:
                 log.warning("queue %s does not answer: it is deleted, to be made again", self._queue.name)
                 await self.delete_queue()
                 raise BrokerUnavailable(f"queue {self._queue.name} did not answer")
-            _obey_cancellation()
+            obey_cancellation()
         except BROKER_ERRORS as error:
             await self.close()
-            _obey_cancellation()
+            obey_cancellation()
             raise BrokerUnavailable.because(error) from error
         except BaseException:
             await self.close()
@@ -182,11 +183,3 @@ class Receiver:
         if generation == self.generation:
             self._lost = True
             self._arrived.set()
-
-
-def _obey_cancellation() -> None:
-    """One cancellation in ten that falls into a connect is swallowed by aiormq, or comes out as an error of the broker
-    (measured): whoever waits for the task to end would wait for ever."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

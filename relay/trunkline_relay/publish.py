@@ -25,6 +25,7 @@ from pamqp.header import ContentHeader
 
 from trunkline_relay.confirms import Window
 from trunkline_store import names
+from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.wire import CONTENT_TYPE, Message
 
@@ -70,8 +71,10 @@ class Publisher:
                 await channel.close()
                 underlying: aiormq.Connection = self._connection.transport.connection
                 self._channel = await underlying.channel(publisher_confirms=True)
+            obey_cancellation()
         except _BROKER_ERRORS as error:
             await self._close()
+            obey_cancellation()
             raise BrokerUnavailable.because(error) from error
         except BaseException:
             await self._close()

@@ -94,7 +94,12 @@ class EventStore:
             "timeout": timeout,
             "command_timeout": timeout,
             "statement_cache_size": statement_cache_size,
-            "server_settings": {"application_name": application_name, "jit": "off"},
+            # Poolers refuse settings that they do not know; without a cache, plans are made for the values at hand, and
+            # cannot look so dear that PostgreSQL compiles them.
+            "server_settings": {
+                "application_name": application_name,
+                **({"jit": "off"} if statement_cache_size else {}),
+            },
         }
         # Two connections stay for the others: appends that go alone may have to wait for a stream.
         pool_size = pool_size if isinstance(dsn_or_pool, str) else dsn_or_pool.get_max_size()

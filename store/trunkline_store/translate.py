@@ -46,6 +46,10 @@ _NOT_THERE: Final = (
     asyncpg.InvalidSchemaNameError,
 )
 
+_POOLER: Final = (
+    "behind PgBouncer in transaction mode, give statement_cache_size=0 (programs: TRUNKLINE_STATEMENT_CACHE_SIZE=0)"
+)
+
 
 class translated:  # noqa: N801 - reads as a word: with translated(schema)
     """`with translated(schema):` around calls of asyncpg. Errors of our own SQL pass as they are."""
@@ -78,6 +82,10 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             return UnsafeRead(_shown(error))
         case asyncpg.DataError() | DataError():
             return InvalidEvent("data", f"cannot be stored: {_shown(error)}")
+        case asyncpg.InvalidSQLStatementNameError() | asyncpg.DuplicatePreparedStatementError():
+            return InvalidArgument(f"{_shown(error)}: {_POOLER}")
+        case asyncpg.ProtocolViolationError() if "startup parameter" in str(error):
+            return InvalidArgument(f"{_shown(error)}: {_POOLER}")
         case asyncpg.InsufficientPrivilegeError():
             return PermissionRefused(f"PostgreSQL refuses: {_shown(error)}; `trunkline roles` gives a login its role")
         case _ if isinstance(error, _NOT_THERE):

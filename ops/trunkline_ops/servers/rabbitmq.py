@@ -1,7 +1,6 @@
 """A RabbitMQ of this program's own, or the one of `TRUNKLINE_AMQP_URL` and `TRUNKLINE_MANAGEMENT_URL`."""
 
 import os
-import platform
 import re
 import secrets
 import shutil
@@ -15,8 +14,8 @@ from pathlib import Path
 from signal import SIGTERM
 from urllib.parse import unquote, urlsplit
 
-from trunkline_ops.servers.cache import cached, run
 from trunkline_ops.servers.guard import Guard, account_for_servers, server_environment
+from trunkline_ops.servers.packages import unpacked
 from trunkline_ops.servers.ports import HOST, reserved_ports
 from trunkline_ops.servers.server import Server
 from trunkline_ops.servers.ways import Unavailable, first_open
@@ -182,43 +181,18 @@ def installed_home() -> Path:
 
 def unpacked_home() -> Path:
     """The distribution's package, unpacked without root."""
-    for tool in ("apt-get", "dpkg-deb"):
-        if not shutil.which(tool):
-            raise Unavailable(f"it takes {tool}, of Debian or a descendant")
-    release = platform.freedesktop_os_release()
-    name = f"rabbitmq-{release['ID']}-{release.get('VERSION_ID', 'rolling')}-{platform.machine()}"
-    homes = list(cached(name, _unpack).glob("usr/lib/rabbitmq/lib/rabbitmq_server-*"))
+    homes = unpacked("rabbitmq", "rabbitmq-server", _make_erlang_relocatable).glob(
+        "usr/lib/rabbitmq/lib/rabbitmq_server-*"
+    )
     return max(homes, key=_version)
 
 
-def _unpack(folder: Path) -> None:
-    """Downloads RabbitMQ, and what the host lacks of its dependencies, and unpacks them.
-
-    Apt keeps a private state for that. These are packages of the host's own release: they fit its libraries.
-    """
-    packages = folder / "packages"
-    for each in ("lists/partial", "archives/partial"):
-        (packages / each).mkdir(parents=True)
-    apt_get = [
-        *("apt-get", "--quiet", "--yes"),
-        *("-o", f"Dir::State::lists={packages / 'lists'}"),
-        *("-o", f"Dir::Cache={packages}"),
-        *("-o", "Debug::NoLocking=1"),  # the host's own apt may be at work, and its locks are root's
-        *("-o", "APT::Sandbox::User=root"),  # apt's own user could not write here
-    ]
-    run(*apt_get, "update")
-    run(*apt_get, "install", "--download-only", "--no-install-recommends", "rabbitmq-server")
-    for package in (packages / "archives").glob("*.deb"):
-        run("dpkg-deb", "--extract", str(package), str(folder))
-    shutil.rmtree(packages)
-    _make_erlang_relocatable(folder / "usr" / "lib" / "erlang")
-
-
-def _make_erlang_relocatable(erlang: Path) -> None:
+def _make_erlang_relocatable(folder: Path) -> None:
     """Erlang's start scripts name the folder that it was built for; here they are to take the one they stand in.
 
     There are two copies: RabbitMQ starts with the one in bin, and starts epmd with the one in erts-*/bin.
     """
+    erlang = folder / "usr" / "lib" / "erlang"
     for script in (*erlang.glob("bin/erl"), *erlang.glob("erts-*/bin/erl")):
         here = os.path.relpath(erlang, script.parent)
         relative = f'ROOTDIR=$(cd "$(dirname "$(readlink -f "$0")")/{here}" && pwd)'
