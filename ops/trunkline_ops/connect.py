@@ -25,6 +25,7 @@ async def opened(settings: Settings, command: str, *, connections: int = 1) -> A
         pool_size=connections,
         timeout=_SECONDS,
         application_name=f"trunkline {command}",
+        statement_cache_size=settings.statement_cache_size,
     )
     with _saying_where(settings):
         await store.open()
@@ -49,6 +50,7 @@ async def connected(
             database=database,
             timeout=_SECONDS,
             server_settings={"application_name": f"trunkline {command}"},
+            statement_cache_size=0,  # PgBouncer may stand between; and what is done here is done once
         )
     try:
         yield connection

@@ -20,6 +20,7 @@ _NAMES: Final = {
     "TRUNKLINE_SCHEMA": "TRUNKLINE_SCHEMA",
     "amqp_url": "--amqp-url or TRUNKLINE_AMQP_URL",
     "management_url": "TRUNKLINE_MANAGEMENT_URL",
+    "statement_cache_size": "TRUNKLINE_STATEMENT_CACHE_SIZE",
 }
 _DSN: Final = "postgresql://user@host/database"
 _AMQP_URL: Final = "amqp://user:password@host/vhost"
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
 
     dsn: Annotated[SecretStr, AfterValidator(_url(_DSN, "postgresql", "postgres"))] | None = None
     store: Annotated[str, AfterValidator(check_store)] = Field("eventstore", validation_alias="TRUNKLINE_SCHEMA")
+    statement_cache_size: int = Field(100, ge=0)
     amqp_url: Annotated[SecretStr, AfterValidator(_url(_AMQP_URL, "amqp", "amqps"))] | None = None
     management_url: Annotated[SecretStr, AfterValidator(_url("http://host:15672", "http", "https"))] | None = None
 

@@ -85,7 +85,6 @@ def many_arguments(together: bool, appends: Sequence[list[Any]]) -> list[Any]:
         [args[0] for args in appends],
         [args[1] for args in appends],
         counts,
-        [number for number, count in enumerate(counts, 1) for _ in range(count)],
         *(
             _unless_all_none(
                 [

@@ -40,7 +40,6 @@ class Pending:
         self.events = len(args[2])
         self.size = sum(map(len, args[4]))
         self.answer = answer
-        answer.add_done_callback(_seen)
 
     def succeed(self, row: Row) -> None:
         if not self.answer.done():
@@ -74,7 +73,9 @@ class Coalescer:
         self._waiting: deque[Pending] = deque()
         self._alone = asyncio.Semaphore(alone)
         self._alone_now: dict[str, deque[Pending]] = {}  # by stream: what waits behind the one that is under way
-        self._carrier: asyncio.Task[None] | None = None
+        self._sending: asyncio.Handle | asyncio.Task[None] | None = None
+        """The call that the others wait for: about to be made, or under way."""
+        self._held: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def append(self, args: list[Any]) -> Row:
@@ -84,14 +85,16 @@ class Coalescer:
             self._alone_now[pending.stream].append(pending)
         else:
             self._waiting.append(pending)
-            if self._carrier is None:
-                self._carrier = self._start(self._carry())
-        return await asyncio.shield(pending.answer)
+            self._send_soon()
+        return await pending.answer
 
     async def drain(self) -> None:
         """Waits until everything has its answer."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._tasks or self._waiting:
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            else:
+                await asyncio.sleep(0)  # what waits is sent in this round of the loop
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
@@ -99,17 +102,37 @@ class Coalescer:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _carry(self) -> None:
-        try:
-            while self._waiting:
-                group = self._next_group()
-                if len(group) == 1 and not self._alone.locked():
-                    # Nobody else is there: it needs no company. If its stream is held, the next ones do not wait.
-                    await asyncio.wait({self._go_alone(group[0])}, timeout=HELD_SECONDS)
-                elif group:
-                    await self._send_many(group)
-        finally:
-            self._carrier = None
+    def _send_soon(self) -> None:
+        """When all callers that can run have run: those who were answered together append together again."""
+        if self._sending is None and self._waiting:
+            self._sending = asyncio.get_running_loop().call_soon(self._send_next)
+
+    def _send_next(self) -> None:
+        """Sends what waits. What comes until it is answered waits in its turn."""
+        group: list[Pending] = []
+        while self._waiting and not group:
+            group = self._next_group()
+        if not group:
+            self._sending = None
+        elif len(group) == 1 and not self._alone.locked():
+            # Nobody else is there: it needs no company. If its stream is held, the next ones do not wait.
+            self._sending = self._go_alone(group[0])
+            self._held = asyncio.get_running_loop().call_later(HELD_SECONDS, self._sent, self._sending)
+            self._sending.add_done_callback(self._sent)
+        else:
+            self._sending = self._start(self._send_many(group))
+            self._sending.add_done_callback(self._sent)
+
+    def _sent(self, sending: asyncio.Task[None]) -> None:
+        if sending is not self._sending:
+            return  # it was held up, and the others went on
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+        if sending.cancelled():
+            self._sending = None  # the loop ends
+        else:
+            self._send_next()
 
     def _next_group(self) -> list[Pending]:
         """As many as one call carries, each stream once; the others stay, in their order."""
@@ -173,11 +196,4 @@ class Coalescer:
     def _release(self, stream: str) -> None:
         """The stream is free again: what waited for it goes on, in its order."""
         self._waiting.extend(self._alone_now.pop(stream))
-        if self._waiting and self._carrier is None:
-            self._carrier = self._start(self._carry())
-
-
-def _seen(answer: asyncio.Future[Row]) -> None:
-    """Its caller may have been cancelled: then nobody asks for the error, and asyncio need not complain of it."""
-    if not answer.cancelled():
-        answer.exception()
+        self._send_soon()

@@ -7,7 +7,7 @@ always wins. With the OpenTelemetry API installed, the current span is the trace
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Final, NamedTuple
 
@@ -28,6 +28,7 @@ class Context(NamedTuple):
 
 
 _NOTHING: Final = Context()
+_NO_SPAN: Final = nullcontext()
 _current: ContextVar[Context] = ContextVar("trunkline_context", default=_NOTHING)
 
 
@@ -82,12 +83,9 @@ def traceparent() -> str | None:
     return _current.get().traceparent
 
 
-@contextmanager
-def span(name: str, **attributes: str | int) -> Iterator[None]:
-    """An OpenTelemetry span around an operation of the store; nothing where the API is not installed."""
-    if trace is None:
-        yield
-        return
+def span(name: str, **attributes: str | int) -> AbstractContextManager[object]:
+    """An OpenTelemetry span around an operation of the store; nothing where nobody has set up tracing."""
+    if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return _NO_SPAN
     named = {f"trunkline.{key}": value for key, value in attributes.items()}
-    with trace.get_tracer("trunkline").start_as_current_span(f"trunkline {name}", attributes=named):
-        yield
+    return trace.get_tracer("trunkline").start_as_current_span(f"trunkline {name}", attributes=named)

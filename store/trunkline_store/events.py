@@ -143,6 +143,7 @@ def check_events(events: Sequence[EventData]) -> None:
     if not isinstance(events, Sequence):
         raise InvalidArgument(f"events: a list is needed, not {type(events).__name__}")
     seen: set[UUID] = set()
+    checked: str | None = None
     for event in events:
         if not isinstance(event, EventData):
             raise InvalidEvent("event", f"an EventData is needed, not {type(event).__name__}")
@@ -151,7 +152,9 @@ def check_events(events: Sequence[EventData]) -> None:
         if event.id in seen:
             raise InvalidEvent("id", f"{event.id} stands twice in this append")
         seen.add(event.id)
-        check_text("type", event.type, MAX_TYPE_BYTES)
+        if event.type is not checked:  # the same object again and again, mostly
+            check_text("type", event.type, MAX_TYPE_BYTES)
+            checked = event.type
         if event.correlation_id is not None:
             check_text("correlation_id", event.correlation_id, MAX_ID_BYTES)
         if event.causation_id is not None:

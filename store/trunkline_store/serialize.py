@@ -92,7 +92,7 @@ class JsonSerializer:
         encoded = self._encoder.encode(value)
         if b"null" in encoded:
             _refuse_non_finite(value)  # written as null without a word
-        if encoded.count(b"[") + encoded.count(b"{") > MAX_NESTING and _nesting(encoded) > MAX_NESTING:
+        if len(encoded) > 2 * MAX_NESTING and _nested(encoded):
             raise ValueError(f"is nested more than {MAX_NESTING} deep")
         return encoded
 
@@ -180,6 +180,10 @@ def _refuse_non_finite(value: Any) -> None:
             todo.extend(item.values())
         elif isinstance(item, (list, tuple)):
             todo.extend(item)
+
+
+def _nested(encoded: bytes) -> bool:
+    return encoded.count(b"[") + encoded.count(b"{") > MAX_NESTING and _nesting(encoded) > MAX_NESTING
 
 
 def _nesting(encoded: bytes) -> int:

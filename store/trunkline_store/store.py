@@ -89,6 +89,7 @@ class EventStore:
         self._own_pool = isinstance(dsn_or_pool, str)
         self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else ""
         self._pool: asyncpg.Pool | None = None if isinstance(dsn_or_pool, str) else dsn_or_pool
+        self._pooler = self._own_pool and statement_cache_size == 0
         self._pool_options: dict[str, Any] = {
             "max_size": pool_size,
             "timeout": timeout,
@@ -191,7 +192,8 @@ class EventStore:
         try:
             yield connection
         finally:
-            await pool.release(connection)
+            with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):  # asyncpg has terminated it then
+                await pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -214,7 +216,8 @@ class EventStore:
                 with translated(self.schema):
                     await transaction.commit()
             finally:
-                await _end_session(connection)
+                if not self._pooler:
+                    await _end_session(connection)
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
         """The rows of a statement in autocommit; after a lost connection it is asked again."""
@@ -580,7 +583,8 @@ class EventStore:
 
 
 async def _end_session(connection: Connection) -> None:
-    """Whatever an application set in the session ends here. A lost connection has none, and the pool has let it go."""
+    """Whatever an application set in the session ends here. A lost connection has none, and the pool has let it go;
+    behind a pooler, the session is by now another client's."""
     with suppress(asyncpg.InterfaceError):
         try:
             await connection.reset()

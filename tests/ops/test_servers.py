@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aio_pika
 import asyncpg
@@ -28,6 +29,7 @@ from trunkline_ops.servers import (
 )
 from trunkline_ops.servers.cache import cached
 from trunkline_ops.servers.guard_process import descendants
+from trunkline_ops.servers.pgbouncer import pgbouncer_server
 from trunkline_ops.servers.ports import HOST, reserved_ports
 from trunkline_ops.servers.postgres import programs_of_wheel
 from trunkline_ops.servers.rabbitmq import unpacked_home
@@ -71,6 +73,11 @@ def listening(server: Server) -> set[str]:
                 words = [int(address[i : i + 8], 16) for i in range(0, len(address), 8)]
                 found.add(socket.inet_ntop(family, b"".join(word.to_bytes(4, sys.byteorder) for word in words)))
     return found
+
+
+def elsewhere(dsn: str, database: str) -> str:
+    """The same server's other database."""
+    return urlsplit(dsn)._replace(path=f"/{database}").geturl()
 
 
 def is_gone(process: int) -> bool:
@@ -164,6 +171,19 @@ async def test_rabbitmq_keeps_what_was_confirmed_when_it_is_killed() -> None:
             channel = await connection.channel()
             received = await (await channel.get_queue("kept")).get()
             assert received.body == b"kept"
+
+
+async def test_pgbouncer_leads_to_every_database_of_a_server(postgres: PostgresServer) -> None:
+    """With the server's own users; on the loopback interface only; started again, it answers on the same port."""
+    with pgbouncer_server(postgres, settings={"max_client_conn": "7"}) as pgbouncer:
+        for dsn in (pgbouncer.dsn, elsewhere(pgbouncer.dsn, "template1")):
+            connection = await asyncpg.connect(dsn, statement_cache_size=0)
+            assert await connection.fetchval("SELECT current_database()") == dsn.rpartition("/")[2]
+            await connection.close()
+        with pytest.raises(asyncpg.PostgresError, match="authentication failed"):
+            await asyncpg.connect(pgbouncer.dsn, password="wrong")
+        assert listening(pgbouncer) == {HOST}
+        pgbouncer.restart()
 
 
 def test_nothing_is_left_of_a_program_that_was_killed() -> None:

@@ -2,12 +2,13 @@
 
 import asyncio
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import asyncpg
 import pytest
 
+from tests.proxy import Proxy
 from trunkline_store import (
     ANY_VERSION,
     NO_STREAM,
@@ -17,6 +18,7 @@ from trunkline_store import (
     EventStore,
     InvalidArgument,
     InvalidEvent,
+    OperationTimeout,
     StreamExists,
     StreamNotFound,
     WrongExpectedVersion,
@@ -88,6 +90,22 @@ async def test_writers_that_accept_any_version_all_win(store: EventStore) -> Non
     assert [e.stream_version for e in events] == list(range(1, 21))
 
 
+async def test_writers_that_expect_the_stream_to_exist_all_win(store: EventStore) -> None:
+    """Twenty at once: STREAM_EXISTS is no version that another writer could take."""
+    await store.append_to_stream("order-1", 0, [event()])
+    await asyncio.gather(*(store.append_to_stream("order-1", STREAM_EXISTS, [event()]) for _ in range(20)))
+    assert [e.stream_version for e in await store.read_stream_forward("order-1")] == list(range(1, 22))
+
+
+async def test_of_writers_that_expect_no_stream_one_wins(store: EventStore) -> None:
+    """Eight at once: the others are told that it exists."""
+    outcomes = await asyncio.gather(
+        *(store.append_to_stream("order-1", NO_STREAM, [event()]) for _ in range(8)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, StreamExists) for outcome in outcomes) == 7
+    assert await count(store) == 1
+
+
 @pytest.mark.parametrize("size", [1, 999, 1000, 1023, 1024, 1025, 8001])
 async def test_an_append_of_any_size_is_whole_and_in_order(store: EventStore, size: int) -> None:
     """Versions are consecutive, and up to 1,024 events are one block."""
@@ -117,6 +135,31 @@ async def test_everything_given_is_read_back(store: EventStore) -> None:
     assert one.event_id == given.id
     assert (two.data, two.metadata, two.correlation_id, two.causation_id) == (None, None, None, None)
     assert abs((two.created_at - datetime.now(UTC)).total_seconds()) < 60
+
+
+@pytest.mark.parametrize("expected", [0, ANY_VERSION])
+async def test_an_import_brings_its_times(store: EventStore, expected: int) -> None:
+    """Each event has its own, in whatever order, and in whatever zone it was given; the others have the database's."""
+    times = [
+        datetime(2010, 5, 6, 7, 8, 9, 10, UTC),
+        datetime(1969, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-9))),
+        None,
+        datetime(2090, 1, 1, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+    ]
+    await store.append_to_stream("order-1", expected, [event(created_at=time) for time in times])
+    read = [e.created_at for e in await store.read_stream_forward("order-1")]
+    assert [time == given for time, given in zip(read, times, strict=True)] == [True, True, False, True]
+    assert {time.utcoffset() for time in read} == {timedelta(0)}
+
+
+async def test_otherwise_the_time_is_the_databases(store: EventStore) -> None:
+    """One reading for an append, between what the clock said before it and after it."""
+    before = await store.fetchval("SELECT clock_timestamp()")
+    await store.append_to_stream("order-1", 0, [event(), event(), event()])
+    after = await store.fetchval("SELECT clock_timestamp()")
+    times = {e.created_at for e in await store.read_stream_forward("order-1")}
+    assert len(times) == 1
+    assert before <= times.pop() <= after
 
 
 async def test_an_empty_append_checks_the_version_and_writes_nothing(store: EventStore) -> None:
@@ -160,6 +203,55 @@ async def test_two_retries_that_race_both_succeed(store: EventStore) -> None:
     events = [event(), event()]
     answers = await asyncio.gather(*(store.append_to_stream("order-1", 0, events) for _ in range(6)))
     assert len(set(answers)) == 1
+    assert await count(store) == 2
+
+
+@pytest.mark.parametrize("fault", ["cut", "silent"])
+async def test_an_append_whose_answer_was_lost_is_found_again(store: EventStore, database: str, fault: str) -> None:
+    """It is committed, and nobody says so. When the connection is cut the store asks again by itself; when there is
+    silence the caller gets a typed error, and appends the same events again: one success, the original positions."""
+    events = [event(1), event(2)]
+    await store.append_to_stream("order-1", 0, [event(0)])
+    holder = await asyncpg.connect(database)
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute("SELECT FROM eventstore.streams FOR UPDATE")
+    async with Proxy(database) as proxy, EventStore(proxy.url, timeout=30 if fault == "cut" else 1) as far:
+        appending = asyncio.create_task(far.append_to_stream("order-1", 1, events))
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        async with asyncio.timeout(20):
+            while not await store.fetchval(waiting):
+                await asyncio.sleep(0.005)  # PostgreSQL tells nobody who waits
+            proxy.stall()
+            await transaction.rollback()
+            while await count(store) < 3:
+                await asyncio.sleep(0.005)  # the append that nobody hears of
+        if fault == "cut":
+            await proxy.cut()
+            proxy.resume()
+            answer = await appending
+        else:
+            with pytest.raises(OperationTimeout, match="in time"):
+                await appending
+            proxy.resume()
+            answer = await far.append_to_stream("order-1", 1, events)
+    await holder.close()
+    assert [answer.first_version, answer.last_version] == [2, 3]
+    read = await store.read_stream_forward("order-1", start=2)
+    assert [e.event_id for e in read] == [e.id for e in events]
+    assert [answer.first_position, answer.last_position] == [e.position for e in read]
+
+
+async def test_an_append_that_waits_too_long_is_a_typed_error(store: EventStore, database: str) -> None:
+    """Of a stream that somebody holds, after the store's timeout; the same append succeeds afterwards, once."""
+    events = [event()]
+    async with EventStore(database, timeout=0.3) as hurried, store.transaction() as connection:
+        await store.append_to_stream("order-1", 0, [event()], connection=connection)
+        with pytest.raises(OperationTimeout):
+            await hurried.append_to_stream("order-1", ANY_VERSION, events)
+    assert (await store.append_to_stream("order-1", 1, events)).last_version == 2
     assert await count(store) == 2
 
 
@@ -235,7 +327,8 @@ def deep(levels: int) -> Any:
 
 
 BAD_EVENTS = [
-    ("type", event(type="")), ("type", event(type="x" * 129)), ("type", event(type="a\nb")),
+    ("type", EventData(None, 1)),  # type: ignore[arg-type] # the mistake
+    ("type", event(type="")),  ("type", event(type="x" * 129)), ("type", event(type="a\nb")),
     ("type", event(type="\udfff")), ("correlation_id", event(correlation_id="")),
     ("causation_id", event(causation_id="x" * 129)), ("data", event("\ud800")), ("data", event({"a": float("nan")})),
     ("data", event([float("inf")])), ("data", event(object())), ("data", event(deep(513))),

@@ -1,6 +1,8 @@
 """`append_to_streams`: several streams, all or nothing."""
 
 import asyncio
+from contextlib import suppress
+from random import Random
 from typing import Any
 
 import asyncpg
@@ -31,6 +33,14 @@ def events(*data: Any) -> list[EventData]:
 
 def part(stream: str, expected: int = ANY_VERSION, *data: Any) -> StreamAppend:
     return StreamAppend(stream, expected, events(*data or (1,)))
+
+
+async def waits_for_a_lock(store: EventStore) -> None:
+    """Until a session of this database waits for another one."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(20):
+        while not await store.fetchval(query):
+            await asyncio.sleep(0.005)  # PostgreSQL tells nobody who waits
 
 
 async def rows(store: EventStore) -> tuple[int, int]:
@@ -216,19 +226,21 @@ async def deadlocks(store: EventStore) -> int:
 
 
 async def test_opposite_orders_never_meet_a_deadlock(store: EventStore, database: str) -> None:
-    """Sixteen callers, half of them with the streams in the opposite order, new streams among them, beside others that
-    append to one of them: every call succeeds, and PostgreSQL sees no deadlock. The control, single appends in
-    transactions, meets some."""
+    """Sixteen callers at a time, with the same streams in opposite orders, or with some new ones in any order, new
+    streams among them, beside others that append to one: every call succeeds, and PostgreSQL sees no deadlock. The
+    control, single appends in transactions, meets some."""
+    rnd = Random(1)
     await store.append_to_streams([part(f"old-{n}") for n in range(4)])
     async with EventStore(database, pool_size=20, application_name="opposite") as crowd:
-        for turn in range(8):
+        for turn in range(16):
             order = [f"old-{n}" for n in range(4)] + [f"new-{turn}-{n}" for n in range(4)]
-            calls = [crowd.append_to_streams([part(s) for s in order[::step]]) for step in [1, -1] * 8]
+            orders = [order[::step] for step in [1, -1] * 8] if turn % 2 else [rnd.sample(order[4:], 3) for _ in range(16)]
+            calls = [crowd.append_to_streams([part(stream) for stream in each]) for each in orders]
             alone = [crowd.append_to_stream(f"old-{n}", ANY_VERSION, events(1)) for n in range(4)]
             await asyncio.gather(*calls, *alone)
-    for name, expected in (("old-0", 1 + 8 * 17), ("new-7-0", 16)):
-        versions = [e.stream_version for e in await store.read_stream_forward(name)]
-        assert versions == list(range(1, expected + 1))
+    assert (await rows(store))[1] == 4 + 8 * 16 * 8 + 8 * 16 * 3 + 16 * 4
+    for name, expected in (("new-7-0", 16), ("new-15-3", 16)):
+        assert [e.stream_version for e in await store.read_stream_forward(name)] == list(range(1, expected + 1))
     assert await deadlocks(store) == 0
 
     connections = [await quick_to_find_deadlocks(database) for _ in range(4)]
@@ -302,3 +314,38 @@ async def test_of_callers_that_expect_the_same_versions_one_wins(store: EventSto
     a, b = [[e.data for e in await store.read_stream_forward(s)] for s in ("a-1", "b-1")]
     assert a == b
     assert len(a) == 2
+
+
+@pytest.mark.parametrize("expected", [0, ANY_VERSION])
+@pytest.mark.parametrize("there", [[], ["a-1"], ["b-1"], ["a-1", "b-1"]], ids=["new", "a there", "b there", "there"])
+async def test_repetitions_that_race_all_succeed(store: EventStore, there: list[str], expected: int) -> None:
+    """Six at once of the same append, to new and existing streams: one is stored, and all get its answers."""
+    for stream in there:
+        await store.append_to_stream(stream, 0, events("before"))
+    parts = [part(name, 1 if expected == 0 and name in there else expected) for name in ("b-1", "a-1")]
+    answers = await asyncio.gather(*(store.append_to_streams(parts) for _ in range(6)))
+    assert answers == [answers[0]] * 6
+    assert await rows(store) == (2, 2 + len(there))
+
+
+async def test_new_streams_that_others_make_meanwhile_are_met_as_they_are(store: EventStore, database: str) -> None:
+    """A caller that waits for a stream which another transaction makes sees it as that leaves it: versions fit or not,
+    and one that was rolled back was never there."""
+    for commit, expected, first in ((True, ANY_VERSION, 3), (True, 0, None), (False, 0, 1)):
+        for stream in ("a-1", "b-1"):
+            with suppress(StreamNotFound):
+                await store.delete_stream(stream, ANY_VERSION, hard=True)
+        connection = await asyncpg.connect(database)
+        transaction = connection.transaction()
+        await transaction.start()
+        await store.append_to_stream("b-1", 0, events(1, 2), connection=connection)
+        waiting = asyncio.create_task(store.append_to_streams([part("b-1", expected), part("a-1", 0)]))
+        await waits_for_a_lock(store)
+        await (transaction.commit() if commit else transaction.rollback())
+        await connection.close()
+        if first is not None:
+            assert [answer.first_version for answer in await waiting] == [first, 1]
+        else:
+            with pytest.raises(WrongExpectedVersion):
+                await waiting
+            assert await rows(store) == (1, 2)

@@ -188,7 +188,7 @@ async def test_nothing_is_skipped_or_inverted_under_writers_of_every_kind(
 async def test_the_order_holds_where_the_lock_keys_wrap_around(database: str) -> None:
     """The lock's key carries 31 bits of the block: the same across 2^31."""
     connection = await asyncpg.connect(database)
-    await connection.execute("SELECT setval('eventstore.blocks', 2147483648 - 300)")
+    await connection.execute("SELECT setval('eventstore.blocks', 2147483648 - 60)")
     await connection.close()
     started = time.monotonic()
     right, wrong, events, _ = await stress(database, 4, 2)

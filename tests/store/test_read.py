@@ -1,8 +1,12 @@
-"""Reading streams and `$all`."""
+"""Reading streams, categories and `$all`."""
+
+from functools import partial
+from typing import Any
 
 import asyncpg
 import pytest
 
+from tests.proxy import Proxy
 from trunkline_store import (
     ANY_VERSION,
     EventData,
@@ -10,6 +14,7 @@ from trunkline_store import (
     InvalidArgument,
     MigrationPending,
     NotInitialised,
+    OperationTimeout,
     PermissionRefused,
     SchemaTooNew,
     StoreNotReady,
@@ -36,6 +41,28 @@ async def test_a_stream_is_read_in_pages_from_an_inclusive_start(store: EventSto
     assert await store.read_stream_forward("s-1", start=8) == []
 
 
+async def test_a_stream_is_read_backward_from_an_inclusive_start(store: EventStore) -> None:
+    """None and whatever is beyond the end is the end; 0 is before the beginning."""
+    await store.append_to_stream("s-1", 0, [EventData("E", n) for n in range(1, 8)])
+    for start in (None, 7, 8, 2**63 - 1):
+        assert [e.data for e in await store.read_stream_backward("s-1", start=start, count=3)] == [7, 6, 5]
+    assert [e.data for e in await store.read_stream_backward("s-1", start=2)] == [2, 1]
+    assert await store.read_stream_backward("s-1", start=0) == []
+
+
+async def test_reads_give_a_thousand_events_unless_told_otherwise(store: EventStore) -> None:
+    """Each of them, both ways."""
+    await store.append_to_stream("s-1", 0, [EventData("E", n) for n in range(1001)])
+    forward = [
+        await store.read_stream_forward("s-1"),
+        await store.read_all_streams_forward(),
+        await store.read_category_forward("s"),
+    ]
+    backward = [await store.read_stream_backward("s-1"), await store.read_all_streams_backward()]
+    assert [[e.data for e in events] for events in forward] == [list(range(1000))] * 3
+    assert [[e.data for e in events] for events in backward] == [list(range(1000, 0, -1))] * 2
+
+
 async def test_event_numbers_are_versions_in_a_stream_and_positions_in_all(store: EventStore) -> None:
     """The number is the place in what is being read."""
     await fill(store, 4)
@@ -55,6 +82,75 @@ async def test_all_streams_are_read_in_the_order_of_the_appends(store: EventStor
     assert [e.data for e in await store.read_all_streams_forward(start=events[4].position, count=3)] == [4, 5, 6]
 
 
+async def test_all_streams_are_read_backward_in_the_opposite_order(store: EventStore) -> None:
+    """From an inclusive start down; from the end, if there is none or it is beyond; an empty store has nothing."""
+    assert await store.read_all_streams_backward() == []
+    await fill(store)
+    events = await store.read_all_streams_backward()
+    assert [e.data for e in events] == list(range(10))[::-1]
+    assert [e.event_number for e in events] == [e.position for e in events]
+    assert [e.data for e in await store.read_all_streams_backward(start=events[3].position, count=3)] == [6, 5, 4]
+    assert [e.data for e in await store.read_all_streams_backward(start=events[3].position - 1, count=1)] == [5]
+    assert [e.data for e in await store.read_all_streams_backward(start=2**63 - 1, count=1)] == [9]
+    assert await store.read_all_streams_backward(start=0) == []
+
+
+async def test_beyond_the_end_there_is_nothing(store: EventStore) -> None:
+    """Of `$all` and of a category, read and streamed."""
+    await fill(store)
+    start = (await store.read_all_streams_forward())[-1].position + 1
+    assert await store.read_all_streams_forward(start=start) == []
+    assert await store.read_category_forward("s", start=start) == []
+    assert [e async for e in store.stream_all_forward(start=start)] == []
+    assert [e async for e in store.stream_category_forward("s", start=start)] == []
+
+
+async def test_a_category_is_read_in_the_order_of_all(store: EventStore) -> None:
+    """Streams whose names are the category, or begin with it and a `-`, and no others; positions are those of `$all`;
+    one that nobody appended to is empty."""
+    for n, stream in enumerate(["order-1", "orders-1", "order", "ordre-1", "order-2-x", "Order-1", "order-1"]):
+        await store.append_to_stream(stream, ANY_VERSION, [EventData("E", n)])
+    events = await store.read_category_forward("order")
+    assert [(e.data, e.stream) for e in events] == [(0, "order-1"), (2, "order"), (4, "order-2-x"), (6, "order-1")]
+    assert [e.event_number for e in events] == [e.position for e in events] == [e.feed_position for e in events]
+    everything = {e.event_id: e for e in await store.read_all_streams_forward()}
+    assert [everything[e.event_id] for e in events] == events
+    assert [e.data for e in await store.read_category_forward("order", start=events[1].position, count=2)] == [2, 4]
+    assert [e.data for e in await store.read_category_forward("order", start=events[1].position + 1)] == [4, 6]
+    assert await store.read_category_forward("nothing") == []
+
+
+@pytest.mark.parametrize("category", ["", " ", "a-b", "c" * 65, "a\nb", "\ud800", None, 7])
+async def test_a_bad_category_is_refused(store: EventStore, category: Any) -> None:
+    """P9: what cannot be one, or could only be a part of a stream's name."""
+    with pytest.raises(InvalidArgument):
+        await store.read_category_forward(category)
+    with pytest.raises(InvalidArgument):
+        store.stream_category_forward(category)
+
+
+async def test_events_above_the_safe_position_are_not_given_yet(store: EventStore) -> None:
+    """P2: what was committed after an append that is still open waits for it, in `$all` and in categories, both ways;
+    a stream's own reader has it at once, and the transaction its own events."""
+    await fill(store, 3)
+    async with store.transaction() as connection:
+        await store.append_to_stream("s-0", ANY_VERSION, [EventData("E", "open")], connection=connection)
+        await store.append_to_stream("s-1", ANY_VERSION, [EventData("E", "later")])
+        assert [e.data for e in await store.read_all_streams_forward()] == [0, 1, 2]
+        assert [e.data for e in await store.read_all_streams_backward()] == [2, 1, 0]
+        assert [e.data for e in await store.read_category_forward("s")] == [0, 1, 2]
+        assert [e.data async for e in store.stream_all_forward()] == [0, 1, 2]
+        assert [e.data async for e in store.stream_all_backward()] == [2, 1, 0]
+        assert [e.data async for e in store.stream_category_forward("s")] == [0, 1, 2]
+        assert [e.data for e in await store.read_stream_forward("s-1")] == [1, "later"]
+        assert [e.data for e in await store.read_stream_forward("s-0")] == [0]
+        assert [e.data for e in await store.read_stream_forward("s-0", connection=connection)] == [0, "open"]
+        with pytest.raises(OperationTimeout, match="open"):
+            await store.until_safe((await store.stream_info("$all")).version, seconds=0.01)
+    await store.until_safe((await store.stream_info("$all")).version)
+    assert [e.data for e in await store.read_all_streams_forward()] == [0, 1, 2, "open", "later"]
+
+
 @pytest.mark.parametrize("page", [1, 2, 3, 1000])
 async def test_streaming_gives_the_same_whatever_the_page(store: EventStore, page: int) -> None:
     """Lazy reading is the same reading."""
@@ -62,6 +158,65 @@ async def test_streaming_gives_the_same_whatever_the_page(store: EventStore, pag
     assert [e.data async for e in store.stream_all_forward(page=page)] == list(range(10))
     start = (await store.read_all_streams_forward())[3].position
     assert [e.data async for e in store.stream_all_forward(start=start, page=page)] == list(range(3, 10))
+    assert [e.data async for e in store.stream_all_backward(page=page)] == list(range(10))[::-1]
+    assert [e.data async for e in store.stream_all_backward(start=start, page=page)] == [3, 2, 1, 0]
+    assert [e.data async for e in store.stream_all_backward(start=0, page=page)] == []
+    assert [e.data async for e in store.stream_category_forward("s", page=page)] == list(range(10))
+    assert [e.data async for e in store.stream_category_forward("s", start=start, page=page)] == list(range(3, 10))
+    assert [e.data async for e in store.stream_forward("s-0", page=page)] == [0, 3, 6, 9]
+    assert [e.data async for e in store.stream_forward("s-0", start=2, page=page)] == [3, 6, 9]
+    assert [e.data async for e in store.stream_forward("s-0", start=5, page=page)] == []
+    assert [e.data async for e in store.stream_backward("s-0", page=page)] == [9, 6, 3, 0]
+    assert [e.data async for e in store.stream_backward("s-0", start=3, page=page)] == [6, 3, 0]
+    assert [e.data async for e in store.stream_backward("s-0", start=0, page=page)] == []
+
+
+async def test_pages_are_cut_by_bytes_as_well(store: EventStore) -> None:
+    """Events of some megabytes each are streamed one after another, and all of them come."""
+    large = "x" * 3_000_000
+    for n in range(6):
+        await store.append_to_stream("s-1", n, [EventData("E", [n, large])])
+    assert [e.data[0] async for e in store.stream_all_forward()] == list(range(6))
+    assert [e.data[0] async for e in store.stream_all_backward()] == list(range(6))[::-1]
+    assert [e.data[0] async for e in store.stream_category_forward("s")] == list(range(6))
+
+
+async def test_streaming_backward_ends_where_it_began(store: EventStore) -> None:
+    """What is appended meanwhile is not given."""
+    await fill(store, 3)
+    seen = []
+    async for event in store.stream_all_backward(page=1):
+        seen.append(event.data)
+        await store.append_to_stream("s-0", ANY_VERSION, [EventData("E", "new")])
+    assert seen == [2, 1, 0]
+    assert [e.data async for e in store.stream_backward("s-0", page=1)] == ["new"] * 3 + [0]
+
+
+async def test_streaming_a_stream_gives_events_that_are_appended_meanwhile(store: EventStore) -> None:
+    """As of `$all`."""
+    await store.append_to_stream("s-1", 0, [EventData("E", 0)])
+    seen = []
+    async for event in store.stream_forward("s-1", page=1):
+        seen.append(event.data)
+        if event.data < 3:
+            await store.append_to_stream("s-1", ANY_VERSION, [EventData("E", event.data + 1)])
+    assert seen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("all_streams", [True, False])
+async def test_a_lost_connection_does_not_end_streaming(store: EventStore, database: str, all_streams: bool) -> None:
+    """The next page is read on another one: nothing is missed, nothing comes twice."""
+    await store.append_to_stream("s-1", 0, [EventData("E", n) for n in range(10)])
+    async with Proxy(database) as proxy, EventStore(proxy.url, pool_size=1) as far:
+        seen = []
+        async for event in far.stream_all_forward(page=3) if all_streams else far.stream_forward("s-1", page=3):
+            seen.append(event.data)
+            if event.data % 3 == 1:
+                await proxy.cut()
+        assert seen == list(range(10))
+        await proxy.refuse()
+        with pytest.raises(StoreUnavailable):
+            _ = [event async for event in far.stream_all_forward()]
 
 
 async def test_streaming_gives_events_that_are_appended_meanwhile(store: EventStore) -> None:
@@ -76,13 +231,16 @@ async def test_streaming_gives_events_that_are_appended_meanwhile(store: EventSt
 
 
 async def test_a_stream_that_is_not_there_is_an_error(store: EventStore) -> None:
-    """Unknown and deleted are two errors."""
-    with pytest.raises(StreamNotFound, match="'s-1'"):
-        await store.read_stream_forward("s-1")
+    """Unknown and deleted are two errors, of all ways to read; a lazy one raises with its first event."""
     await fill(store, 1)
-    await store.fetchval("UPDATE eventstore.streams SET deleted_at = now()")
-    with pytest.raises(StreamDeleted):
-        await store.read_stream_forward("s-0")
+    await store.delete_stream("s-0", ANY_VERSION)
+    for stream, error in (("s-1", StreamNotFound), ("s-0", StreamDeleted)):
+        for read in (store.read_stream_forward, store.read_stream_backward):
+            with pytest.raises(error, match=f"'{stream}'"):
+                await read(stream)
+        for streamed in (store.stream_forward, store.stream_backward):
+            with pytest.raises(error):
+                _ = [event async for event in streamed(stream)]
 
 
 @pytest.mark.parametrize(("start", "count"), [(-1, 1), (2**63, 1), ("1", 1), (True, 1), (1, 0), (1, -1), (1, "1")])
@@ -91,7 +249,22 @@ async def test_bad_ranges_are_refused(store: EventStore, start: int, count: int)
     with pytest.raises(InvalidArgument):
         await store.read_stream_forward("s-1", start=start, count=count)
     with pytest.raises(InvalidArgument):
+        await store.read_stream_backward("s-1", start=start, count=count)
+    with pytest.raises(InvalidArgument):
         await store.read_all_streams_forward(start=start, count=count)
+    with pytest.raises(InvalidArgument):
+        await store.read_all_streams_backward(start=start, count=count)
+    with pytest.raises(InvalidArgument):
+        await store.read_category_forward("s", start=start, count=count)
+    for streamed in (
+        partial(store.stream_forward, "s-1"),
+        partial(store.stream_backward, "s-1"),
+        store.stream_all_forward,
+        store.stream_all_backward,
+        partial(store.stream_category_forward, "s"),
+    ):
+        with pytest.raises(InvalidArgument):
+            await anext(streamed(start=start, page=count))
 
 
 async def test_an_event_that_cannot_be_decoded_is_named_and_can_be_passed(store: EventStore) -> None:

@@ -32,6 +32,10 @@ class Flow:
         self, dsn: str, amqp_url: str, *, relay: bool = True, options: Options = QUICK, start: Start | int = ORIGIN
     ) -> None:
         self.handled: list[int] = []
+        self.handling = asyncio.Event()
+        """Cleared, the handler stands still."""
+        self.handling.set()
+        self.written = 0
         self._dsn = dsn
         self._url = amqp_url
         self._relay = relay
@@ -68,6 +72,7 @@ class Flow:
             while True:
                 with suppress(Unavailable):
                     await self.store.append_to_stream(f"s-{number % 7}", ANY_VERSION, events)
+                    self.written += len(events)
                     break
                 await asyncio.sleep(0.05)  # between tries, while the database is away
             await asyncio.sleep(0.003)  # the rate of the load
@@ -75,6 +80,7 @@ class Flow:
     async def _handle(self) -> None:
         async for batch in self.subscription:
             assert len({(event.stream, event.correlation_id) for event in batch}) == 1, "P4"
+            await self.handling.wait()
             self.handled += [event.position for event in batch]
             await batch.ack()
 

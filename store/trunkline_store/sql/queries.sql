@@ -51,7 +51,7 @@ SELECT @schema@.history_v1()
 SELECT * FROM @schema@.append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
 -- name: append_many
-SELECT * FROM @schema@.append_many_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+SELECT * FROM @schema@.append_many_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 
 -- name: link
 SELECT * FROM @schema@.link_v1($1, $2, $3)

@@ -45,15 +45,14 @@ CREATE FUNCTION @schema@.refusal(_expected bigint, _actual bigint) RETURNS text 
     END
 $$;
 
--- Appends to several streams in one call, each stream once. Events belong to the append whose number _append gives,
--- in their order; all of them share their blocks.
+-- Appends to several streams in one call, each stream once: the first _counts[1] events to the first stream, and so on.
+-- All of them share their blocks.
 --   _together  true: all or nothing, waiting for locks (append_to_streams);
 --              false: each succeeds or fails on its own, and none waits for a stream that somebody else holds: its
 --              status is `busy`, and it can be sent alone (coalesced appends of a process).
--- Locks are taken in one order: existing streams by id, then new names by name.
 CREATE FUNCTION @schema@.append_many_v1(
     _together boolean, _streams text[], _expected bigint[], _counts integer[],
-    _append integer[], _ids uuid[], _types text[], _data @data_param@[],
+    _ids uuid[], _types text[], _data @data_param@[],
     _metadata text[] DEFAULT NULL, _correlation_ids text[] DEFAULT NULL, _causation_ids text[] DEFAULT NULL,
     _traceparents text[] DEFAULT NULL, _created_at timestamptz[] DEFAULT NULL
 ) RETURNS TABLE (status text, actual bigint, first_version bigint, last_version bigint,
@@ -71,30 +70,55 @@ DECLARE
     _stream_id bigint[] := array_fill(NULL::bigint, ARRAY[_a]);
     _actual    bigint[] := array_fill(NULL::bigint, ARRAY[_a]);
     _first     integer[] := array_fill(0, ARRAY[_a]);  -- the first of an append's events, counted over all
+    _append    integer[] := '{}';  -- for each event, the number of its append
     _old       bigint[] := array_fill(NULL::bigint, ARRAY[_a]);  -- of an append that is stored: its first version
     _old_first bigint[] := array_fill(NULL::bigint, ARRAY[_a]);
     _old_last  bigint[] := array_fill(NULL::bigint, ARRAY[_a]);
     _duplicate uuid[] := array_fill(NULL::uuid, ARRAY[_a]);
     _missing   text[];
     _created   bigint[] := '{}';
-    _bucket    integer;
     _next      integer := 1;
     _blocks    bigint[];
     _r         record;
 BEGIN
     FOR i IN 1 .. _a LOOP
         _first[i] := _next;
-        _next := _next + _counts[i];
+        FOR j IN 1 .. _counts[i] LOOP
+            _append[_next] := i;
+            _next := _next + 1;
+        END LOOP;
     END LOOP;
+    IF cardinality(_counts) <> _a OR 0 > ANY (_counts) OR cardinality(_ids) IS DISTINCT FROM _next - 1 THEN
+        RAISE invalid_parameter_value USING MESSAGE = format(
+            'counts %s do not fit %s streams and %s events', _counts, _a, cardinality(_ids));
+    END IF;
 
-    -- Existing streams.
     IF _together THEN
-        FOR _r IN SELECT s.stream_id, s.stream, s.version, s.deleted_at FROM @schema@.streams AS s
-                WHERE s.stream = ANY (_streams) ORDER BY s.stream_id FOR UPDATE LOOP
-            _next := array_position(_streams, _r.stream);
-            _stream_id[_next] := _r.stream_id;
-            _actual[_next] := _r.version;
-            _status[_next] := CASE WHEN _r.deleted_at IS NOT NULL THEN 'stream_deleted' END;
+        -- One by one in the order of their names, and made where they are missing: no two such calls wait for each other.
+        FOR _next IN SELECT x.ord FROM unnest(_streams) WITH ORDINALITY AS x (stream, ord) ORDER BY x.stream COLLATE "C" LOOP
+            LOOP
+                SELECT s.stream_id, s.version, s.deleted_at INTO _r
+                    FROM @schema@.streams AS s WHERE s.stream = _streams[_next] FOR UPDATE;
+                IF FOUND THEN
+                    _stream_id[_next] := _r.stream_id;
+                    _actual[_next] := _r.version;
+                    _status[_next] := CASE WHEN _r.deleted_at IS NOT NULL THEN 'stream_deleted' END;
+                    EXIT;
+                END IF;
+                EXIT WHEN _counts[_next] = 0 OR @schema@.refusal(_expected[_next], NULL) IS NOT NULL;
+                PERFORM pg_advisory_xact_lock_shared('@schema@.streams'::regclass::oid::integer,
+                                                     hashtext(_streams[_next]) & 1023);
+                INSERT INTO @schema@.streams AS s (stream, category, version, created_at)
+                    VALUES (_streams[_next], split_part(_streams[_next], '-', 1), 0,
+                            coalesce(_created_at[_first[_next]], _now))
+                    ON CONFLICT DO NOTHING RETURNING s.stream_id INTO _r;
+                IF FOUND THEN
+                    _stream_id[_next] := _r.stream_id;
+                    _actual[_next] := 0;
+                    _created := _created || _r.stream_id;
+                    EXIT;
+                END IF;
+            END LOOP;
         END LOOP;
     ELSE
         FOR _r IN SELECT s.stream_id, s.stream, s.version, s.deleted_at FROM @schema@.streams AS s
@@ -156,19 +180,17 @@ BEGIN
     END IF;
     IF _together AND EXISTS (SELECT FROM unnest(_status) AS s WHERE s <> 'appended') THEN
         _status := ARRAY(SELECT coalesce(s, 'appended') FROM unnest(_status) WITH ORDINALITY AS x (s, ord) ORDER BY ord);
-        _counts := array_fill(0, ARRAY[_a]);  -- nothing is written
+        DELETE FROM @schema@.streams AS s WHERE s.stream_id = ANY (_created);
     END IF;
 
-    -- New streams.
-    _missing := ARRAY(SELECT x.stream FROM unnest(_streams, _stream_id, _status, _counts) AS x (stream, id, status, n)
-                      WHERE x.id IS NULL AND x.status IS NULL AND x.n > 0 ORDER BY x.stream COLLATE "C");
+    -- New streams; where it is all or nothing, they are made by now.
+    _missing := ARRAY(SELECT x.stream FROM unnest(_streams, _stream_id, _status) AS x (stream, id, status)
+                      WHERE x.id IS NULL AND x.status IS NULL ORDER BY x.stream COLLATE "C");
     IF cardinality(_missing) > 0 THEN
         FOR i IN 1 .. cardinality(_missing) LOOP
-            _bucket := hashtext(_missing[i]) & 1023;
-            IF _together THEN
-                PERFORM pg_advisory_xact_lock_shared('@schema@.streams'::regclass::oid::integer, _bucket);
-            ELSIF NOT pg_try_advisory_xact_lock('@schema@.streams'::regclass::oid::integer, _bucket) THEN
-                _status[array_position(_streams, _missing[i])] := 'busy';
+            _next := array_position(_streams, _missing[i]);
+            _status[_next] := 'busy';  -- unless we make it now
+            IF NOT pg_try_advisory_xact_lock('@schema@.streams'::regclass::oid::integer, hashtext(_missing[i]) & 1023) THEN
                 _missing[i] := NULL;
             END IF;
         END LOOP;
@@ -182,30 +204,8 @@ BEGIN
             _next := array_position(_streams, _r.stream);
             _stream_id[_next] := _r.stream_id;
             _actual[_next] := 0;
-            _created := _created || _r.stream_id;
+            _status[_next] := NULL;
         END LOOP;
-        -- Somebody else made it in between: it is as if it had been there.
-        FOR i IN 1 .. cardinality(_missing) LOOP
-            _next := array_position(_streams, _missing[i]);
-            CONTINUE WHEN _missing[i] IS NULL OR _stream_id[_next] IS NOT NULL;
-            IF NOT _together THEN
-                _status[_next] := 'busy';
-                CONTINUE;
-            END IF;
-            SELECT s.stream_id, s.version, s.deleted_at INTO _r
-                FROM @schema@.streams AS s WHERE s.stream = _missing[i] FOR UPDATE;
-            IF NOT FOUND THEN
-                RAISE serialization_failure USING MESSAGE = 'a stream was made and removed meanwhile';
-            END IF;
-            _stream_id[_next] := _r.stream_id;
-            _actual[_next] := _r.version;
-            _status[_next] := CASE WHEN _r.deleted_at IS NOT NULL THEN 'stream_deleted'
-                                   ELSE @schema@.refusal(_expected[_next], _r.version) END;
-        END LOOP;
-        IF _together AND EXISTS (SELECT FROM unnest(_status) AS s WHERE s <> 'appended') THEN
-            DELETE FROM @schema@.streams AS s WHERE s.stream_id = ANY (_created);
-            _status := ARRAY(SELECT coalesce(s, 'appended') FROM unnest(_status) WITH ORDINALITY AS x (s, ord) ORDER BY ord);
-        END IF;
     END IF;
 
     IF array_position(_status, NULL) IS NOT NULL THEN

@@ -1,0 +1,124 @@
+"""The store's connections.
+
+Whenever a connection is taken from asyncpg's pool and given back, the pool makes a proxy, a timeout and a task: as much
+work as a short statement. So after a statement of the store's own, which leaves nothing behind, its connection is not
+given back but kept at hand for the next one, unless the pool is the application's. What was not needed for a while goes
+back to the pool, which closes it in its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import Final
+
+import asyncpg
+
+from trunkline_store.errors import OperationTimeout
+from trunkline_store.translate import translated
+
+KEPT_SECONDS: Final = 5.0
+
+Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+
+
+class Connections:
+    """Of one pool. own: whether nobody else uses it."""
+
+    def __init__(self, pool: asyncpg.Pool, schema: str, timeout: float, *, own: bool) -> None:
+        self.own = own
+        self._pool = pool
+        self._schema = schema
+        self._timeout = timeout
+        self._free = asyncio.Semaphore(pool.get_max_size())
+        self._kept: list[tuple[asyncpg.pool.PoolConnectionProxy, float]] = []  # and since when; used from its end
+        self._tidying: asyncio.TimerHandle | None = None
+        self._given_back: set[asyncio.Task[None]] = set()
+
+    async def take(self) -> asyncpg.pool.PoolConnectionProxy:
+        """A connection. Raises `OperationTimeout` where none gets free in time, and `StoreUnavailable`."""
+        with translated(self._schema):
+            try:
+                if not self.own:
+                    return await self._pool.acquire(timeout=self._timeout)
+                if self._free.locked():
+                    async with asyncio.timeout(self._timeout):
+                        await self._free.acquire()
+                else:
+                    await self._free.acquire()  # at once
+                try:
+                    while self._kept:
+                        connection, _ = self._kept.pop()
+                        if not connection.is_closed():
+                            return connection
+                        await self._pool.release(connection)
+                    return await self._pool.acquire(timeout=self._timeout)
+                except BaseException:
+                    self._free.release()
+                    raise
+            except TimeoutError as error:
+                raise OperationTimeout(
+                    f"no connection within {self._timeout:g} s: the pool is exhausted, "
+                    "or the database does not answer"
+                ) from error
+
+    def keep(self, connection: asyncpg.pool.PoolConnectionProxy) -> None:
+        """Keeps it at hand: its session is as it was."""
+        loop = asyncio.get_running_loop()
+        self._kept.append((connection, loop.time()))
+        self._free.release()
+        if self._tidying is None:
+            self._tidying = loop.call_later(KEPT_SECONDS, self._tidy)
+
+    async def release(self, connection: asyncpg.pool.PoolConnectionProxy) -> None:
+        """Gives it back to the pool, which ends what is still under way in it."""
+        try:
+            with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):  # asyncpg has terminated it then
+                await self._pool.release(connection)
+        finally:
+            if self.own:
+                self._free.release()
+
+    async def close(self) -> None:
+        """Gives everything back that is at hand; the pool can be closed then."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+        for connection, _ in self._kept:
+            await self._pool.release(connection)
+        self._kept.clear()
+
+    def statement(self) -> Statement:
+        """A connection for a statement of the store's own, in autocommit: `async with connections.statement() as c`."""
+        return Statement(self)
+
+    def _tidy(self) -> None:
+        loop = asyncio.get_running_loop()
+        unneeded = [connection for connection, since in self._kept if since < loop.time() - KEPT_SECONDS]
+        del self._kept[: len(unneeded)]
+        for connection in unneeded:
+            task = loop.create_task(self._pool.release(connection))
+            self._given_back.add(task)
+            task.add_done_callback(self._given_back.discard)
+        self._tidying = loop.call_later(KEPT_SECONDS, self._tidy) if self._kept else None
+
+
+class Statement:
+    """What `Connections.statement` gives."""
+
+    __slots__ = ("_connection", "_connections")
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    async def __aenter__(self) -> asyncpg.pool.PoolConnectionProxy:
+        self._connection = await self._connections.take()
+        return self._connection
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if error is None and self._connections.own:
+            self._connections.keep(self._connection)
+        else:
+            await self._connections.release(self._connection)
