@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Self
 
 from trunkline_consumer.subscription import ORIGIN, Options, Start, Subscription
@@ -29,8 +30,7 @@ class Consumer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for subscription in self._subscriptions:
-            await subscription.stop()
+        await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions), return_exceptions=True)
 
     def subscribe_to_all_streams(
         self, name: str, *, start_from: Start | int = ORIGIN, options: Options | None = None

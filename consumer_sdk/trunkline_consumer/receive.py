@@ -86,6 +86,7 @@ class Receiver:
             if not await self._consume():
                 log.warning("queue %s does not answer: it is deleted, to be made again", self._queue.name)
                 await self.delete_queue()
+                obey_cancellation()
                 raise BrokerUnavailable(f"queue {self._queue.name} did not answer")
             obey_cancellation()
         except BROKER_ERRORS as error:
@@ -128,6 +129,17 @@ class Receiver:
         async with self._connection.channel() as channel:
             declared = await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments))
             await declared.bind(queue.exchange, routing_key=queue.binding)
+
+    async def bind_again(self) -> None:
+        """Declares and binds once more, in case the exchange was made anew. Raises `BrokerUnavailable`."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                if self._connection is not None:
+                    await self._declare_once()
+            obey_cancellation()
+        except BROKER_ERRORS as error:
+            obey_cancellation()
+            raise BrokerUnavailable.because(error) from error
 
     async def close(self) -> None:
         """Drops the connection; what was not acknowledged goes back to the queue."""

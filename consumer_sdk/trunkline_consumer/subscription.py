@@ -46,6 +46,7 @@ from trunkline_store.wire import BadMessage, decode, placement
 log = logging.getLogger("trunkline.consumer")
 
 ALL: Final = "$all"
+_LONGEST: Final = 10 * 365 * 24 * 3600.0
 
 
 class Start(enum.Enum):
@@ -86,13 +87,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in ("buffer_size", "checkpoint_threshold", "prefetch", "queue_length", "queue_bytes"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidArgument(f"{name}: {value!r} is not at least 1")
         if self.prefetch > 2000:
             raise InvalidArgument(f"prefetch: {self.prefetch} is over 2000, the most that quorum queues serve")
-        for name in ("lease", "idle", "queue_expires"):
-            if not getattr(self, name) > 0:
-                raise InvalidArgument(f"{name}: {getattr(self, name)!r} is not above 0 seconds")
+        for name, least in (("lease", 0.1), ("idle", 0.01), ("queue_expires", 1), ("checkpoint_after", 0.01)):
+            value = getattr(self, name)
+            if value is None and name == "checkpoint_after":
+                continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= _LONGEST:
+                raise InvalidArgument(f"{name}: {value!r} is not between {least} and {_LONGEST:.0f} seconds")
 
 
 class State(enum.Enum):
@@ -161,7 +165,11 @@ class Subscription:
         self._ready: deque[Batch] = deque()
         self._changed = asyncio.Condition()
         self._write = asyncio.Event()
+        self._started = False
         self._stopping = False
+        self._stopped: asyncio.Task[None] | None = None
+        self._forsaken = False
+        self._handed_out = 0
         self._error: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -178,14 +186,25 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Batch:
-        async with self._changed:
-            while not self._ready:
-                if self._error is not None:
-                    raise self._error
-                if self._stopping:
-                    raise StopAsyncIteration
-                await self._changed.wait()
-            return self._ready.popleft()
+        while True:
+            async with self._changed:
+                while not self._ready:
+                    if self._error is not None:
+                        raise self._error
+                    if self._stopping:
+                        raise StopAsyncIteration
+                    await self._changed.wait()
+                if self._lease is not None and self._lease.held:
+                    batch = self._ready.popleft()
+                    self._handed_out = batch[-1].feed_position
+                    return batch
+            await self._until_held()  # it may be somebody else's by now: the keeper finds out
+
+    async def _until_held(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                if self._lease is not None:
+                    await self._lease.until_held()
 
     @property
     def checkpoint(self) -> int:
@@ -197,40 +216,51 @@ class Subscription:
 
         Raises `SubscriptionAlreadyExists` while another subscriber is alive, `InvalidArgument`, `Unavailable`.
         """
-        self._history = self._store.history
-        row = await self._store.fetchrow(
-            self._store.sql["create_subscription"], self.name, ALL, await self._first_checkpoint()
-        )
+        if self._started:
+            raise InvalidArgument(f"subscription {self.name!r} was started before: make another one")
+        self._started = True
+        store = self._store
+        history = str(await store.fetchval(store.sql["history"]))
+        row = await store.fetchrow(store.sql["create_subscription"], self.name, ALL, await self._first_checkpoint())
         assert row is not None
         if row["feed"] != ALL:
             raise InvalidArgument(f"subscription {self.name!r} follows {row['feed']!r}, not {ALL!r}")
         self._id = row["subscription_id"]
-        self._lease = await self._become_owner()
+        lease = await self._become_owner()
         try:
-            await self._fence()
+            self._enter(lease, history, await self._fenced(lease))
         except BaseException:
-            await self._release()
+            with suppress(Unavailable):
+                await lease.release()
             raise
         for life in (self._own, self._consume, self._follow, self._write_checkpoints):
             self._tasks.append(asyncio.create_task(self._guarded(life), name=f"{self.name} {life.__name__}"))
 
     async def stop(self) -> None:
         """Writes the checkpoint, hands the subscription over at once, and ends the iteration. The row stays."""
-        if self._stopping or not self._tasks:
+        if not self._tasks:
             return
-        self._stopping = True
+        if self._stopped is None:
+            self._stopping = True
+            self._stopped = asyncio.create_task(self._stop(), name=f"{self.name} stop")
+        await asyncio.shield(self._stopped)  # who waits may be cancelled, the stop is not
+
+    async def _stop(self) -> None:
         if self.state not in (State.LOST, State.FAILED):
             self.state = State.STOPPED
+        self._ready.clear()
+        await self._notify()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.state is State.STOPPED:
-            self._ready.clear()
-            with suppress(Unavailable, SubscriptionLost):
-                await self._write_checkpoint()
-        await self._receiver.close()
-        await self._release()
-        await self._notify()
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self.state is State.STOPPED:
+                with suppress(Unavailable, SubscriptionLost):
+                    await self._write_checkpoint()
+        finally:
+            await self._receiver.close()
+            await self._release()
+            await self._notify()
 
     async def ack(self, handled: RecordedEvent | Sequence[RecordedEvent] | int) -> None:
         """This event (or position, or the last of these events) and all in flight before it are handled.
@@ -252,7 +282,7 @@ class Subscription:
             return  # it was delivered in another past, or before the checkpoint was read again: it will come once more
         if self._stopping:
             raise SubscriptionLost(self.name, "was stopped")
-        if not self._acks.ack(position):
+        if position > self._handed_out or not self._acks.ack(position):
             raise UnexpectedAck(self.name, position)
         await self._notify()
         if self._acks.held >= self._options.prefetch // 2:
@@ -292,18 +322,24 @@ class Subscription:
             seen = row
             await asyncio.sleep(0.1)
 
-    async def _fence(self) -> None:
-        """Shuts a predecessor out, and goes on where it ended."""
-        assert self._lease is not None
-        checkpoint = await self._store.fetchval(
-            self._store.sql["fence_subscription"], self._id, self._owner, self._lease.epoch
+    async def _fenced(self, lease: Lease) -> int:
+        """Shuts a predecessor out; returns where it ended."""
+        checkpoint: int | None = await self._store.fetchval(
+            self._store.sql["fence_subscription"], self._id, self._owner, lease.epoch
         )
         if checkpoint is None:
             raise SubscriptionLost(self.name)
+        return checkpoint
+
+    def _enter(self, lease: Lease, history: str, checkpoint: int) -> None:
+        """Begins at a checkpoint of a history, in one step: nothing that was learned before is mixed with it."""
+        self._lease = lease
+        self._history = history
         self._acks = AckMap(checkpoint)
         self._generation += 1
-        self._delivered = self._durable = checkpoint
+        self._delivered = self._durable = self._handed_out = checkpoint
         self._written = 0
+        self._forsaken = False
         self._ready.clear()
 
     async def _own(self) -> None:
@@ -317,6 +353,8 @@ class Subscription:
                     replaced = not await self._another_past()
                     if replaced and self._lease is lease:
                         raise SubscriptionLost(self.name) from None
+                    self._forsaken = True
+                    await self._notify()
                     async with self._changed:
                         while self._lease is lease:  # the follower begins again, with a lease of this past
                             await self._changed.wait()
@@ -359,11 +397,11 @@ class Subscription:
         """Keeps the queue there and consumed, as far as the broker lets us."""
         pause = 0.1
         while True:
+            self._acks.forget_tags()
             try:
                 await self._receiver.connect()
                 pause = 0.1
                 await self._receiver.lost()
-                self._acks.forget_tags()
                 log.warning("subscription %s lost its queue; it goes on from the store", self.name)
             except BrokerUnavailable as error:
                 log.warning("subscription %s: %s; it goes on from the store", self.name, error)
@@ -371,17 +409,23 @@ class Subscription:
                 pause = min(5.0, pause * 2)
 
     async def _follow(self) -> None:
+        quiet = 0
         while True:
             try:
                 self.state = State.CATCHING_UP
-                await self._catch_up()
+                found, unheard = await self._catch_up(), not self.counts.from_queue
+                quiet = quiet + 1 if found and self._receiver.connected and not unheard else 0
+                if quiet > 1 and quiet.bit_count() == 1:
+                    await self._receiver.bind_again()  # the store has what the queue should have had
                 self.state = State.LIVE
-                await self._live()
-            except Unavailable as error:
+                if await self._live():
+                    quiet = 0
+            except (Unavailable, BrokerUnavailable) as error:
                 log.warning("subscription %s: %s", self.name, error)
                 await asyncio.sleep(random.uniform(0.1, 0.3))
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self) -> bool:
+        """Reads the store to its safe position. Returns whether there was anything."""
         store = self._store
         row = await store.fetchrow(store.sql["poll"])
         assert row is not None
@@ -389,36 +433,40 @@ class Subscription:
         if history != self._history:
             log.warning("subscription %s: the history changed from %s to %s", self.name, self._history, history)
             await self._begin_again(history)
+        found = False
         async for events in replay(store, self._delivered, safe):
-            if await self._deliver(events):
-                self.counts.from_store += len(events)
-                self.counts.healed += len(events) if self._was_live else 0
+            if not await self._deliver(events):
+                return found
+            found = True
+            self.counts.from_store += len(events)
+            self.counts.healed += len(events) if self._was_live else 0
         self._delivered = max(self._delivered, safe)
+        return found
 
     async def _begin_again(self, history: str) -> None:
         """Another past: what is known here was learned in the old one. The rows say where we are in this one."""
-        self._lease = await Lease.acquire(self._store, f"subscription {self._id}", self._owner, self._options.lease)
-        if self._lease is None:
+        lease = await Lease.acquire(self._store, f"subscription {self._id}", self._owner, self._options.lease)
+        if lease is None:
             raise SubscriptionLost(self.name)
-        self._store.history = self._history = history
-        await self._fence()
+        self._enter(lease, history, await self._fenced(lease))
         await self._notify()
 
-    async def _live(self) -> None:
-        """Takes messages while they go on where we stand. Returns when the store must be asked."""
-        receiver, progress = self._receiver, time.monotonic()
+    async def _live(self) -> bool:
+        """Takes messages while they go on where we stand. Returns when the store must be asked, and whether a message
+        came at all."""
+        receiver, progress, heard = self._receiver, time.monotonic(), False
         while True:
             idle = self._options.idle if receiver.connected else self._options.idle / 10
             remaining = progress + idle - time.monotonic()
             if remaining <= 0:
-                return
+                return heard
             if not receiver.connected:
                 await asyncio.sleep(remaining)
-                return
+                return heard
             message = await receiver.next(remaining)
-            if message is None:
-                return
-            self._was_live = True
+            if message is None or self._forsaken:
+                return heard
+            self._was_live = heard = True
             tag = message.tag
             try:
                 place = placement(message.headers, self._store.schema)
@@ -440,7 +488,7 @@ class Subscription:
                     case Verdict.HOLE:
                         self._acks.received(tag, place.last_position)
                         self.counts.holes += 1
-                        return
+                        return heard
                     case Verdict.FOREIGN:
                         self._acks.received(tag, 0)
                         await self._settle()
@@ -448,17 +496,17 @@ class Subscription:
                 log.warning("subscription %s: message passed over, the store is read: %s", self.name, error)
                 self._acks.received(tag, 0)
                 self.counts.holes += 1
-                return
+                return heard
 
     async def _deliver(self, events: list[RecordedEvent]) -> bool:
         """Hands a batch out when there is room and we own the subscription. Returns whether it was still ours to."""
         generation = self._generation
         async with self._changed:
-            while len(self._acks) >= self._options.buffer_size:
+            while len(self._acks) >= self._options.buffer_size and not self._forsaken:
                 await self._changed.wait()
-        assert self._lease is not None
-        await self._lease.until_held()
-        if generation != self._generation:
+        while not (self._forsaken or (self._lease is not None and self._lease.held)):
+            await self._until_held()  # the database is away, or we were paused: the keeper finds out which
+        if self._forsaken or generation != self._generation:
             return False
         self._acks.deliver(events[0].feed_position, events[-1].feed_position)
         self._delivered = events[-1].feed_position

@@ -53,11 +53,13 @@ class Publisher:
         self._url = url
         self._exchange = names.exchange(store)
         self._app_id = f"trunkline/{store}"
-        self._limit = window
+        self.limit = window
+        """Messages that may be outstanding."""
         self._patience = patience
         self._changed = asyncio.Event()
         self._connection: Any = None
         self._channel: Any = None
+        self._closing: Any = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -81,7 +83,8 @@ class Publisher:
             raise
         self._channel._on_confirm_frame = self._on_confirm
         self._channel._on_return_frame = self._on_return
-        self._channel.closing.add_done_callback(lambda _: self._changed.set())
+        self._closing = self._channel.closing  # each question for it makes another observer
+        self._closing.add_done_callback(lambda _: self._changed.set())
         return self
 
     async def __aexit__(
@@ -106,9 +109,9 @@ class Publisher:
         """
         ahead = deque(messages)
         while ahead:
-            await self._until(lambda: len(self.window) < self._limit)
+            await self._until(lambda: len(self.window) < self.limit)
             payload = io.BytesIO()
-            while ahead and len(self.window) < self._limit and payload.tell() < _WRITE_BYTES:
+            while ahead and len(self.window) < self.limit and payload.tell() < _WRITE_BYTES:
                 message = ahead.popleft()
                 self.window.sent(message.last_position)
                 self._marshal(message, payload)
@@ -120,9 +123,7 @@ class Publisher:
             await self._channel.write_queue.put(ChannelFrame(payload, False, drained))
         except _BROKER_ERRORS as error:
             raise BrokerUnavailable.because(error) from error
-        await asyncio.wait(
-            {drained, self._channel.closing}, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait({drained, self._closing}, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
         if not drained.done():
             self._check()
             raise BrokerUnavailable(
@@ -160,7 +161,7 @@ class Publisher:
 
     def _check(self) -> None:
         if self._channel.is_closed:
-            raise BrokerUnavailable(f"RabbitMQ closed the channel: {_reason(self._channel)}")
+            raise BrokerUnavailable(f"RabbitMQ closed the channel: {_reason(self._closing)}")
         if self.window.refused is not None:
             raise Refused("RabbitMQ refused a message: a queue is full, or has no majority")
 
@@ -203,8 +204,7 @@ class Publisher:
         out.writelines(pamqp.frame.marshal(frame, channel) for frame in frames)
 
 
-def _reason(channel: Any) -> str:
-    closing = channel.closing
+def _reason(closing: asyncio.Future[Any]) -> str:
     if closing.done() and not closing.cancelled() and closing.exception() is not None:
         return str(closing.exception()) or type(closing.exception()).__name__
     return "no reason given"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
 import structlog
 
-from trunkline_relay.publish import Publisher
+from trunkline_relay.publish import Publisher, Refused
 from trunkline_relay.tail import Tail
 from trunkline_store import EventStore
-from trunkline_store.errors import BrokerUnavailable, LeaseLost, StoreNotReady, Unavailable
+from trunkline_store.errors import BrokerUnavailable, LeaseLost, PermissionRefused, StoreNotReady, Unavailable
 from trunkline_store.lease import Lease
 
 LEASE_NAME: Final = "relay"
@@ -57,6 +58,8 @@ class Relay:
         self._patience = patience
         self._stop = asyncio.Event()
         self._safe = 0
+        self._history = ""
+        self._allowed = window  # messages in flight: one after a refusal, then twice as many with each success
 
     def stop(self) -> None:
         """Asks `run` to finish: what was published is confirmed and recorded, and the lease is handed over."""
@@ -65,7 +68,7 @@ class Relay:
     async def run(self) -> None:
         """Runs until `stop`. Faults of the database or the broker are logged and waited out.
 
-        Raises `StoreNotReady` where the schema does not fit: that needs a person.
+        Raises `StoreNotReady` where the schema does not fit, and `PermissionRefused`: that needs a person.
         """
         pause = _Pause()
         while not self._stop.is_set():
@@ -76,26 +79,28 @@ class Relay:
                     await self._sleep(min(STANDBY_SECONDS, self._lease / 4))
                     continue
                 await self._lead(lease, pause)
-            except StoreNotReady:
+            except (StoreNotReady, PermissionRefused):
                 raise
             except LeaseLost:
                 log.warning("replaced", owner=str(self.owner))
             except Unavailable as error:
                 log.warning("store unavailable", error=str(error))
                 await self._sleep(pause.next())
+            except Exception:
+                log.exception("failed", owner=str(self.owner))  # a bug must not stop the line for good
+                await self._sleep(pause.next())
 
     async def _lead(self, lease: Lease, pause: _Pause) -> None:
         log.info("leading", epoch=lease.epoch, owner=str(lease.owner))
         self.leading.set()
         keeper = asyncio.create_task(lease.keep(), name="relay lease")
+        tasks = [keeper]
         try:
             while not self._stop.is_set() and lease.held:
                 work = asyncio.create_task(self._publish(lease, pause), name="relay publish")
-                await asyncio.wait({keeper, work}, return_when=asyncio.FIRST_COMPLETED)
+                tasks = [keeper, work]
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 if keeper.done():
-                    work.cancel()
-                    with suppress(asyncio.CancelledError, Exception):
-                        await work
                     keeper.result()  # raises LeaseLost
                 try:
                     await work
@@ -104,15 +109,14 @@ class Relay:
                     await self._sleep(pause.next())
         finally:
             self.leading.clear()
-            keeper.cancel()
-            with suppress(asyncio.CancelledError, LeaseLost, Unavailable):
-                await keeper
+            await _ended(tasks)
             with suppress(Unavailable):
                 await lease.release()
 
     async def _publish(self, lease: Lease, pause: _Pause) -> None:
         """From the recorded position on, until `stop` or a fault."""
         store = self.store
+        self._history = str(await store.fetchval(store.sql["history"]))
         start = self._start_from
         if start is None:
             start = int(await store.fetchval(store.sql["last_position"], await store.safe_position()))
@@ -120,24 +124,24 @@ class Relay:
         if row is None:
             raise LeaseLost(lease.name)
         position: int = row["position"]
-        async with AsyncExitStack() as stack:
-            publisher = await stack.enter_async_context(
-                Publisher(self._url, store.schema, position, window=self._window, patience=self._patience)
-            )
+        async with Publisher(
+            self._url, store.schema, position, window=self._allowed, patience=self._patience
+        ) as publisher:
             log.info("publishing", position=position, exchange=store.schema)
-            recorder = asyncio.create_task(self._record(lease, publisher, position), name="relay record")
+            recorder = asyncio.create_task(self._record(lease, publisher, position, pause), name="relay record")
             try:
-                await self._pump(lease, publisher, Tail(store, position, lease.epoch), recorder, pause)
+                await self._pump(lease, publisher, Tail(store, self._history, position, lease.epoch), recorder)
                 await publisher.flush()
+            except BrokerUnavailable as fault:
+                self._allowed = 1 if isinstance(fault, Refused) else self._allowed
+                await _ended([recorder])
+                await self._record_once(lease, publisher.window.position)  # what was confirmed is not sent again
+                raise
             finally:
-                recorder.cancel()
-                with suppress(asyncio.CancelledError, Unavailable, LeaseLost):
-                    await recorder
+                await _ended([recorder])
             await self._record_once(lease, publisher.window.position)
 
-    async def _pump(
-        self, lease: Lease, publisher: Publisher, tail: Tail, recorder: asyncio.Task[None], pause: _Pause
-    ) -> None:
+    async def _pump(self, lease: Lease, publisher: Publisher, tail: Tail, recorder: asyncio.Task[None]) -> None:
         store = self.store
         shortest, longest = POLL_SECONDS
         wait = shortest
@@ -145,9 +149,8 @@ class Relay:
             row = await store.fetchrow(store.sql["poll"])
             assert row is not None
             safe, history = row
-            if history != store.history:
-                log.warning("history changed", was=store.history, now=history)
-                store.history = history
+            if history != self._history:
+                log.warning("history changed", was=self._history, now=history)
                 raise LeaseLost(lease.name)  # all that is remembered here was learned in another past
             self._safe = safe
             moved = False
@@ -155,7 +158,8 @@ class Relay:
                 async for messages in tail.until(safe):
                     await publisher.publish(messages)
                     moved = True
-                    pause.reset()
+                    if recorder.done():
+                        recorder.result()
                     if not lease.held:
                         raise LeaseLost(lease.name)
                     if self._stop.is_set():
@@ -165,23 +169,24 @@ class Relay:
             wait = shortest if moved else min(longest, wait * 1.5)
             await self._sleep(wait)
 
-    async def _record(self, lease: Lease, publisher: Publisher, position: int) -> None:
+    async def _record(self, lease: Lease, publisher: Publisher, position: int, pause: _Pause) -> None:
         while True:
             await publisher.beyond(position)
             await asyncio.sleep(RECORD_SECONDS)
             position = publisher.window.position
             await self._record_once(lease, position)
+            pause.reset()
+            publisher.limit = self._allowed = min(self._window, self._allowed * 2)
 
     async def _record_once(self, lease: Lease, position: int) -> None:
-        store = self.store
-        row = await store.fetchrow(
-            store.sql["record_relay"],
+        row = await self.store.fetchrow(
+            self.store.sql["record_relay"],
             LEASE_NAME,
             lease.owner,
             lease.epoch,
             position,
             self._safe,
-            store.history,
+            self._history,
         )
         if row is None:
             raise LeaseLost(lease.name)
@@ -204,3 +209,10 @@ class _Pause:
 
     def reset(self) -> None:
         self._seconds = 0.1
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Ends tasks, whatever came of them. A cancellation of the caller is obeyed."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

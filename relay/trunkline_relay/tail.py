@@ -18,10 +18,11 @@ REMEMBERED: Final = 10_000
 class Tail:
     """Where a relay stands in `$all`, and how messages of what follows are made."""
 
-    def __init__(self, store: EventStore, position: int, epoch: int) -> None:
+    def __init__(self, store: EventStore, history: str, position: int, epoch: int) -> None:
         self.position = position
         """Messages were made of everything up to here."""
         self._store = store
+        self._history = history
         self._epoch = epoch
         self._previous: int | None = None
         self._categories: OrderedDict[str, int] = OrderedDict()
@@ -68,7 +69,7 @@ class Tail:
                     batch,
                     chain,
                     store=self._store.schema,
-                    history=self._store.history,
+                    history=self._history,
                     epoch=self._epoch,
                     content_type=self._store.content_type,
                 )

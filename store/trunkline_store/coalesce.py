@@ -73,9 +73,8 @@ class Coalescer:
         self._waiting: deque[Pending] = deque()
         self._alone = asyncio.Semaphore(alone)
         self._alone_now: dict[str, deque[Pending]] = {}  # by stream: what waits behind the one that is under way
-        self._sending: asyncio.Handle | asyncio.Task[None] | None = None
-        """The call that the others wait for: about to be made, or under way."""
-        self._held: asyncio.TimerHandle | None = None
+        self._sending: asyncio.Task[None] | None = None
+        """Makes the calls that the others wait for."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def append(self, args: list[Any]) -> Row:
@@ -90,11 +89,8 @@ class Coalescer:
 
     async def drain(self) -> None:
         """Waits until everything has its answer."""
-        while self._tasks or self._waiting:
-            if self._tasks:
-                await asyncio.wait(self._tasks)
-            else:
-                await asyncio.sleep(0)  # what waits is sent in this round of the loop
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
@@ -104,35 +100,31 @@ class Coalescer:
 
     def _send_soon(self) -> None:
         """When all callers that can run have run: those who were answered together append together again."""
-        if self._sending is None and self._waiting:
-            self._sending = asyncio.get_running_loop().call_soon(self._send_next)
+        if self._waiting and self._sending is None:
+            self._sending = self._start(self._send())
 
-    def _send_next(self) -> None:
-        """Sends what waits. What comes until it is answered waits in its turn."""
-        group: list[Pending] = []
-        while self._waiting and not group:
-            group = self._next_group()
-        if not group:
+    async def _send(self) -> None:
+        """Sends what waits, then what came meanwhile, until there is nothing more."""
+        me = self._sending
+        try:
+            while self._waiting and self._sending is me:
+                group = self._next_group()
+                if len(group) == 1 and not self._alone.locked():
+                    # Nobody else is there: it needs no company. If its stream is held, the next ones do not wait.
+                    held_up = asyncio.get_running_loop().call_later(HELD_SECONDS, self._pass_on, me)
+                    self._alone_now[group[0].stream] = deque()
+                    await self._send_alone(group[0])
+                    held_up.cancel()
+                elif group:
+                    await self._send_many(group)
+        finally:
+            self._pass_on(me)
+
+    def _pass_on(self, sending: asyncio.Task[None] | None) -> None:
+        """What waits no longer waits for `sending`."""
+        if self._sending is sending:
             self._sending = None
-        elif len(group) == 1 and not self._alone.locked():
-            # Nobody else is there: it needs no company. If its stream is held, the next ones do not wait.
-            self._sending = self._go_alone(group[0])
-            self._held = asyncio.get_running_loop().call_later(HELD_SECONDS, self._sent, self._sending)
-            self._sending.add_done_callback(self._sent)
-        else:
-            self._sending = self._start(self._send_many(group))
-            self._sending.add_done_callback(self._sent)
-
-    def _sent(self, sending: asyncio.Task[None]) -> None:
-        if sending is not self._sending:
-            return  # it was held up, and the others went on
-        if self._held is not None:
-            self._held.cancel()
-            self._held = None
-        if sending.cancelled():
-            self._sending = None  # the loop ends
-        else:
-            self._send_next()
+            self._send_soon()
 
     def _next_group(self) -> list[Pending]:
         """As many as one call carries, each stream once; the others stay, in their order."""

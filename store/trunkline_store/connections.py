@@ -28,6 +28,7 @@ class Connections:
 
     def __init__(self, pool: asyncpg.Pool, schema: str, timeout: float, *, own: bool) -> None:
         self.own = own
+        self._closing = False
         self._pool = pool
         self._schema = schema
         self._timeout = timeout
@@ -59,9 +60,13 @@ class Connections:
                     raise
             except TimeoutError as error:
                 raise OperationTimeout(
-                    f"no connection within {self._timeout:g} s: the pool is exhausted, "
-                    "or the database does not answer"
+                    f"no connection within {self._timeout:g} s: the pool is exhausted, or the database does not answer"
                 ) from error
+
+    @property
+    def keeps(self) -> bool:
+        """Whether connections are kept at hand."""
+        return self.own and not self._closing
 
     def keep(self, connection: asyncpg.pool.PoolConnectionProxy) -> None:
         """Keeps it at hand: its session is as it was."""
@@ -81,7 +86,8 @@ class Connections:
                 self._free.release()
 
     async def close(self) -> None:
-        """Gives everything back that is at hand; the pool can be closed then."""
+        """Gives everything back that is at hand, and keeps no more; the pool can be closed then."""
+        self._closing = True
         if self._tidying is not None:
             self._tidying.cancel()
         for connection, _ in self._kept:
@@ -118,7 +124,7 @@ class Statement:
     async def __aexit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if error is None and self._connections.own:
+        if error is None and self._connections.keeps:
             self._connections.keep(self._connection)
         else:
             await self._connections.release(self._connection)

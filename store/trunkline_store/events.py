@@ -86,7 +86,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     feed_position: int
     type: str
     _data: Any
-    metadata: dict[str, Any] | None
+    _metadata: dict[str, Any] | UndecodableEvent | None
     correlation_id: str | None
     causation_id: str | None
     created_at: datetime
@@ -98,6 +98,13 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
         if isinstance(self._data, UndecodableEvent):
             raise self._data
         return self._data
+
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """The event's metadata. Raises `UndecodableEvent` if another program stored what this one cannot decode."""
+        if isinstance(self._metadata, UndecodableEvent):
+            raise self._metadata
+        return self._metadata
 
 
 class Appended(NamedTuple):
@@ -164,6 +171,8 @@ def check_events(events: Sequence[EventData]) -> None:
                 raise InvalidEvent("created_at", f"a datetime is needed, not {event.created_at!r}")
             if event.created_at.tzinfo is None:
                 raise InvalidEvent("created_at", "has no time zone")
+            if not 2 <= event.created_at.year < 9999:
+                raise InvalidEvent("created_at", f"{event.created_at.isoformat()} is not between the years 2 and 9998")
 
 
 def check_text(field: str, value: str, limit: int, error: type[InvalidArgument | InvalidEvent] = InvalidEvent) -> None:

@@ -75,9 +75,10 @@ class Lease:
             await asyncio.sleep(self.length / 4)
             while True:
                 try:
-                    await self.renew()
+                    async with asyncio.timeout(self.length / 2):  # a connection that is dead without a word is left
+                        await self.renew()
                     break
-                except Unavailable:
+                except (Unavailable, TimeoutError):
                     await asyncio.sleep(min(0.1, self.length / 20))
 
     async def release(self) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 import asyncpg
-import msgspec
 
 from trunkline_store.errors import UndecodableEvent
 from trunkline_store.events import RecordedEvent
-from trunkline_store.serialize import Serializer
+from trunkline_store.serialize import METADATA, Serializer
 from trunkline_store.wire import BadMessage, ReceivedEvent
 
 PAGE_EVENTS: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
-
-_metadata: Callable[[str], Any] = msgspec.json.Decoder().decode
 
 
 def from_stream(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
@@ -40,7 +37,7 @@ def _recorded(row: asyncpg.Record, number: int, feed_position: int, serializer: 
         feed_position,
         type,
         decoded(serializer, data, type, stream, version, position),
-        None if metadata is None else _metadata(metadata),
+        None if metadata is None else decoded(METADATA, metadata, type, stream, version, position),
         correlation,
         causation,
         created_at,
@@ -64,7 +61,9 @@ def from_message(event: ReceivedEvent, number: int, serializer: Serializer) -> R
         position,
         event.type,
         decoded(serializer, payload, event.type, event.subject, version, position),
-        None if event.metadata is None else _metadata(event.metadata),
+        None
+        if event.metadata is None
+        else decoded(METADATA, event.metadata, event.type, event.subject, version, position),
         event.correlationid,
         event.causationid,
         event.time,

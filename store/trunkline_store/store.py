@@ -13,6 +13,7 @@ import asyncpg
 
 from trunkline_store import append, read, snapshots, streams
 from trunkline_store.coalesce import Coalescer
+from trunkline_store.connections import Connection, Connections
 from trunkline_store.context import span
 from trunkline_store.errors import (
     ConcurrencyFailure,
@@ -48,8 +49,6 @@ from trunkline_store.translate import dsn_checked, translated
 
 MAX_POSITION: Final = 2**63 - 1
 DEADLOCK_TRIES: Final = 5
-
-Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
 
 class EventStore:
@@ -89,6 +88,7 @@ class EventStore:
         self._own_pool = isinstance(dsn_or_pool, str)
         self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else ""
         self._pool: asyncpg.Pool | None = None if isinstance(dsn_or_pool, str) else dsn_or_pool
+        self._connections: Connections | None = None
         self._pooler = self._own_pool and statement_cache_size == 0
         self._pool_options: dict[str, Any] = {
             "max_size": pool_size,
@@ -123,6 +123,7 @@ class EventStore:
                 self._pool = await asyncpg.create_pool(
                     self._dsn, min_size=1, reset=_nothing_to_reset, **self._pool_options
                 )
+        self._connections = Connections(self._pool, self.schema, self.timeout, own=self._own_pool)
         try:
             await self._look()
         except BaseException:
@@ -165,35 +166,32 @@ class EventStore:
         try:
             async with asyncio.timeout(self.timeout):
                 await self._coalescer.drain()
-                if pool is not None:
+                if pool is not None and self._connections is not None:
+                    await self._connections.close()
                     await pool.close()
         except TimeoutError:
             if pool is not None:
                 pool.terminate()
         finally:
             if self._own_pool:
-                self._pool = None
+                self._pool = self._connections = None
 
     # --- connections
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
         """A connection of the pool, in autocommit. Raises `OperationTimeout` where none gets free in time."""
-        pool = self._pool
-        if pool is None:
-            raise InvalidArgument("the store is not open: use `async with EventStore(…)`")
-        with translated(self.schema):
-            try:
-                connection = await pool.acquire(timeout=self.timeout)
-            except TimeoutError as error:
-                raise OperationTimeout(
-                    f"no connection within {self.timeout:g} s: the pool is exhausted, or the database does not answer"
-                ) from error
+        connections = self._open_connections()
+        connection = await connections.take()
         try:
             yield connection
         finally:
-            with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):  # asyncpg has terminated it then
-                await pool.release(connection)
+            await connections.release(connection)
+
+    def _open_connections(self) -> Connections:
+        if self._connections is None:
+            raise InvalidArgument("the store is not open: use `async with EventStore(…)`")
+        return self._connections
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -223,7 +221,7 @@ class EventStore:
         """The rows of a statement in autocommit; after a lost connection it is asked again."""
         for last in (False, True):
             try:
-                async with self.acquire() as connection:
+                async with self._open_connections().statement() as connection:
                     with translated(self.schema):
                         rows: list[asyncpg.Record] = await connection.fetch(query, *args)
                         return rows
@@ -376,7 +374,7 @@ class EventStore:
     async def _send_again(self, stream: str, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
         for last in (False, True):
             try:
-                async with self.acquire() as connection:
+                async with self._open_connections().statement() as connection:
                     return await self._append(connection, stream, query, args)
             except StoreUnavailable:
                 if last or self._pool is None:
@@ -388,7 +386,7 @@ class EventStore:
 
     async def _send_many(self, appends: Sequence[list[Any]]) -> Sequence[asyncpg.Record]:
         args = append.many_arguments(False, appends)
-        async with self.acquire() as connection:
+        async with self._open_connections().statement() as connection:
             return await self._append(connection, "", "append_many", args)
 
     # --- reading streams

@@ -18,6 +18,7 @@ from trunkline_store import (
     EventData,
     EventStore,
     InvalidArgument,
+    StoreUnavailable,
     SubscriptionAlreadyExists,
     SubscriptionLost,
     UnexpectedAck,
@@ -292,7 +293,8 @@ async def test_without_a_broker_a_subscription_goes_on_from_the_store(store: Eve
     "bad",
     [
         {"buffer_size": 0}, {"checkpoint_threshold": 0}, {"prefetch": 2001}, {"lease": 0}, {"idle": -1},
-        {"queue_length": "x"},
+        {"queue_length": "x"}, {"checkpoint_after": 0}, {"lease": float("inf")}, {"lease": "5"},
+        {"queue_expires": 0.0001},
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(bad: dict[str, Any]) -> None:
@@ -316,3 +318,98 @@ async def test_an_ack_after_the_stop_is_an_error(store: EventStore, consumer: Co
     with pytest.raises(SubscriptionLost, match="stopped"):
         await batch.ack()
     assert [batch async for batch in subscription] == []
+
+
+async def test_an_ack_of_what_was_not_handed_out_is_refused(store: EventStore, consumer: Consumer) -> None:
+    """P5: what still waits in the buffer was seen by nobody, and cannot be acknowledged."""
+    for n in range(3):
+        await append(store, n)
+    async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
+        await take(subscription)
+        last = (await store.read_all_streams_forward())[-1].position
+        with pytest.raises(UnexpectedAck):
+            await subscription.ack(last)
+        assert subscription.checkpoint == 0
+
+
+async def test_a_subscription_is_started_once(store: EventStore, consumer: Consumer) -> None:
+    """A stopped one is not brought to life again: a typed error, and the name is free for another."""
+    subscription = consumer.subscribe_to_all_streams("s", options=QUICK)
+    async with subscription:
+        pass
+    with pytest.raises(InvalidArgument, match="before"):
+        await subscription.start()
+    async with asyncio.timeout(5), consumer.subscribe_to_all_streams("s", options=QUICK):
+        pass
+
+
+async def test_a_stop_goes_on_when_its_caller_is_cancelled(store: EventStore, consumer: Consumer) -> None:
+    """The checkpoint's row is held by somebody: the stop is given up, the iteration has ended all the same, and a
+    second stop waits for the first."""
+    await append(store, 1)
+    options = msgspec.structs.replace(QUICK, checkpoint_threshold=100, checkpoint_after=None)
+    async with store.acquire() as connection:
+        subscription = consumer.subscribe_to_all_streams("s", options=options)
+        await subscription.start()
+        await (await take(subscription)).ack()
+        async with connection.transaction():
+            await connection.execute("SELECT FROM eventstore.subscriptions FOR UPDATE")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(subscription.stop(), 0.3)
+            assert [batch async for batch in subscription] == []
+    await subscription.stop()
+    assert (await store.subscriptions.get("s")).checkpoint > 0
+    assert (await store.subscriptions.get("s")).owner is None
+
+
+async def test_no_batch_is_handed_out_on_a_lease_that_has_run_out(store: EventStore, consumer: Consumer) -> None:
+    """P7: after a pause of the process, only the keeper can say whether we are still the owner."""
+    for n in range(5):
+        await append(store, n)
+    async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
+        await take(subscription)
+        lease = subscription._lease
+        assert lease is not None
+        lease._deadline = 0  # as if the process had been stopped meanwhile
+        await store.fetchval("UPDATE eventstore.leases SET owner = gen_random_uuid(), epoch = epoch + 1")
+        with pytest.raises(SubscriptionLost):  # noqa: PT012 - whichever of them finds out
+            for _ in range(5):
+                await take(subscription)
+
+
+async def test_another_past_is_entered_in_one_step(store: EventStore, consumer: Consumer) -> None:
+    """P2: while the subscription begins again, which takes a while and fails at first, nothing of the old past becomes
+    a checkpoint of the new one, and nothing of the new is passed over; also with a full buffer and no lease left."""
+    small = msgspec.structs.replace(ONE_BY_ONE, buffer_size=2, checkpoint_after=0.01)
+    for n in range(6):
+        await append(store, n)
+    async with consumer.subscribe_to_all_streams("s", options=small) as subscription:
+        old = [await take(subscription), await take(subscription)]
+        fenced, tries, acks = subscription._fenced, 0, list[asyncio.Future[None]]()
+
+        async def slow_and_failing(lease: Any) -> int:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise StoreUnavailable("the database was away for a moment")
+            checkpoint = await fenced(lease)
+            acks.extend(asyncio.ensure_future(batch.ack()) for batch in old)  # of the old past, in the middle of it
+            await asyncio.sleep(0.1)  # the answer is slow: the writer of checkpoints has its turns
+            return checkpoint
+
+        subscription._fenced = slow_and_failing  # type: ignore[method-assign] # the answer's way is what is tested
+        async with store.acquire() as connection, connection.transaction():
+            await connection.execute("UPDATE eventstore.store SET store_id = gen_random_uuid()")
+            await connection.execute("DELETE FROM eventstore.leases")
+            await connection.execute("UPDATE eventstore.subscriptions SET epoch = 0, owner = NULL")
+        seen: list[int] = []
+        while len(seen) < 6:
+            batch = await take(subscription)
+            if batch._generation != subscription._generation:
+                continue
+            assert subscription.checkpoint < batch[0].position
+            seen += data(batch)
+            await batch.ack()
+        assert seen == list(range(6))
+        assert tries >= 2
+        await asyncio.gather(*acks)

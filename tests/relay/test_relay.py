@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from tests.whole.flow import relay_running
 from trunkline_relay import Relay
-from trunkline_store import ANY_VERSION, EventData, EventStore, LeaseLost
+from trunkline_store import ANY_VERSION, EventData, EventStore, LeaseLost, wire
 from trunkline_store.lease import Lease
 
 
@@ -206,7 +206,7 @@ async def test_a_lease_has_one_holder_by_the_databases_clock(store: EventStore) 
     with pytest.raises(LeaseLost):
         await first.renew()
     assert not first.held
-    for until in ("clock_timestamp() - interval '1 ms'", "clock_timestamp() + interval '61 s'"):
+    for until in ("clock_timestamp() - interval '1 ms'", "clock_timestamp() + interval '121 s'"):
         await store.fetchval(f"UPDATE eventstore.leases SET until = {until}")
         third = await Lease.acquire(store, "x", uuid4(), 60)
         assert third is not None
@@ -224,3 +224,58 @@ async def test_a_relay_that_was_replaced_cannot_record(store: EventStore) -> Non
     assert await store.fetchval(q["fence_relay"], "relay", old, 1, 0) is None
     assert await store.fetchval(q["record_relay"], "relay", new, 2, 40, 40, store.history) == 50
     assert await store.fetchval(q["record_relay"], "relay", new, 2, 90, 90, "another past") is None
+
+
+async def test_a_queue_that_refuses_does_not_flood_the_others(store: EventStore, database: str, vhost: str) -> None:
+    """P9: a full reject-publish queue is met with one message at a time, what was confirmed is kept, and the relay gets
+    past it as the queue is drained."""
+    async with plain(vhost, "#") as other, await aio_pika.connect(vhost) as connection, connection.channel() as channel:
+        full = await channel.declare_queue(
+            "full", durable=True, arguments={"x-max-length": 3, "x-overflow": "reject-publish"}
+        )
+        await full.bind("eventstore", "#")
+        async with relay_running(database, vhost):
+            positions = [position for _ in range(40) for position in await append(store, "a-1", "E")]
+            async with asyncio.timeout(60):
+                while not other.positions or other.positions[-1] != positions[-1]:
+                    message = await full.get(fail=False)
+                    if message is not None:
+                        await message.ack()
+                    await asyncio.sleep(0.02)  # a slow consumer
+            await full.delete(if_unused=False, if_empty=False)
+            await recorded(store, positions[-1])
+    assert list(dict.fromkeys(other.positions)) == positions
+    assert len(other.positions) < 15 * len(positions), "the others were flooded with copies"
+
+
+async def test_a_relay_that_is_cancelled_leaves_nothing_running(store: EventStore, database: str, vhost: str) -> None:
+    """Its tasks end with it: nothing is published after the lease was given back."""
+    async with EventStore(database) as relays_store, plain(vhost, "#") as consumer:
+        relay = Relay(relays_store, vhost, lease=5)
+        running = asyncio.create_task(relay.run())
+        await append(store, "a-1", "E")
+        await consumer.until(1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("relay ")]
+
+
+async def test_an_unexpected_error_does_not_end_the_relay(
+    store: EventStore, database: str, vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P6: a bug, or a row that nobody thought of, is logged and tried again; when it has gone, all is published."""
+    failures = 0
+
+    def failing(*args: Any, **given: Any) -> Any:
+        nonlocal failures
+        failures += 1
+        if failures < 3:
+            raise TypeError("a bug")
+        return wire.encode(*args, **given)
+
+    monkeypatch.setattr("trunkline_relay.tail.encode", failing)
+    async with plain(vhost, "#") as consumer, relay_running(database, vhost):
+        positions = await append(store, "a-1", "E")
+        await consumer.until(1)
+    assert consumer.positions == positions

@@ -255,6 +255,21 @@ async def test_an_append_that_waits_too_long_is_a_typed_error(store: EventStore,
     assert await count(store) == 2
 
 
+@pytest.mark.parametrize("expected", [0, ANY_VERSION, NO_STREAM])
+async def test_retries_of_several_processes_that_race_all_succeed(database: str, expected: int) -> None:
+    """On three hundred new streams, alone and in company: whoever comes second, at whatever moment, gets the answer of
+    the first."""
+    async with EventStore(database) as one, EventStore(database) as two, EventStore(database) as three:
+        for n in range(0, 300, 4):
+            new = [(f"order-{n}-{m}", expected, [event(n), event(m)]) for m in range(4)]
+            answers = await asyncio.gather(
+                *(process.append_to_stream(*args) for args in new for process in (one, two)),
+                *(three.append_to_stream(*args) for args in new[:1]),
+            )
+            assert len(set(answers)) == 4
+        assert await count(one) == 600
+
+
 async def test_an_append_in_the_callers_transaction_goes_with_it(store: EventStore, database: str) -> None:
     """P1: rolled back, nothing is there; committed, both are."""
     connection = await asyncpg.connect(database)
@@ -335,7 +350,9 @@ BAD_EVENTS = [
     ("metadata", event(metadata={"x": "y" * 65_536})), ("metadata", event(metadata={"x": float("-inf")})),
     ("created_at", event(created_at=datetime(2020, 1, 1))),  # noqa: DTZ001 - no time zone is the mistake
     ("id", event(id="no uuid")), ("metadata", event(metadata="x")), ("metadata", event(metadata=[])),
-    ("created_at", event(created_at="2020")), ("event", "no event"),
+    ("created_at", event(created_at="2020")),
+    ("created_at", event(created_at=datetime.max.replace(tzinfo=UTC))),
+    ("created_at", event(created_at=datetime(1, 1, 1, tzinfo=UTC))), ("event", "no event"),
 ]  # fmt: skip
 
 

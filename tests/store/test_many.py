@@ -234,7 +234,9 @@ async def test_opposite_orders_never_meet_a_deadlock(store: EventStore, database
     async with EventStore(database, pool_size=20, application_name="opposite") as crowd:
         for turn in range(16):
             order = [f"old-{n}" for n in range(4)] + [f"new-{turn}-{n}" for n in range(4)]
-            orders = [order[::step] for step in [1, -1] * 8] if turn % 2 else [rnd.sample(order[4:], 3) for _ in range(16)]
+            orders = (
+                [order[::step] for step in [1, -1] * 8] if turn % 2 else [rnd.sample(order[4:], 3) for _ in range(16)]
+            )
             calls = [crowd.append_to_streams([part(stream) for stream in each]) for each in orders]
             alone = [crowd.append_to_stream(f"old-{n}", ANY_VERSION, events(1)) for n in range(4)]
             await asyncio.gather(*calls, *alone)

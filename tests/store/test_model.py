@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count, pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -23,13 +24,14 @@ from tests.store.model import (
     refusal,
     state,
 )
-from trunkline_store import ANY_VERSION, NO_STREAM, STREAM_EXISTS, EventStore, RecordedEvent, TrunklineError
+from trunkline_store import ANY_VERSION, NO_STREAM, STREAM_EXISTS, EventStore, TrunklineError
 
-STREAMS = ["a-1", "a-2", "b-1", "b"]
+STREAMS = ["a-1", "a-2", "b"]
 CATEGORIES = ["a", "b", "c"]
 THE_RIGHT_ONE = 2**62
 """Of expected versions: stands for the one that the stream has by then."""
 
+KINDS = ["append"] * 4 + ["several"] * 3 + ["link"] * 4 + ["read"] * 3 + ["erase"] * 2 + ["delete"]
 How = Literal["plain", "in a transaction", "rolled back"]
 
 
@@ -41,7 +43,7 @@ class Read(NamedTuple):
     lazily: bool
     start: int | None
     beside: int
-    count: int
+    limit: int
 
 
 class Step(NamedTuple):
@@ -49,7 +51,7 @@ class Step(NamedTuple):
     how: How
 
 
-expected_versions = st.sampled_from([ANY_VERSION] * 4 + [THE_RIGHT_ONE] * 4 + [NO_STREAM, STREAM_EXISTS, 0, 1, 2, 3, 5])
+expected_versions = st.sampled_from([ANY_VERSION] * 8 + [THE_RIGHT_ONE] * 8 + [NO_STREAM, STREAM_EXISTS, 0, 1, 2, 3, 5])
 reads = st.builds(
     Read,
     what=st.sampled_from([*STREAMS, "$all", *(f"category {name}" for name in CATEGORIES)]),
@@ -57,7 +59,7 @@ reads = st.builds(
     lazily=st.booleans(),
     start=st.none() | st.integers(0, 12),
     beside=st.integers(-1, 1),
-    count=st.sampled_from([1, 2, 3, 7, 1000]),
+    limit=st.sampled_from([1, 2, 3, 7, 1000]),
 )
 
 
@@ -84,12 +86,14 @@ def parts(draw: st.DrawFn, stream: str, earlier: list[Part], fresh: Iterator[int
 
 @st.composite
 def programs(draw: st.DrawFn) -> list[Step]:
-    """Steps that meet on few streams."""
+    """Steps that meet on few streams, from an empty store or from one in use."""
     fresh, earlier, steps = count(1), list[Part](), list[Step]()
-    for _ in range(draw(st.integers(1, 14))):
-        kind = draw(
-            st.sampled_from(["append"] * 5 + ["several"] * 3 + ["link"] * 3 + ["read"] * 4 + ["delete", "erase"])
-        )
+    if draw(st.integers(0, 3)):
+        earlier = [Part("a-1", 0, (Given(next(fresh)), Given(next(fresh)))), Part("b", 0, (Given(next(fresh)),))]
+        steps = [Step(Append((part,)), "plain") for part in earlier]
+        steps.append(Step(Link("a-2", 0, (1, 3)), "plain"))
+    for _ in range(draw(st.sampled_from([12, 8, 16]))):
+        kind = draw(st.sampled_from(KINDS))
         stream, expected = draw(st.sampled_from(STREAMS)), draw(expected_versions)
         what: Operation | Read
         if kind in ("append", "several"):
@@ -104,13 +108,13 @@ def programs(draw: st.DrawFn) -> list[Step]:
             earlier += drawn.values()
         elif kind == "link":
             known = [each.key for part in earlier for each in part.events]
-            keys = st.sampled_from(known or [0]) | (st.just(10_000) if not draw(st.integers(0, 5)) else st.nothing())
+            keys = st.sampled_from([*known, 10_000])
             what = Link(stream, expected, tuple(draw(st.lists(keys, max_size=3, unique=True))))
         elif kind == "read":
             what = draw(reads)
         else:
             what = Delete(stream, ANY_VERSION if expected is NO_STREAM else expected, kind == "erase")
-        steps.append(Step(what, draw(st.sampled_from(["plain", "plain", "in a transaction", "rolled back"]))))
+        steps.append(Step(what, draw(st.sampled_from(["plain"] * 3 + ["in a transaction"] * 2 + ["rolled back"]))))
     return steps
 
 
@@ -195,7 +199,7 @@ class Both:
             found = [each for each in found[::-1] if start is None or each[0] <= start]
         else:
             found = [each for each in found if start is None or each[0] >= start]
-        return found if read.lazily else found[: read.count], start
+        return found if read.lazily else found[: read.limit], start
 
     def shown(self, entry: Entry, *, in_stream: bool) -> Outcome:
         event = entry.event
@@ -207,27 +211,27 @@ class Both:
     def is_backward(read: Read) -> bool:
         return read.backward and not read.what.startswith("category")
 
+    def ways(self, read: Read) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """How the store is asked: at once, and page by page."""
+        store, backward = self.store, self.is_backward(read)
+        if read.what == "$all" and backward:
+            return store.read_all_streams_backward, store.stream_all_backward
+        if read.what == "$all":
+            return store.read_all_streams_forward, store.stream_all_forward
+        if read.what.startswith("category "):
+            name = read.what.removeprefix("category ")
+            return partial(store.read_category_forward, name), partial(store.stream_category_forward, name)
+        if backward:
+            return partial(store.read_stream_backward, read.what), partial(store.stream_backward, read.what)
+        return partial(store.read_stream_forward, read.what), partial(store.stream_forward, read.what)
+
     async def found(self, read: Read, start: int | None) -> list[Outcome] | Outcome:
-        store = self.store
-        name = (read.what.removeprefix("category "),)
-        pages: Callable[..., Any]
-        once: Callable[..., Awaitable[list[RecordedEvent]]]
-        match read.what, self.is_backward(read):
-            case "$all", False:
-                name, once, pages = (), store.read_all_streams_forward, store.stream_all_forward  # type: ignore[assignment]
-            case "$all", True:
-                name, once, pages = (), store.read_all_streams_backward, store.stream_all_backward  # type: ignore[assignment]
-            case str(what), _ if what.startswith("category"):
-                once, pages = store.read_category_forward, store.stream_category_forward
-            case _, False:
-                once, pages = store.read_stream_forward, store.stream_forward
-            case _:
-                once, pages = store.read_stream_backward, store.stream_backward
+        at_once, lazily = self.ways(read)
         try:
             if read.lazily:
-                events = [event async for event in pages(*name, start=start, page=read.count)]
+                events = [event async for event in lazily(start=start, page=read.limit)]
             else:
-                events = await once(*name, start=start, count=read.count)
+                events = await at_once(start=start, count=read.limit)
         except TrunklineError as error:
             return refusal(error)
         return [
@@ -236,34 +240,40 @@ class Both:
         ]
 
     async def compare(self) -> None:
-        """The tables, and every read."""
+        """The tables; and each stream read to its end, to its beginning, and from about its middle."""
         assert await state(self.store) == self.model.state()
         for what in [*STREAMS, "$all", *(f"category {name}" for name in CATEGORIES)]:
-            for backward in (False, True):
-                await self.read(Read(what, backward, False, None, 0, 1000))
+            there = self.model.streams.get(what)
+            for start in (None, there.version, there.version // 2) if there else (None,):
+                for backward in (False, True):
+                    await self.read(Read(what, backward, False, start, 0, 1000))
 
 
+Test = Callable[[EventStore, EventStore], Awaitable[None]]
 EMPTY = """
     SET LOCAL session_replication_role = replica;  -- the triggers would not allow it
     DELETE FROM eventstore.links; DELETE FROM eventstore.events; DELETE FROM eventstore.streams"""
 
 
 @contextmanager
-def emptied_each_time(dsn: str) -> Iterator[Callable[[Callable[[EventStore], Awaitable[None]]], None]]:
-    """Runs tests, one after another, on one store without events: quicker than a new one for each."""
-    store = EventStore(dsn)
+def emptied_each_time(dsn: str) -> Iterator[Callable[[Test], None]]:
+    """Runs tests, one after another, on one store without events: quicker than a new one for each. Each test gets two
+    faces of it, as two processes have."""
+    stores = EventStore(dsn), EventStore(dsn)
 
-    async def run(test: Callable[[EventStore], Awaitable[None]]) -> None:
-        async with store.transaction() as connection:
+    async def run(test: Test) -> None:
+        async with stores[0].transaction() as connection:
             await connection.execute(EMPTY)
-        await test(store)
+        await test(*stores)
 
     with asyncio.Runner() as runner:
-        runner.run(store.open())
+        for store in stores:
+            runner.run(store.open())
         try:
             yield lambda test: runner.run(run(test))
         finally:
-            runner.run(store.close())
+            for store in stores:
+                runner.run(store.close())
 
 
 def test_programs_give_what_the_model_gives(database: str) -> None:
@@ -271,10 +281,10 @@ def test_programs_give_what_the_model_gives(database: str) -> None:
     the same answers, the same errors, the same order, and the same tables at the end."""
     with emptied_each_time(database) as run_on_store:
 
-        @settings(max_examples=100)
+        @settings(max_examples=150)
         @given(programs())
         def check(steps: list[Step]) -> None:
-            async def test(store: EventStore) -> None:
+            async def test(store: EventStore, _: EventStore) -> None:
                 both = Both(store)
                 for step in steps:
                     await both.step(step)
@@ -377,15 +387,15 @@ def test_programs_at_once_end_as_in_some_order(database: str) -> None:
     order, versions have no holes, and `$all` agrees with the streams."""
     with emptied_each_time(database) as run_on_store:
 
-        @settings(max_examples=100)
+        @settings(max_examples=150)
         @given(concurrent_programs)
         def check(programs: list[list[Operation]]) -> None:
-            async def test(store: EventStore) -> None:
-                async def one_after_another(program: list[Operation]) -> Done:
+            async def test(store: EventStore, other: EventStore) -> None:
+                async def one_after_another(store: EventStore, program: list[Operation]) -> Done:
                     return [(operation, (await perform(store, operation))[0]) for operation in program]
 
                 await perform(store, SOURCE)
-                done = await asyncio.gather(*(one_after_another(program) for program in programs))
+                done = await asyncio.gather(*map(one_after_another, [store, other] * 2, programs))
                 tables = await state(store)
                 for stream in SHARED:
                     model = Model()

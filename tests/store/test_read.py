@@ -292,6 +292,31 @@ async def test_an_event_that_cannot_be_decoded_is_named_and_can_be_passed(store:
         assert (error.stream, error.stream_version, error.position, error.type) == ("s-1", 2, bad.position, "Bad")
 
 
+@pytest.mark.parametrize("metadata", ['{"a": "\\ud800"}', '{"a": 1e400}', "[" * 3000 + "]" * 3000, "7"])
+async def test_metadata_of_other_programs_never_keeps_a_reader(store: EventStore, metadata: str) -> None:
+    """P9: what SQL accepts and this program cannot decode is an error of that event's metadata alone."""
+    await store.append_to_stream("s-1", 0, [EventData("E", 1)])
+    await store.fetch(
+        "SELECT eventstore.append_v1('s-1', 1, ARRAY[gen_random_uuid()], ARRAY['E'], ARRAY['2'], ARRAY[$1])", metadata
+    )
+    one, two = await store.read_all_streams_forward()
+    assert (one.metadata, one.data, two.data) == (None, 1, 2)
+    if metadata != "7":
+        with pytest.raises(UndecodableEvent):
+            _ = two.metadata
+
+
+@pytest.mark.parametrize("date", ["infinity", "-infinity", "0044-03-15 BC", "10000-01-01"])
+async def test_dates_that_no_program_can_hold_are_refused_by_the_database(store: EventStore, date: str) -> None:
+    """P9: the SQL interface has the same bounds; such an event would stop the relay."""
+    with pytest.raises(asyncpg.CheckViolationError):
+        await store.fetch(
+            "SELECT eventstore.append_v1('s-1', 0, ARRAY[gen_random_uuid()], ARRAY['E'], ARRAY['2'], "
+            "_created_at => ARRAY[$1::text::timestamptz])",
+            date,
+        )
+
+
 async def test_a_schema_that_does_not_fit_is_refused_at_once(database: str) -> None:
     """Not initialised, older, newer, or with a sequence that would skip events: each says what to do."""
     connection = await asyncpg.connect(database)

@@ -462,7 +462,7 @@ async def test_a_store_needs_no_superuser(postgres: PostgresServer) -> None:
         await writer.append_to_stream("a-1", 0, [event()])
         assert len(await writer.read_all_streams_forward()) == 1
         assert store.history == writer.history
-        system, timeline = store.history.split("/")[1::2]
+        _store, system, *_, timeline = store.history.split("/")
         assert system == str(await admin.fetchval("SELECT system_identifier FROM pg_control_system()"))
         assert timeline != "-"
         with pytest.raises(PermissionRefused):

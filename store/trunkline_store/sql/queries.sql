@@ -211,7 +211,7 @@ INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until)
 VALUES ($1, $2, 1, $3::interval, clock_timestamp() + $3::interval)
 ON CONFLICT (name) DO UPDATE
     SET owner = excluded.owner, epoch = l.epoch + 1, length = excluded.length, until = clock_timestamp() + $3::interval
-    WHERE l.until < clock_timestamp() OR l.until > clock_timestamp() + l.length OR l.owner = excluded.owner
+    WHERE l.until < clock_timestamp() OR l.until > clock_timestamp() + 2 * l.length OR l.owner = excluded.owner
 RETURNING epoch
 
 -- name: renew_lease

@@ -36,6 +36,8 @@ CREATE DOMAIN @schema@.stream_name AS text COLLATE "C"
 CREATE DOMAIN @schema@.category_name AS text COLLATE "C" CHECK (octet_length(VALUE) <= 64);
 CREATE DOMAIN @schema@.label AS text COLLATE "C" CHECK (octet_length(VALUE) BETWEEN 1 AND 128);
 CREATE DOMAIN @schema@.metadata AS json CHECK (octet_length(VALUE::text) <= 65536);
+CREATE DOMAIN @schema@.moment AS timestamptz  -- what every language's dates can hold; not infinity
+    CHECK (VALUE BETWEEN '0002-01-01 00:00:00+00' AND '9998-12-31 23:59:59.999999+00');
 
 CREATE TABLE @schema@.streams (
     stream_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -50,7 +52,7 @@ CREATE TABLE @schema@.events (
     position       bigint PRIMARY KEY,
     stream_id      bigint NOT NULL,
     stream_version bigint NOT NULL,
-    created_at     timestamptz NOT NULL,
+    created_at     @schema@.moment NOT NULL,
     event_id       uuid NOT NULL,
     size           integer NOT NULL,  -- bytes of data and metadata as given: batches and pages are cut by it
     category       text COLLATE "C" NOT NULL,
@@ -170,6 +172,8 @@ BEGIN
             IF FOUND THEN
                 status := 'appended';
                 duplicate := NULL;
+            ELSIF _stream_id IS NULL AND EXISTS (SELECT FROM @schema@.streams AS s WHERE s.stream = _stream) THEN
+                CONTINUE;  -- it was made since we looked, perhaps by this same append
             ELSE
                 status := 'duplicate_event';
             END IF;
@@ -233,8 +237,8 @@ BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = 'the order of $all can only be read at READ COMMITTED, not ' || current_setting('transaction_isolation');
-    ELSIF pg_is_in_recovery() THEN
-        RAISE object_not_in_prerequisite_state USING
+    ELSIF pg_is_in_recovery() THEN  -- which may pass: a failover is under way
+        RAISE read_only_sql_transaction USING
             MESSAGE = 'the locks of the primary cannot be seen from a replica: read $all on the primary';
     END IF;
     SELECT last_value INTO _s FROM @schema@.blocks;
@@ -246,8 +250,8 @@ BEGIN
     RETURN _safe * 1024 + 1023;
 END $$;
 
--- Which past a position belongs to: this store, in this cluster and database, on this timeline. A restore, or the
--- promotion of a replica, begins another one, in which the same positions can be given again.
+-- Which past a position belongs to: this store, in this cluster, database and table, on this timeline. A restore, or
+-- the promotion of a replica, begins another one, in which the same positions can be given again.
 CREATE FUNCTION @schema@.history_v1() RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -263,7 +267,8 @@ BEGIN
         NULL;  -- some services offer neither; what is left still tells stores and databases apart
     END;
     RETURN (SELECT store_id::text FROM @schema@.store) || '/' || _system || '/'
-        || (SELECT oid::text FROM pg_database WHERE datname = current_database()) || '/' || _timeline;
+        || (SELECT oid::text FROM pg_database WHERE datname = current_database())
+        || '/' || '@schema@.events'::regclass::oid::text || '/' || _timeline;
 END $$;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM PUBLIC;

@@ -80,6 +80,7 @@ DECLARE
     _next      integer := 1;
     _blocks    bigint[];
     _r         record;
+    _patience  constant text := current_setting('lock_timeout');
 BEGIN
     FOR i IN 1 .. _a LOOP
         _first[i] := _next;
@@ -93,6 +94,9 @@ BEGIN
             'counts %s do not fit %s streams and %s events', _counts, _a, cardinality(_ids));
     END IF;
 
+    IF NOT _together THEN  -- an event id that somebody else is just storing is not waited for either
+        PERFORM set_config('lock_timeout', '100ms', true);
+    END IF;
     IF _together THEN
         -- One by one in the order of their names, and made where they are missing: no two such calls wait for each other.
         FOR _next IN SELECT x.ord FROM unnest(_streams) WITH ORDINALITY AS x (stream, ord) ORDER BY x.stream COLLATE "C" LOOP
@@ -157,12 +161,22 @@ BEGIN
                 _old[_r.append] := _r.version;
                 _old_first[_r.append] := _r.low;
                 _old_last[_r.append] := _r.high;
+            ELSIF _stream_id[_r.append] IS NULL
+                    AND EXISTS (SELECT FROM @schema@.streams AS s WHERE s.stream = _streams[_r.append]) THEN
+                _status[_r.append] := 'busy';  -- it was made since we looked, perhaps by this same append
             ELSE
                 _status[_r.append] := 'duplicate_event';
                 _duplicate[_r.append] := _r.event_id;
             END IF;
         END IF;
     END LOOP;
+
+    IF _together AND 'busy' = ANY (_status) THEN
+        DELETE FROM @schema@.streams AS s WHERE s.stream_id = ANY (_created);
+        RETURN QUERY SELECT * FROM @schema@.append_many_v1(_together, _streams, _expected, _counts, _ids, _types, _data,
+            _metadata, _correlation_ids, _causation_ids, _traceparents, _created_at);
+        RETURN;
+    END IF;
 
     FOR i IN 1 .. _a LOOP
         IF _status[i] IS NULL THEN
@@ -227,6 +241,7 @@ BEGIN
                                            WHERE x.status IS NULL));
     END IF;
 
+    PERFORM set_config('lock_timeout', _patience, true);
     RETURN QUERY
         SELECT coalesce(x.status, 'appended'), coalesce(x.actual, 0),
                CASE WHEN x.status IS NULL THEN x.actual + 1 ELSE x.old END,
@@ -357,6 +372,10 @@ DECLARE
     _id     bigint;
     _before constant text := coalesce(current_setting('trunkline.hard_delete', true), '');
 BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'a hard delete at ' || current_setting('transaction_isolation') || ' could leave links behind: use READ COMMITTED';
+    END IF;
     SELECT l.status, l.actual, l.id INTO status, actual, _id FROM @schema@.lock_to_delete(_stream, _expected) AS l;
     IF status IS NULL THEN
         PERFORM set_config('trunkline.hard_delete', pg_current_xact_id()::text, true);
