@@ -351,7 +351,9 @@ class Subscription:
             except LeaseLost:
                 with suppress(Unavailable):  # then it is asked again
                     replaced = not await self._another_past()
-                    if replaced and self._lease is lease:
+                    if self._lease is not lease:
+                        continue  # the follower has begun again already
+                    if replaced:
                         raise SubscriptionLost(self.name) from None
                     self._forsaken = True
                     await self._notify()
@@ -430,7 +432,7 @@ class Subscription:
         row = await store.fetchrow(store.sql["poll"])
         assert row is not None
         safe, history = row
-        if history != self._history:
+        if history != self._history or self._forsaken:
             log.warning("subscription %s: the history changed from %s to %s", self.name, self._history, history)
             await self._begin_again(history)
         found = False
