@@ -1,4 +1,5 @@
 import ast
+import re
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -15,3 +16,13 @@ def test_every_test_states_its_claim() -> None:
         and ast.get_docstring(node) is None
     ]
     assert silent == []
+
+
+def test_the_map_of_the_stores_claims_names_tests_that_exist() -> None:
+    """`file: name` in tests/store/README.md is a test of that file; and each file of tests there is named."""
+    text = (TESTS / "store" / "README.md").read_text()
+    files = {file.stem.removeprefix("test_"): file.read_text() for file in (TESTS / "store").glob("test_*.py")}
+    claims = re.findall(r"`(\w+): (\w+)`", text)
+    assert len(claims) > 100
+    assert [claim for claim in claims if f"def test_{claim[1]}(" not in files.get(claim[0], "")] == []
+    assert [name for name in files if f"`test_{name}.py`" not in text] == []

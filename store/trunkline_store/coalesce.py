@@ -111,18 +111,19 @@ class Coalescer:
                 group = self._next_group()
                 if len(group) == 1 and not self._alone.locked():
                     # Nobody else is there: it needs no company. If its stream is held, the next ones do not wait.
-                    held_up = asyncio.get_running_loop().call_later(HELD_SECONDS, self._pass_on, me)
+                    patience = asyncio.get_running_loop().call_later(HELD_SECONDS, self._pass_on, me)
                     self._alone_now[group[0].stream] = deque()
                     await self._send_alone(group[0])
-                    held_up.cancel()
+                    patience.cancel()
                 elif group:
                     await self._send_many(group)
         finally:
-            self._pass_on(me)
+            if self._sending is me:
+                self._sending = None
 
-    def _pass_on(self, sending: asyncio.Task[None] | None) -> None:
-        """What waits no longer waits for `sending`."""
-        if self._sending is sending:
+    def _pass_on(self, held_up: asyncio.Task[None] | None) -> None:
+        """What waits no longer waits for it."""
+        if self._sending is held_up:
             self._sending = None
             self._send_soon()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import asyncpg
+import msgspec
 
 from trunkline_store.errors import UndecodableEvent
 from trunkline_store.events import RecordedEvent
@@ -15,19 +16,40 @@ from trunkline_store.wire import BadMessage, ReceivedEvent
 PAGE_EVENTS: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
 
+_metadata: Callable[[str], Any] = msgspec.json.Decoder().decode
+
 
 def from_stream(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
+    """A stream's own events; their number is the version."""
+    return [_recorded(row, row[1], row[2], row[0], serializer) for row in rows]
+
+
+def from_linked_stream(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
     """Events of one stream, its own and linked ones; their number is the version there."""
-    return [_recorded(row, row[11], row[12], serializer) for row in rows]
+    return [_recorded(row, row[1], row[11], row[12], serializer) for row in rows]
 
 
 def from_all(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
     """Events of `$all`; their number is the position."""
-    return [_recorded(row, row[0], row[0], serializer) for row in rows]
+    return [_recorded(row, row[1], row[0], row[0], serializer) for row in rows]
 
 
-def _recorded(row: asyncpg.Record, number: int, feed_position: int, serializer: Serializer) -> RecordedEvent:
-    position, stream, version, event_id, type, data, metadata, correlation, causation, created_at, size, *_ = row
+def from_page(rows: Iterable[asyncpg.Record], names: Mapping[int, str], serializer: Serializer) -> list[RecordedEvent]:
+    """Events of `$all` whose rows have their streams' ids; those of streams that have been removed since are gone."""
+    return [_recorded(row, names[row[1]], row[0], row[0], serializer) for row in rows if row[1] in names]
+
+
+def _recorded(
+    row: asyncpg.Record, stream: str, number: int, feed_position: int, serializer: Serializer
+) -> RecordedEvent:
+    position, _, version, event_id, type, data, metadata, correlation, causation, created_at, size, *_ = row
+    value: Any
+    try:
+        value = serializer.deserialize(data, type)
+        about = None if metadata is None else _metadata(metadata)
+    except Exception:  # noqa: BLE001 - the serializer is the application's; which of the two it was is found out now
+        value = decoded(serializer, data, type, stream, version, position)
+        about = None if metadata is None else decoded(METADATA, metadata, type, stream, version, position)
     return RecordedEvent(
         event_id,
         number,
@@ -36,8 +58,8 @@ def _recorded(row: asyncpg.Record, number: int, feed_position: int, serializer: 
         position,
         feed_position,
         type,
-        decoded(serializer, data, type, stream, version, position),
-        None if metadata is None else decoded(METADATA, metadata, type, stream, version, position),
+        value,
+        about,
         correlation,
         causation,
         created_at,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
@@ -40,6 +40,7 @@ from trunkline_store.events import (
 )
 from trunkline_store.migrate import latest
 from trunkline_store.names import check_store
+from trunkline_store.pages import Names, Pages
 from trunkline_store.queries import statements
 from trunkline_store.serialize import JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
@@ -89,6 +90,7 @@ class EventStore:
         self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else ""
         self._pool: asyncpg.Pool | None = None if isinstance(dsn_or_pool, str) else dsn_or_pool
         self._connections: Connections | None = None
+        self._names = Names()
         self._pooler = self._own_pool and statement_cache_size == 0
         self._pool_options: dict[str, Any] = {
             "max_size": pool_size,
@@ -114,10 +116,12 @@ class EventStore:
         await self.close()
 
     async def open(self) -> None:
-        """Connects, and checks that schema and code fit.
+        """Connects, and checks that schema and code fit; does nothing if it is open.
 
         Raises `StoreNotReady`, `StoreUnavailable`, `PermissionRefused` or `InvalidArgument` (the DSN).
         """
+        if self._connections is not None:
+            return
         if self._pool is None:
             with dsn_checked(), translated(self.schema):
                 self._pool = await asyncpg.create_pool(
@@ -173,8 +177,9 @@ class EventStore:
             if pool is not None:
                 pool.terminate()
         finally:
+            self._connections = None
             if self._own_pool:
-                self._pool = self._connections = None
+                self._pool = None
 
     # --- connections
 
@@ -226,7 +231,7 @@ class EventStore:
                         rows: list[asyncpg.Record] = await connection.fetch(query, *args)
                         return rows
             except StoreUnavailable:
-                if last or self._pool is None:
+                if last or self._connections is None:
                     raise
         raise AssertionError
 
@@ -377,7 +382,7 @@ class EventStore:
                 async with self._open_connections().statement() as connection:
                     return await self._append(connection, stream, query, args)
             except StoreUnavailable:
-                if last or self._pool is None:
+                if last or self._connections is None:
                     raise
         raise AssertionError
 
@@ -400,26 +405,32 @@ class EventStore:
         `StreamNotFound`, `StreamDeleted`, `InvalidArgument`, `Unavailable`. Data that cannot be decoded raises
         `UndecodableEvent` when an event is asked for it.
         """
-        return await self._read_stream("read_stream_forward", stream, _start(start, 0), count, connection)
+        return await self._read_stream("forward", stream, _start(start, 0), count, connection)
 
     async def read_stream_backward(
         self, stream: str, *, start: int | None = None, count: int = 1000, connection: Connection | None = None
     ) -> list[RecordedEvent]:
         """As `read_stream_forward`, from version `start` (inclusive; from the last) down."""
-        return await self._read_stream("read_stream_backward", stream, _start(start, MAX_POSITION), count, connection)
+        return await self._read_stream("backward", stream, _start(start, MAX_POSITION), count, connection)
 
     async def _read_stream(
-        self, query: str, stream: str, start: int, count: int, connection: Connection | None
+        self, direction: str, stream: str, start: int, count: int, connection: Connection | None
     ) -> list[RecordedEvent]:
         check_stream(stream)
         with span("read", stream=stream):
-            rows = await self._read(connection, query, stream, start, _count(count))
+            rows = await self._read(connection, f"read_stream_{direction}", stream, start, _count(count))
             if not rows:
                 state = await self._read(connection, "stream_state", stream)
                 if not state:
                     raise StreamNotFound(stream)
                 if state[0]["deleted"]:
                     raise StreamDeleted(stream)
+                linked = state[0]["linked"]
+            else:
+                linked = rows[0]["linked"]
+            if linked:
+                rows = await self._read(connection, f"read_linked_stream_{direction}", stream, start, count)
+                return read.from_linked_stream(rows, self.serializer)
             return read.from_stream(rows, self.serializer)
 
     async def stream_forward(
@@ -482,24 +493,24 @@ class EventStore:
     ) -> AsyncIterator[RecordedEvent]:
         """All events of all streams in the order of `$all`, page by page: up to the safe position of the first page,
         then to where it has moved meanwhile, until there is nothing more."""
-        return self._stream_all("read_all_forward", _start(start, 0), _count(page))
+        return self._stream_all(_start(start, 0), _count(page), None)
 
     def stream_category_forward(
         self, category: str, *, start: int | None = None, page: int = read.PAGE_EVENTS
     ) -> AsyncIterator[RecordedEvent]:
         """As `stream_all_forward`, of the streams of one category only."""
-        return self._stream_all("read_category_forward", _start(start, 0), _count(page), _category(category))
+        return self._stream_all(_start(start, 0), _count(page), _category(category))
 
-    async def _stream_all(self, query: str, position: int, page: int, *category: str) -> AsyncIterator[RecordedEvent]:
-        while True:
+    async def _stream_all(self, position: int, page: int, category: str | None) -> AsyncIterator[RecordedEvent]:
+        found = True
+        while found:
             safe, found = await self.safe_position(), False
-            while rows := await self._read(None, query, position, safe, page, read.PAGE_BYTES, *category):
-                found = True
-                for event in read.from_all(rows, self.serializer):
-                    yield event
-                position = rows[-1][0] + 1
-            if not found:
-                return
+            pages = Pages(self.fetch, self.sql, self._names, self.serializer, safe, page, category).forward(position)
+            async with aclosing(pages):
+                async for events in pages:
+                    found, position = True, events[-1].position + 1
+                    for event in events:
+                        yield event
 
     async def stream_all_backward(
         self, *, start: int | None = None, page: int = read.PAGE_EVENTS

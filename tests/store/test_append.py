@@ -106,7 +106,7 @@ async def test_of_writers_that_expect_no_stream_one_wins(store: EventStore) -> N
     assert await count(store) == 1
 
 
-@pytest.mark.parametrize("size", [1, 999, 1000, 1023, 1024, 1025, 8001])
+@pytest.mark.parametrize("size", [1, 999, 1000, 1001, 1023, 1024, 1025, 8001])
 async def test_an_append_of_any_size_is_whole_and_in_order(store: EventStore, size: int) -> None:
     """Versions are consecutive, and up to 1,024 events are one block."""
     appended = await store.append_to_stream("order-1", 0, [event(n) for n in range(size)])

@@ -16,9 +16,11 @@ from trunkline_store import (
     DuplicateEvent,
     EventData,
     EventStore,
+    InvalidArgument,
     StreamDeleted,
     StreamExists,
     StreamNotFound,
+    Unavailable,
     WrongExpectedVersion,
 )
 
@@ -300,6 +302,29 @@ async def test_closing_the_store_lets_appends_finish(database: str, store: Event
     assert all(task.done() for task in tasks)
     assert len(await asyncio.gather(*tasks)) == 40
     assert await store.fetchval("SELECT count(*) FROM eventstore.events") == 4 * sum(SIZES)
+
+
+async def test_closing_waits_for_a_held_stream_no_longer_than_the_timeout(database: str, store: EventStore) -> None:
+    """Then each of its appends gets a typed error. Those that may have been sent say that trying again may help; and
+    tried again, each is stored once."""
+    events_of = [events(n) for n in range(3)]
+    closing = EventStore(database, timeout=0.5)
+    await closing.open()
+    async with another_session(store, database) as connection:
+        await appended(store, "held-1", connection)
+        tasks = [asyncio.create_task(closing.append_to_stream("held-1", ANY_VERSION, each)) for each in events_of]
+        await waits_for_a_lock(store)
+        async with asyncio.timeout(20):
+            await closing.close()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    for each, outcome in zip(events_of, outcomes, strict=True):
+        assert isinstance(outcome, Unavailable | InvalidArgument)
+        if isinstance(outcome, InvalidArgument):  # nothing was sent
+            assert each[0].id not in {event.event_id for event in await store.read_all_streams_forward()}
+    assert isinstance(outcomes[0], Unavailable)
+    for each in events_of:
+        await store.append_to_stream("held-1", ANY_VERSION, each)
+    assert sorted(await read(store, "held-1")) == [0, 1, 2]
 
 
 async def test_large_appends_do_not_starve_small_ones(database: str, store: EventStore) -> None:

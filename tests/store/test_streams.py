@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trunkline_store import (
     ANY_VERSION,
@@ -12,9 +14,11 @@ from trunkline_store import (
     EventStore,
     InvalidArgument,
     Page,
+    StreamAppend,
     StreamDeleted,
     StreamNotFound,
 )
+from trunkline_store.events import category_of, check_stream
 from trunkline_store.streams import SortBy
 
 
@@ -211,3 +215,35 @@ async def test_pages_are_whole_while_streams_are_made(store: EventStore) -> None
     await making
     assert looked > 3
     assert len(await names(store, page_size=1000)) == 101
+
+
+def test_every_name_that_the_library_accepts_is_stored(database: str) -> None:
+    """Any text that is in bounds is a stream's name to the database as well, and is read, found and listed as given."""
+    with asyncio.Runner() as runner:
+        store = EventStore(database)
+        runner.run(store.open())
+
+        @settings(max_examples=60)
+        @given(st.sets(st.text(min_size=1, max_size=70), min_size=1, max_size=8))
+        def check(names: set[str]) -> None:
+            accepted = [name for name in names if is_accepted(name)]
+            runner.run(store_and_find(store, accepted))
+
+        check()
+        runner.run(store.close())
+
+
+def is_accepted(name: str) -> bool:
+    try:
+        return bool(check_stream(name))
+    except InvalidArgument:
+        return False
+
+
+async def store_and_find(store: EventStore, accepted: list[str]) -> None:
+    await store.append_to_streams([StreamAppend(name, ANY_VERSION, [EventData("E", name)]) for name in accepted])
+    for name in accepted:
+        assert (await store.read_stream_forward(name))[-1].stream == name
+        assert name in await names(store, search=name, page_size=1000)
+        if category_of(name).strip():
+            assert name in {event.data for event in await store.read_category_forward(category_of(name))}

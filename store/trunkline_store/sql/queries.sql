@@ -103,12 +103,35 @@ SELECT @schema@.safe_position_v1()
 SELECT @schema@.safe_position_v1() AS safe, @schema@.history_v1() AS history
 
 -- name: stream_state
--- Why a read of a stream gave nothing.
-SELECT version, deleted_at IS NOT NULL AS deleted FROM @schema@.streams WHERE stream = $1
+-- Why a read of a stream gave nothing of its own.
+SELECT version, deleted_at IS NOT NULL AS deleted,
+       EXISTS (SELECT FROM @schema@.links AS l WHERE l.stream_id = s.stream_id) AS linked
+FROM @schema@.streams AS s WHERE stream = $1
 
 -- name: read_stream_forward
--- Its own events, and those linked into it. Needs no safe position: a stream's versions become visible in their order,
--- under the row lock.
+-- Its own events, and whether there are also links into it. Needs no safe position: a stream's versions become visible
+-- in their order, under the row lock.
+SELECT e.position, $1::text AS stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
+       e.correlation_id, e.causation_id, e.created_at, e.size,
+       EXISTS (SELECT FROM @schema@.links
+               WHERE stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1)) AS linked
+FROM @schema@.events AS e
+WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1 AND deleted_at IS NULL)
+  AND e.stream_version >= $2
+ORDER BY e.stream_version LIMIT $3
+
+-- name: read_stream_backward
+SELECT e.position, $1::text AS stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
+       e.correlation_id, e.causation_id, e.created_at, e.size,
+       EXISTS (SELECT FROM @schema@.links
+               WHERE stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1)) AS linked
+FROM @schema@.events AS e
+WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1 AND deleted_at IS NULL)
+  AND e.stream_version <= $2
+ORDER BY e.stream_version DESC LIMIT $3
+
+-- name: read_linked_stream_forward
+-- Its own events, and those linked into it: asked only where there are links, for it takes half as long again.
 SELECT * FROM (
     (SELECT e.position, $1::text AS stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
             e.correlation_id, e.causation_id, e.created_at, e.size, e.stream_version AS number, e.position AS feed_position
@@ -127,7 +150,7 @@ SELECT * FROM (
      ORDER BY l.stream_version LIMIT $3)
 ) AS read ORDER BY number LIMIT $3
 
--- name: read_stream_backward
+-- name: read_linked_stream_backward
 SELECT * FROM (
     (SELECT e.position, $1::text AS stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
             e.correlation_id, e.causation_id, e.created_at, e.size, e.stream_version AS number, e.position AS feed_position
@@ -177,6 +200,24 @@ CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stre
 WHERE e.bytes_before < $4
 ORDER BY e.position
 
+-- name: page_all
+-- As read_all_forward, in its barest form: streams by their ids, and nothing of an event above $4 bytes but that it is
+-- there.
+SELECT e.position, e.stream_id, e.stream_version, e.event_id, e.type,
+       CASE WHEN e.size <= $4 THEN e.data@data_out@ END AS data, CASE WHEN e.size <= $4 THEN e.metadata::text END AS metadata,
+       e.correlation_id, e.causation_id, e.created_at, e.size
+FROM @schema@.events AS e WHERE e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
+
+-- name: page_category
+-- As page_all, of category $5.
+SELECT e.position, e.stream_id, e.stream_version, e.event_id, e.type,
+       CASE WHEN e.size <= $4 THEN e.data@data_out@ END AS data, CASE WHEN e.size <= $4 THEN e.metadata::text END AS metadata,
+       e.correlation_id, e.causation_id, e.created_at, e.size
+FROM @schema@.events AS e WHERE e.category = $5 AND e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
+
+-- name: stream_names
+SELECT stream_id, stream FROM @schema@.streams WHERE stream_id = ANY ($1::bigint[])
+
 -- name: last_position
 -- The last event at or below a position; 0 where there is none.
 SELECT coalesce((SELECT position FROM @schema@.events WHERE position <= $1 ORDER BY position DESC LIMIT 1), 0)
@@ -201,8 +242,9 @@ FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (category, position, 
 
 -- name: previous_in_stream
 -- The position of the event before version $2[i] of stream $1[i], for each i; 0 where there is none.
-SELECT coalesce((SELECT e.position FROM @schema@.events AS e JOIN @schema@.streams AS s USING (stream_id)
-                 WHERE s.stream = w.stream AND e.stream_version < w.version ORDER BY e.stream_version DESC LIMIT 1), 0) AS previous
+SELECT coalesce((SELECT e.position FROM @schema@.events AS e
+                 WHERE e.stream_id = (SELECT s.stream_id FROM @schema@.streams AS s WHERE s.stream = w.stream)
+                   AND e.stream_version < w.version ORDER BY e.stream_version DESC LIMIT 1), 0) AS previous
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (stream, version, ord) ORDER BY w.ord
 
 -- name: acquire_lease
