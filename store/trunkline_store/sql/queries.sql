@@ -105,16 +105,18 @@ SELECT @schema@.safe_position_v1() AS safe, @schema@.history_v1() AS history
 -- name: stream_state
 -- Why a read of a stream gave nothing of its own.
 SELECT version, deleted_at IS NOT NULL AS deleted,
-       EXISTS (SELECT FROM @schema@.links AS l WHERE l.stream_id = s.stream_id) AS linked
+       (SELECT l.stream_version FROM @schema@.links AS l WHERE l.stream_id = s.stream_id
+        ORDER BY l.stream_version LIMIT 1) IS NOT NULL AS linked
 FROM @schema@.streams AS s WHERE stream = $1
 
 -- name: read_stream_forward
--- Its own events, and whether there are also links into it. Needs no safe position: a stream's versions become visible
--- in their order, under the row lock.
+-- Its own events, and whether there are also links into it (ORDER BY: else an empty table would be scanned, and the plan
+-- kept when it has filled). Needs no safe position: a stream's versions become visible in their order, under the row lock.
 SELECT e.position, $1::text AS stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
        e.correlation_id, e.causation_id, e.created_at, e.size,
-       EXISTS (SELECT FROM @schema@.links
-               WHERE stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1)) AS linked
+       (SELECT stream_version FROM @schema@.links
+        WHERE stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1)
+        ORDER BY stream_version LIMIT 1) IS NOT NULL AS linked
 FROM @schema@.events AS e
 WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1 AND deleted_at IS NULL)
   AND e.stream_version >= $2
@@ -123,8 +125,9 @@ ORDER BY e.stream_version LIMIT $3
 -- name: read_stream_backward
 SELECT e.position, $1::text AS stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
        e.correlation_id, e.causation_id, e.created_at, e.size,
-       EXISTS (SELECT FROM @schema@.links
-               WHERE stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1)) AS linked
+       (SELECT stream_version FROM @schema@.links
+        WHERE stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1)
+        ORDER BY stream_version LIMIT 1) IS NOT NULL AS linked
 FROM @schema@.events AS e
 WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1 AND deleted_at IS NULL)
   AND e.stream_version <= $2
@@ -216,7 +219,8 @@ SELECT e.position, e.stream_id, e.stream_version, e.event_id, e.type,
 FROM @schema@.events AS e WHERE e.category = $5 AND e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
 
 -- name: stream_names
-SELECT stream_id, stream FROM @schema@.streams WHERE stream_id = ANY ($1::bigint[])
+SELECT i.stream_id, s.stream FROM unnest($1::bigint[]) AS i (stream_id)
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = i.stream_id OFFSET 0) AS s
 
 -- name: last_position
 -- The last event at or below a position; 0 where there is none.
@@ -306,11 +310,11 @@ WHERE subscription_id = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1
 SELECT subscription_id, feed, checkpoint, owner, epoch, updated_at FROM @schema@.subscriptions WHERE name = $1
 
 -- name: list_subscriptions
--- With $1, that one only. `behind` is counted up to 10,000.
+-- With $1, that one only. `behind` is counted up to 10,000; written as a constant, the planner scans the table for it.
 SELECT s.name, s.feed, s.checkpoint, CASE WHEN l.until >= clock_timestamp() THEN l.owner END AS owner, s.epoch,
        s.created_at, s.updated_at,
        (SELECT count(*) FROM (SELECT FROM @schema@.events AS e WHERE e.position > s.checkpoint
-                              ORDER BY e.position LIMIT 10000) AS ahead) AS behind
+                              ORDER BY e.position LIMIT (SELECT 10000)) AS ahead) AS behind
 FROM @schema@.subscriptions AS s
 LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
 WHERE $1::text IS NULL OR s.name = $1

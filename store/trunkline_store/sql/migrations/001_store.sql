@@ -148,9 +148,23 @@ DECLARE
     _now       constant timestamptz := clock_timestamp();
     _stream_id bigint;
     _deleted   boolean;
+    _counted   boolean := false;  -- whether the stream's version counts the new events already
     _blocks    bigint[];
 BEGIN
-    LOOP
+    -- Mostly the stream is there, and the version fits: then one statement locks and counts, which costs a tenth less
+    -- WAL than two. Otherwise, and for a repetition, we look more closely.
+    IF _n > 0 AND (_expected > 0 OR _expected = -1 OR _expected = -3) THEN
+        UPDATE @schema@.streams AS s SET version = s.version + _n
+            WHERE s.stream = _stream AND s.deleted_at IS NULL AND (s.version = _expected OR _expected < 0)
+            RETURNING s.stream_id, s.version - _n INTO _stream_id, actual;
+        _counted := FOUND;
+        IF _counted AND EXISTS (SELECT FROM @schema@.events AS e WHERE e.event_id = ANY (_ids)) THEN
+            UPDATE @schema@.streams AS s SET version = actual WHERE s.stream_id = _stream_id;
+            _counted := false;
+        END IF;
+    END IF;
+
+    WHILE NOT _counted LOOP
         SELECT s.stream_id, s.version, s.deleted_at IS NOT NULL INTO _stream_id, actual, _deleted
             FROM @schema@.streams AS s WHERE s.stream = _stream FOR UPDATE;
         IF _deleted THEN
@@ -197,9 +211,9 @@ BEGIN
         -- Whoever creates a stream holds its name's bucket, so that a caller who must not wait can see that he would.
         PERFORM pg_advisory_xact_lock_shared('@schema@.streams'::regclass::oid::integer, hashtext(_stream) & 1023);
         INSERT INTO @schema@.streams (stream, category, version, created_at)
-            VALUES (_stream, _category, 0, coalesce(_created_at[1], _now))
+            VALUES (_stream, _category, _n, coalesce(_created_at[1], _now))
             ON CONFLICT DO NOTHING RETURNING stream_id INTO _stream_id;
-        EXIT WHEN _stream_id IS NOT NULL;
+        _counted := _stream_id IS NOT NULL;
     END LOOP;
 
     PERFORM @schema@.hold_readers_back();
@@ -214,7 +228,9 @@ BEGIN
             i.correlation_id, i.causation_id, i.traceparent, i.metadata::json, i.data::@data_type@
         FROM unnest(_ids, _types, _data, _metadata, _correlation_ids, _causation_ids, _traceparents, _created_at)
             WITH ORDINALITY AS i (event_id, type, data, metadata, correlation_id, causation_id, traceparent, created_at, ord);
-    UPDATE @schema@.streams AS s SET version = actual + _n WHERE s.stream_id = _stream_id;
+    IF NOT _counted THEN
+        UPDATE @schema@.streams AS s SET version = actual + _n WHERE s.stream_id = _stream_id;
+    END IF;
 
     status := 'appended';
     first_version := actual + 1;
