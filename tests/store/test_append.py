@@ -244,6 +244,34 @@ async def test_an_append_whose_answer_was_lost_is_found_again(store: EventStore,
     assert [answer.first_position, answer.last_position] == [e.position for e in read]
 
 
+async def test_a_retry_meets_the_append_of_a_lost_connection_that_is_still_running(
+    store: EventStore, database: str
+) -> None:
+    """The server has not noticed that the client is gone: its append and the store's own retry wait for the same
+    stream, and end as one append."""
+    events = [event(1), event(2)]
+    await store.append_to_stream("order-1", 0, [event(0)])
+    holder = await asyncpg.connect(database)
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute("SELECT FROM eventstore.streams FOR UPDATE")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with Proxy(database) as proxy, EventStore(proxy.url, timeout=30) as far:
+        appending = asyncio.create_task(far.append_to_stream("order-1", 1, events))
+        async with asyncio.timeout(20):
+            while await store.fetchval(waiting) < 1:
+                await asyncio.sleep(0.005)  # PostgreSQL tells nobody who waits
+            await proxy.cut()
+            while await store.fetchval(waiting) < 2:
+                await asyncio.sleep(0.005)
+        await transaction.rollback()
+        answer = await appending
+    await holder.close()
+    read = await store.read_stream_forward("order-1")
+    assert [e.event_id for e in read[1:]] == [e.id for e in events]
+    assert (answer.first_position, answer.last_position) == (read[1].position, read[2].position)
+
+
 async def test_an_append_that_waits_too_long_is_a_typed_error(store: EventStore, database: str) -> None:
     """Of a stream that somebody holds, after the store's timeout; the same append succeeds afterwards, once."""
     events = [event()]
