@@ -13,7 +13,6 @@ from trunkline_store.errors import (
     Conflict,
     DuplicateEvent,
     EventNotFound,
-    InvalidEvent,
     StreamDeleted,
     StreamExists,
     StreamNotFound,
@@ -22,7 +21,6 @@ from trunkline_store.errors import (
 )
 from trunkline_store.events import (
     MAX_DATA_BYTES,
-    MAX_METADATA_BYTES,
     Appended,
     EventData,
     ExpectedVersion,
@@ -30,7 +28,7 @@ from trunkline_store.events import (
     check_expected_version,
     check_stream,
 )
-from trunkline_store.serialize import METADATA, Serializer, column, serialized
+from trunkline_store.serialize import Serializer, columns, metadata_column
 
 
 def arguments(
@@ -44,24 +42,15 @@ def arguments(
     check_expected_version(expected)
     check_events(events)
     passed_on, trace = context.current(), context.traceparent()
-    data: list[str | bytes] = []
-    metadata: list[str | None] = []
-    for event in events:
-        if event.metadata is not None and not isinstance(event.metadata, dict):
-            raise InvalidEvent("metadata", f"a dict is needed, not {type(event.metadata).__name__}")
-        data.append(column(serialized(serializer, "data", event.data, MAX_DATA_BYTES), data_type))
-        metadata.append(
-            None
-            if event.metadata is None
-            else serialized(METADATA, "metadata", event.metadata, MAX_METADATA_BYTES).decode()
-        )
+    data = columns(serializer, "data", [event.data for event in events], MAX_DATA_BYTES, data_type)
+    metadata = metadata_column([event.metadata for event in events])
     return [
         stream,
         int(expected),
         [event.id for event in events],
         [event.type for event in events],
         data,
-        _unless_all_none(metadata),
+        metadata,
         _unless_all_none([event.correlation_id or passed_on.correlation_id for event in events]),
         _unless_all_none([event.causation_id or passed_on.causation_id for event in events]),
         None if trace is None else [trace] * len(events),

@@ -25,6 +25,7 @@ MAX_DATA_BYTES: Final = 64 * 1024 * 1024
 BLOCK: Final = 1024
 """Positions of one block: `position = block * BLOCK + index`."""
 
+_decode_metadata: Final = msgspec.json.Decoder().decode
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -86,7 +87,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     feed_position: int
     type: str
     _data: Any
-    _metadata: dict[str, Any] | UndecodableEvent | None
+    _metadata: str | None
     correlation_id: str | None
     causation_id: str | None
     created_at: datetime
@@ -101,10 +102,17 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def metadata(self) -> dict[str, Any] | None:
-        """The event's metadata. Raises `UndecodableEvent` if another program stored what this one cannot decode."""
-        if isinstance(self._metadata, UndecodableEvent):
-            raise self._metadata
-        return self._metadata
+        """The event's metadata, decoded when it is asked for: a new dict each time. Raises `UndecodableEvent` if
+        another program stored what this one cannot decode."""
+        if self._metadata is None:
+            return None
+        try:
+            found: dict[str, Any] = _decode_metadata(self._metadata)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise UndecodableEvent(
+                self.stream, self.stream_version, self.position, self.type, f"metadata: {error}"
+            ) from error
+        return found
 
 
 class Appended(NamedTuple):

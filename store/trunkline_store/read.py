@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import asyncpg
-import msgspec
 
 from trunkline_store.errors import UndecodableEvent
 from trunkline_store.events import RecordedEvent
-from trunkline_store.serialize import METADATA, Serializer
+from trunkline_store.serialize import Serializer
 from trunkline_store.wire import BadMessage, ReceivedEvent
 
 PAGE_EVENTS: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
-
-_metadata: Callable[[str], Any] = msgspec.json.Decoder().decode
 
 
 def from_stream(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
@@ -43,13 +40,6 @@ def _recorded(
     row: asyncpg.Record, stream: str, number: int, feed_position: int, serializer: Serializer
 ) -> RecordedEvent:
     position, _, version, event_id, type, data, metadata, correlation, causation, created_at, size, *_ = row
-    value: Any
-    try:
-        value = serializer.deserialize(data, type)
-        about = None if metadata is None else _metadata(metadata)
-    except Exception:  # noqa: BLE001 - the serializer is the application's; which of the two it was is found out now
-        value = decoded(serializer, data, type, stream, version, position)
-        about = None if metadata is None else decoded(METADATA, metadata, type, stream, version, position)
     return RecordedEvent(
         event_id,
         number,
@@ -58,8 +48,8 @@ def _recorded(
         position,
         feed_position,
         type,
-        value,
-        about,
+        decoded(serializer, data, type, stream, version, position),
+        metadata,
         correlation,
         causation,
         created_at,
@@ -83,9 +73,7 @@ def from_message(event: ReceivedEvent, number: int, serializer: Serializer) -> R
         position,
         event.type,
         decoded(serializer, payload, event.type, event.subject, version, position),
-        None
-        if event.metadata is None
-        else decoded(METADATA, event.metadata, event.type, event.subject, version, position),
+        event.metadata,
         event.correlationid,
         event.causationid,
         event.time,

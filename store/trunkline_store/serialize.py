@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from trunkline_store.errors import InvalidArgument, InvalidEvent
+from trunkline_store.events import MAX_METADATA_BYTES
 
 MAX_NESTING: Final = 512
 SCHEMA_VERSION: Final = "schema_version"
@@ -86,8 +87,7 @@ class JsonSerializer:
         return add
 
     def serialize(self, value: Any) -> bytes:
-        version = self._versions.get(type(value))
-        if version is not None:
+        if self._versions and (version := self._versions.get(type(value))) is not None:
             value = {SCHEMA_VERSION: version, **msgspec.to_builtins(value, enc_hook=_pydantic)}
         encoded = self._encoder.encode(value)
         if b"null" in encoded:
@@ -142,31 +142,48 @@ METADATA: Final = JsonSerializer()
 """Metadata is JSON, whatever the data is."""
 
 
-def serialized(serializer: Serializer, field: str, value: Any, limit: int) -> bytes:
-    """The bytes of an event's data or metadata; raises `InvalidEvent` where it has none, or too many."""
+def columns(
+    serializer: Serializer, field: str, values: Iterable[Any], limit: int, data_type: str
+) -> list[str] | list[bytes]:
+    """What the data column takes for events' data or metadata: text (json, jsonb) or bytes.
+
+    Raises `InvalidEvent` where a value has no bytes, more than `limit`, or such as the column cannot hold.
+    """
+    serialize = serializer.serialize
+    found: list[bytes] = []
     try:
-        encoded = serializer.serialize(value)
+        for value in values:
+            encoded = serialize(value)
+            if len(encoded) > limit:
+                raise InvalidEvent(field, f"is {len(encoded)} bytes long, at most {limit} are allowed")
+            found.append(encoded)
+        if data_type == "bytea":
+            return found
+        if data_type == "jsonb" and any(map(_NUL.search, found)):
+            raise InvalidEvent(field, "holds the character NUL, which a jsonb column cannot")
+        return [encoded.decode() for encoded in found]
+    except InvalidEvent:
+        raise
     except UnicodeEncodeError as error:
         raise InvalidEvent(field, "holds a lone surrogate, which is not Unicode text") from error
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(field, f"is no UTF-8 text, which a {data_type} column needs") from error
     except RecursionError as error:
         raise InvalidEvent(field, f"is nested more than {MAX_NESTING} deep") from error
     except (ValueError, TypeError, NotImplementedError) as error:
         raise InvalidEvent(field, str(error)) from error
-    if len(encoded) > limit:
-        raise InvalidEvent(field, f"is {len(encoded)} bytes long, at most {limit} are allowed")
-    return encoded
 
 
-def column(encoded: bytes, data_type: str) -> str | bytes:
-    """What a data column takes: text (json, jsonb) or bytes. Raises `InvalidEvent` for what it cannot hold."""
-    if data_type == "bytea":
-        return encoded
-    if data_type == "jsonb" and _NUL.search(encoded):
-        raise InvalidEvent("data", "holds the character NUL, which a jsonb column cannot")
-    try:
-        return encoded.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidEvent("data", f"is no UTF-8 text, which a {data_type} column needs") from error
+def metadata_column(values: Sequence[dict[str, Any] | None]) -> list[str | None] | None:
+    """What the metadata column takes; None where no event has any. Raises `InvalidEvent`."""
+    given = [value for value in values if value is not None]
+    if not given:
+        return None
+    for value in given:
+        if not isinstance(value, dict):
+            raise InvalidEvent("metadata", f"a dict is needed, not {type(value).__name__}")
+    texts = iter(columns(METADATA, "metadata", given, MAX_METADATA_BYTES, "json"))
+    return [None if value is None else str(next(texts)) for value in values]
 
 
 def _refuse_non_finite(value: Any) -> None:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from trunkline_store.errors import InvalidArgument, InvalidEvent
-from trunkline_store.events import MAX_DATA_BYTES, MAX_METADATA_BYTES, MAX_STREAM_BYTES, MAX_TYPE_BYTES, check_text
-from trunkline_store.serialize import METADATA, Serializer, column, serialized
+from trunkline_store.errors import InvalidArgument
+from trunkline_store.events import MAX_DATA_BYTES, MAX_STREAM_BYTES, MAX_TYPE_BYTES, check_text
+from trunkline_store.serialize import METADATA, Serializer, columns, metadata_column
 
 
 class Snapshot(NamedTuple):
@@ -30,15 +30,13 @@ def arguments(snapshot: Snapshot, serializer: Serializer, *, data_type: str) -> 
     check_text("type", snapshot.type, MAX_TYPE_BYTES)
     if not isinstance(snapshot.version, int) or isinstance(snapshot.version, bool) or not 0 <= snapshot.version < 2**63:
         raise InvalidArgument(f"version: {snapshot.version!r} is no version")
-    metadata = snapshot.metadata
-    if metadata is not None and not isinstance(metadata, dict):
-        raise InvalidEvent("metadata", f"a dict is needed, not {type(metadata).__name__}")
+    metadata = metadata_column([snapshot.metadata])
     return [
         snapshot.source,
         snapshot.version,
         snapshot.type,
-        column(serialized(serializer, "data", snapshot.data, MAX_DATA_BYTES), data_type),
-        None if metadata is None else serialized(METADATA, "metadata", metadata, MAX_METADATA_BYTES).decode(),
+        columns(serializer, "data", [snapshot.data], MAX_DATA_BYTES, data_type)[0],
+        None if metadata is None else metadata[0],
     ]
 
 

@@ -24,7 +24,7 @@ async def test_a_bench_prints_one_line_for_each_measure(postgres: PostgresServer
     assert len(lines) >= 4
     for line in lines:
         assert list(line) == ["name", "value", "unit", "p50_ms", "p99_ms", "floor", "ratio", "target", "ok"]
-        assert line["value"] > 0
+        assert line["value"] >= 0
         assert line["ok"] is None
 
 
