@@ -52,6 +52,7 @@ class Publisher:
         self.unroutable = 0
         self._url = url
         self._exchange = names.exchange(store)
+        self._links = names.links_exchange(store)
         self._app_id = f"trunkline/{store}"
         self.limit = window
         """Messages that may be outstanding."""
@@ -69,7 +70,8 @@ class Publisher:
                     client_properties={"connection_name": f"{self._exchange} relay"},
                 )
                 channel = await self._connection.channel(publisher_confirms=True)
-                await channel.declare_exchange(self._exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+                for exchange in (self._exchange, self._links):
+                    await channel.declare_exchange(exchange, aio_pika.ExchangeType.TOPIC, durable=True)
                 await channel.close()
                 underlying: aiormq.Connection = self._connection.transport.connection
                 self._channel = await underlying.channel(publisher_confirms=True)
@@ -184,7 +186,11 @@ class Publisher:
         if message.further_keys:
             headers = {**headers, "CC": message.further_keys}
         frames: list[Any] = [
-            commands.Basic.Publish(exchange=self._exchange, routing_key=message.routing_key, mandatory=True),
+            commands.Basic.Publish(
+                exchange=self._links if message.linked else self._exchange,
+                routing_key=message.routing_key,
+                mandatory=True,
+            ),
             ContentHeader(
                 body_size=len(message.body),
                 properties=commands.Basic.Properties(

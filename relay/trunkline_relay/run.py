@@ -119,7 +119,7 @@ class Relay:
         self._history = str(await store.fetchval(store.sql["history"]))
         start = self._start_from
         if start is None:
-            start = int(await store.fetchval(store.sql["last_position"], await store.safe_position()))
+            start = int(await store.fetchval(store.sql["last_feed_position"], await store.safe_position()))
         row = await store.fetchrow(store.sql["fence_relay"], LEASE_NAME, lease.owner, lease.epoch, start)
         if row is None:
             raise LeaseLost(lease.name)
