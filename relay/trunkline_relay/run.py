@@ -11,6 +11,8 @@ from uuid import uuid4
 
 import structlog
 
+from trunkline_relay.metrics import Metrics
+from trunkline_relay.patience import Patience
 from trunkline_relay.publish import Publisher, Refused
 from trunkline_relay.tail import Tail
 from trunkline_store import EventStore
@@ -35,7 +37,8 @@ class Relay:
     """Publishes the events of one store, while it is the leader; a standby otherwise.
 
     start_from: where a relay begins that has never run: a position (exclusive), 0 for the origin, or None for the
-    current end. lease: seconds after which a leader that has vanished is replaced.
+    current end. lease: seconds after which a leader that has vanished is replaced. patience: seconds for which a queue
+    that refuses, or never confirms, may hold up the others; then the relay goes on without it.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Relay:
         lease: float = LEASE_SECONDS,
         window: int = WINDOW,
         patience: float = PATIENCE_SECONDS,
+        metrics: Metrics | None = None,
     ) -> None:
         self.store = store
         self.owner = uuid4()
@@ -55,7 +59,8 @@ class Relay:
         self._start_from = start_from
         self._lease = lease
         self._window = window
-        self._patience = patience
+        self._patience = Patience(patience)
+        self.metrics = metrics or Metrics(store.schema)
         self._stop = asyncio.Event()
         self._safe = 0
         self._history = ""
@@ -93,6 +98,7 @@ class Relay:
     async def _lead(self, lease: Lease, pause: _Pause) -> None:
         log.info("leading", epoch=lease.epoch, owner=str(lease.owner))
         self.leading.set()
+        self.metrics.leader.set(1)
         keeper = asyncio.create_task(lease.keep(), name="relay lease")
         tasks = [keeper]
         try:
@@ -106,9 +112,12 @@ class Relay:
                     await work
                 except BrokerUnavailable as error:
                     log.warning("broker unavailable", error=str(error))
+                    self.metrics.retries.inc()
                     await self._sleep(pause.next())
         finally:
             self.leading.clear()
+            self.metrics.leader.set(0)
+            self.metrics.blocked.set(0)
             await _ended(tasks)
             with suppress(Unavailable):
                 await lease.release()
@@ -125,7 +134,7 @@ class Relay:
             raise LeaseLost(lease.name)
         position: int = row["position"]
         async with Publisher(
-            self._url, store.schema, position, window=self._allowed, patience=self._patience
+            self._url, store.schema, position, window=self._allowed, patience=self._patience, metrics=self.metrics
         ) as publisher:
             log.info("publishing", position=position, exchange=store.schema)
             recorder = asyncio.create_task(self._record(lease, publisher, position, pause), name="relay record")
@@ -153,6 +162,7 @@ class Relay:
                 log.warning("history changed", was=self._history, now=history)
                 raise LeaseLost(lease.name)  # all that is remembered here was learned in another past
             self._safe = safe
+            self.metrics.safe_position.set(safe)
             moved = False
             if safe > tail.position:
                 async for messages in tail.until(safe):
@@ -190,6 +200,7 @@ class Relay:
         )
         if row is None:
             raise LeaseLost(lease.name)
+        self.metrics.position.set(row["position"])
 
     async def _sleep(self, seconds: float) -> None:
         with suppress(TimeoutError):
