@@ -1,7 +1,7 @@
 """A message as the bytes that AMQP 0-9-1 wants: Basic.Publish, the content header, and the body in frames. Pure.
 
 pamqp makes the same bytes, and the tests hold the two against each other; but it makes an object of each frame and
-looks at the type of each value, which took three times as long as all the rest of the relay's work on a small message.
+looks at the type of each value, which took three times as long as this, and as making a small message itself.
 Its order and its types are kept: a table's keys are sorted, an integer takes the smallest type that holds it
 (AMQP 0-9-1, 4.2.5; https://www.rabbitmq.com/amqp-0-9-1-errata#section_3).
 """
