@@ -84,9 +84,10 @@ async def test_what_nobody_wants_counts_as_confirmed(store: EventStore, database
 
 
 async def test_an_append_of_many_long_types_is_published(store: EventStore, database: str, vhost: str) -> None:
-    """P9: a message has a routing key for each of its types; as many as an append may hold, as long as they may be, do
-    not break the line, and whoever binds the last of them gets it."""
-    types = [f"{n}.".ljust(128, "#") for n in range(500)]
+    """P9: a message has a routing key for each of its types; as many as a store lets a batch have events, as long as
+    they may be, do not break the line, and whoever binds the last of them gets it."""
+    await store.fetchval("UPDATE eventstore.store SET batch_count = 1024")
+    types = [f"{n}.".ljust(128, "#") for n in range(1000)]
     stream = "c" * 64 + "-" + "." * 190
     async with (
         plain(vhost, "#") as everything,
@@ -95,7 +96,7 @@ async def test_an_append_of_many_long_types_is_published(store: EventStore, data
     ):
         positions = await append(store, stream, *types)
         positions += await append(store, "a-1", "E")
-        await everything.until(501)
+        await everything.until(1001)
         await last.until(1)
         await recorded(store, positions[-1])
     assert everything.positions == positions
