@@ -52,9 +52,8 @@ class Publisher:
     """One publishing channel on a connection of its own, from `position` on.
 
     window: messages that may be outstanding. window_bytes: once so many are, nothing is sent before a confirm.
-    patience:
-    how long a queue that refuses, or never confirms, holds up the others; what is given up then is logged and counted,
-    and the position goes on past it.
+    patience: how long a queue that refuses, or never confirms, holds up the others; what is given up then is logged and
+    counted, and the position goes on past it.
     """
 
     def __init__(
