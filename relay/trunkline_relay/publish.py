@@ -9,7 +9,7 @@ confirms and returns.
 from __future__ import annotations
 
 import asyncio
-import io
+import time
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
@@ -17,21 +17,29 @@ from typing import Any, Final, Self
 
 import aio_pika
 import aiormq
-import pamqp.frame
+import structlog
 from aiormq.abc import ChannelFrame
 from pamqp import commands
-from pamqp.body import ContentBody
-from pamqp.header import ContentHeader
 
-from trunkline_relay.confirms import Window
+from trunkline_relay.confirms import Sent, Window
+from trunkline_relay.frames import Frames, HeaderTooLarge
+from trunkline_relay.metrics import Metrics
+from trunkline_relay.patience import Patience
 from trunkline_store import names
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
-from trunkline_store.wire import CONTENT_TYPE, Message
+from trunkline_store.wire import Message
 
-_PERSISTENT: Final = 2
-_FRAME_OVERHEAD: Final = 8
 _WRITE_BYTES: Final = 1024 * 1024
+WINDOW_BYTES: Final = 16 * 1024 * 1024
+_ANSWER_SECONDS: Final = 10.0
+"""A broker that is asked on the publishing channel, and does not answer for so long, is stuck."""
+_LOOK_SECONDS: Final = 0.5
+"""Between two looks whether a confirm is overdue."""
+_NAMED: Final = 20
+"""Messages given up at one time that the log names one by one."""
+
+log = structlog.get_logger("trunkline.relay")
 
 _BROKER_ERRORS: Final = (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError)
 
@@ -43,35 +51,54 @@ class Refused(BrokerUnavailable):
 class Publisher:
     """One publishing channel on a connection of its own, from `position` on.
 
-    window: messages that may be outstanding. patience: seconds without any confirm after which the broker counts as
-    stuck (blocked by an alarm, for instance).
+    window: messages that may be outstanding. window_bytes: once so many are, nothing is sent before a confirm.
+    patience: how long a queue that refuses, or never confirms, holds up the others; what is given up then is logged and
+    counted, and the position goes on past it.
     """
 
-    def __init__(self, url: str, store: str, position: int, *, window: int, patience: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        store: str,
+        position: int,
+        *,
+        window: int,
+        patience: Patience,
+        metrics: Metrics,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
         self.window = Window(position)
-        self.unroutable = 0
-        self._url = url
-        self._exchange = names.exchange(store)
-        self._app_id = f"trunkline/{store}"
         self.limit = window
         """Messages that may be outstanding."""
+        self._limit_bytes = window_bytes
+        self._url = url
+        self._store = store
+        self._exchange = names.exchange(store)
         self._patience = patience
+        self._answer = min(_ANSWER_SECONDS, max(1.0, patience.seconds))
+        self._metrics = metrics
         self._changed = asyncio.Event()
         self._connection: Any = None
+        self._underlying: aiormq.Connection | None = None
         self._channel: Any = None
         self._closing: Any = None
+        self._frames: Frames | None = None
+        self._failure: BrokerUnavailable | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(_ANSWER_SECONDS):
                 self._connection = await aio_pika.connect(
                     self._url,
                     client_properties={"connection_name": f"{self._exchange} relay"},
                 )
                 channel = await self._connection.channel(publisher_confirms=True)
-                await channel.declare_exchange(self._exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+                for exchange in (self._exchange, names.links_exchange(self._store)):
+                    await channel.declare_exchange(exchange, aio_pika.ExchangeType.TOPIC, durable=True)
                 await channel.close()
                 underlying: aiormq.Connection = self._connection.transport.connection
+                self._underlying = underlying
                 self._channel = await underlying.channel(publisher_confirms=True)
             obey_cancellation()
         except _BROKER_ERRORS as error:
@@ -85,18 +112,23 @@ class Publisher:
         self._channel._on_return_frame = self._on_return
         self._closing = self._channel.closing  # each question for it makes another observer
         self._closing.add_done_callback(lambda _: self._changed.set())
+        self._frames = Frames(self._channel.number, underlying.connection_tune.frame_max, self._store)
+        self._watching = asyncio.create_task(self._watch(), name="relay watch")
         return self
 
     async def __aexit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         await self._close()
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(1):
                     await connection.close()
             except _BROKER_ERRORS:
                 pass  # it is gone, which is what was wanted
@@ -107,15 +139,25 @@ class Publisher:
         Raises `BrokerUnavailable` (of which `Refused` is one); whether the messages above `window.position` arrived
         is then unknown.
         """
+        assert self._frames is not None
         ahead = deque(messages)
         while ahead:
-            await self._until(lambda: len(self.window) < self.limit)
-            payload = io.BytesIO()
-            while ahead and len(self.window) < self.limit and payload.tell() < _WRITE_BYTES:
+            await self._until_room()
+            parts: list[bytes] = []
+            size, now = 0, time.monotonic()
+            while ahead and self._has_room() and size < _WRITE_BYTES:
                 message = ahead.popleft()
-                self.window.sent(message.last_position)
-                self._marshal(message, payload)
-            await self._write(payload.getvalue())
+                try:
+                    parts.append(self._frames.of(message))
+                except HeaderTooLarge as error:
+                    raise BrokerUnavailable(f"{error}: raise frame_max of RabbitMQ to its default or more") from error
+                size += len(parts[-1])
+                self.window.sent(
+                    message.last_position, message.first_position, message.routing_key, now, len(parts[-1])
+                )
+                self._metrics.batch_events.observe(message.count)
+            self._metrics.published.inc(len(parts))
+            await self._write(b"".join(parts))
 
     async def _write(self, payload: bytes) -> None:
         drained = asyncio.get_running_loop().create_future()
@@ -123,16 +165,26 @@ class Publisher:
             await self._channel.write_queue.put(ChannelFrame(payload, False, drained))
         except _BROKER_ERRORS as error:
             raise BrokerUnavailable.because(error) from error
-        await asyncio.wait({drained, self._closing}, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
-        if not drained.done():
+        while not drained.done():  # a socket that takes nothing has messages outstanding: they are watched
+            failed = asyncio.ensure_future(self._changed.wait())
+            self._changed.clear()
+            await asyncio.wait({drained, failed, self._closing}, return_when=asyncio.FIRST_COMPLETED)
+            failed.cancel()
             self._check()
-            raise BrokerUnavailable(
-                f"RabbitMQ took nothing for {self._patience:g} s: it is blocked by an alarm, or stuck"
-            )
 
     async def flush(self) -> None:
-        """Waits until everything that was published is confirmed. Raises `BrokerUnavailable`."""
-        await self._until(lambda: not len(self.window))
+        """Waits until everything that was published is confirmed or given up. Raises `BrokerUnavailable`."""
+        while len(self.window):
+            await self._change()
+        self._check()
+
+    def _has_room(self) -> bool:
+        return len(self.window) < self.limit and self.window.bytes < self._limit_bytes
+
+    async def _until_room(self) -> None:
+        while not self._has_room():
+            await self._change()
+        self._check()
 
     async def beyond(self, position: int) -> int:
         """Waits until `window.position` is beyond `position`, and returns it. Raises `BrokerUnavailable`."""
@@ -146,62 +198,89 @@ class Publisher:
         await self._changed.wait()
         self._check()
 
-    async def _until(self, condition: Any) -> None:
-        while not condition():
-            before = self.window.position
-            try:
-                async with asyncio.timeout(self._patience):
-                    await self._change()
-            except TimeoutError as error:
-                if self.window.position == before:
-                    raise BrokerUnavailable(
-                        f"RabbitMQ confirmed nothing for {self._patience:g} s: it is blocked by an alarm, or stuck"
-                    ) from error
-        self._check()
-
     def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
         if self._channel.is_closed:
             raise BrokerUnavailable(f"RabbitMQ closed the channel: {_reason(self._closing)}")
         if self.window.refused is not None:
             raise Refused("RabbitMQ refused a message: a queue is full, or has no majority")
 
+    async def _watch(self) -> None:
+        """Sees to it that nobody waits for ever: for a broker that is stuck, or for a queue that never confirms."""
+        while True:
+            await asyncio.sleep(min(_LOOK_SECONDS, self._answer / 4))
+            blocked = await self._is_blocked()
+            self._metrics.blocked.set(blocked)
+            oldest = self.window.oldest
+            if oldest is None or blocked:
+                continue  # an alarm ends some day, and all that is outstanding is confirmed then
+            now = time.monotonic()
+            grace = self._answer if self._patience.lost(now) else max(self._answer, self._patience.seconds)
+            if now - oldest.at < self._answer:
+                continue
+            if not await self._answers():
+                if not await self._is_blocked():
+                    self._failure = BrokerUnavailable(f"RabbitMQ has not answered for {self._answer:g} s: it is stuck")
+                    self._changed.set()
+                    return
+            elif now - oldest.at >= grace:
+                # It took what came after, and said nothing of this one: a queue is silent.
+                self._patience.lose(now)
+                self._given_up(self.window.give_up_older(now - self._answer), "never confirmed")
+
+    async def _is_blocked(self) -> bool:
+        assert self._underlying is not None
+        try:
+            async with asyncio.timeout(0):
+                await self._underlying.ready()
+        except TimeoutError:
+            return True
+        return False
+
+    async def _answers(self) -> bool:
+        """Whether the broker answers on the channel, after all that was published there."""
+        declare = commands.Exchange.Declare(exchange=self._exchange, exchange_type="topic", durable=True)
+        try:
+            async with asyncio.timeout(self._answer):
+                await self._channel.rpc(declare)
+        except _BROKER_ERRORS:
+            return False
+        return True
+
     async def _on_confirm(self, frame: commands.Basic.Ack | commands.Basic.Nack) -> None:
-        tag = frame.delivery_tag or 0
+        tag, now = frame.delivery_tag or 0, time.monotonic()
         if isinstance(frame, commands.Basic.Ack):
-            self.window.ack(tag, multiple=frame.multiple)
+            done = self.window.ack(tag, multiple=frame.multiple)
+            self._metrics.confirmed.inc(len(done))
+            if done:
+                self._metrics.confirm_seconds.observe(now - done[0].at)
         else:
-            self.window.nack(tag, multiple=frame.multiple)
+            self._metrics.refused.inc()
+            if self._patience.refused(now):
+                self._given_up(self.window.give_up(tag, multiple=frame.multiple), "refused")
+            else:
+                self.window.nack(tag, multiple=frame.multiple)
+        self._changed.set()
+
+    def _given_up(self, messages: Sequence[Sent], why: str) -> None:
+        self._metrics.skipped.inc(len(messages))
+        for sent in messages[:_NAMED]:
+            log.error(
+                "message given up",
+                why=why,
+                message_id=f"{sent.first_position}-{sent.position}",
+                routing_key=sent.routing_key,
+                hint="a queue bound to this key is full and rejects, or has no majority; its consumer sees a hole",
+            )
+        if len(messages) > _NAMED:
+            log.error("messages given up", why=why, count=len(messages), up_to=messages[-1].position)
         self._changed.set()
 
     async def _on_return(self, frame: commands.Basic.Return) -> None:
         header = await self._channel._get_frame()  # header and body follow; so does a confirm, which counts
         await self._channel._read_content(frame, header)
-        self.unroutable += 1
-
-    def _marshal(self, message: Message, out: io.BytesIO) -> None:
-        channel: int = self._channel.number
-        headers = message.headers
-        if message.further_keys:
-            headers = {**headers, "CC": message.further_keys}
-        frames: list[Any] = [
-            commands.Basic.Publish(exchange=self._exchange, routing_key=message.routing_key, mandatory=True),
-            ContentHeader(
-                body_size=len(message.body),
-                properties=commands.Basic.Properties(
-                    content_type=CONTENT_TYPE,
-                    headers=headers,
-                    delivery_mode=_PERSISTENT,
-                    correlation_id=message.correlation_id,
-                    message_id=message.message_id,
-                    timestamp=message.timestamp,
-                    message_type=message.type,
-                    app_id=self._app_id,
-                ),
-            ),
-        ]
-        limit = self._channel.connection.connection_tune.frame_max - _FRAME_OVERHEAD
-        frames.extend(ContentBody(message.body[i : i + limit]) for i in range(0, len(message.body), limit))
-        out.writelines(pamqp.frame.marshal(frame, channel) for frame in frames)
+        self._metrics.unroutable.inc()
 
 
 def _reason(closing: asyncio.Future[Any]) -> str:

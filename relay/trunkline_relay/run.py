@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 from uuid import uuid4
 
 import structlog
 
+from trunkline_relay.metrics import Metrics
+from trunkline_relay.patience import Patience
 from trunkline_relay.publish import Publisher, Refused
 from trunkline_relay.tail import Tail
 from trunkline_store import EventStore
@@ -27,6 +29,8 @@ STANDBY_SECONDS: Final = 0.2
 """Between two tries of a standby to become leader."""
 RECORD_SECONDS: Final = 0.05
 """Between two writes of the confirmed position. After a crash, as much is published again."""
+STOP_SECONDS: Final = 3.0
+"""From `stop` on, what was published has so long to be confirmed; what is not is sent again by the next leader."""
 
 log = structlog.get_logger("trunkline.relay")
 
@@ -35,7 +39,8 @@ class Relay:
     """Publishes the events of one store, while it is the leader; a standby otherwise.
 
     start_from: where a relay begins that has never run: a position (exclusive), 0 for the origin, or None for the
-    current end. lease: seconds after which a leader that has vanished is replaced.
+    current end. lease: seconds after which a leader that has vanished is replaced. patience: seconds for which a queue
+    that refuses, or never confirms, may hold up the others; then the relay goes on without it.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class Relay:
         lease: float = LEASE_SECONDS,
         window: int = WINDOW,
         patience: float = PATIENCE_SECONDS,
+        metrics: Metrics | None = None,
     ) -> None:
         self.store = store
         self.owner = uuid4()
@@ -55,14 +61,15 @@ class Relay:
         self._start_from = start_from
         self._lease = lease
         self._window = window
-        self._patience = patience
+        self._patience = Patience(patience)
+        self.metrics = metrics or Metrics(store.schema)
         self._stop = asyncio.Event()
         self._safe = 0
         self._history = ""
         self._allowed = window  # messages in flight: one after a refusal, then twice as many with each success
 
     def stop(self) -> None:
-        """Asks `run` to finish: what was published is confirmed and recorded, and the lease is handed over."""
+        """Asks `run` to finish, in a few seconds at most: what is confirmed is recorded, and the lease handed over."""
         self._stop.set()
 
     async def run(self) -> None:
@@ -93,6 +100,7 @@ class Relay:
     async def _lead(self, lease: Lease, pause: _Pause) -> None:
         log.info("leading", epoch=lease.epoch, owner=str(lease.owner))
         self.leading.set()
+        self.metrics.leader.set(1)
         keeper = asyncio.create_task(lease.keep(), name="relay lease")
         tasks = [keeper]
         try:
@@ -106,9 +114,12 @@ class Relay:
                     await work
                 except BrokerUnavailable as error:
                     log.warning("broker unavailable", error=str(error))
+                    self.metrics.retries.inc()
                     await self._sleep(pause.next())
         finally:
             self.leading.clear()
+            self.metrics.leader.set(0)
+            self.metrics.blocked.set(0)
             await _ended(tasks)
             with suppress(Unavailable):
                 await lease.release()
@@ -119,27 +130,47 @@ class Relay:
         self._history = str(await store.fetchval(store.sql["history"]))
         start = self._start_from
         if start is None:
-            start = int(await store.fetchval(store.sql["last_position"], await store.safe_position()))
+            start = int(await store.fetchval(store.sql["last_feed_position"], await store.safe_position()))
         row = await store.fetchrow(store.sql["fence_relay"], LEASE_NAME, lease.owner, lease.epoch, start)
         if row is None:
             raise LeaseLost(lease.name)
         position: int = row["position"]
-        async with Publisher(
-            self._url, store.schema, position, window=self._allowed, patience=self._patience
-        ) as publisher:
-            log.info("publishing", position=position, exchange=store.schema)
-            recorder = asyncio.create_task(self._record(lease, publisher, position, pause), name="relay record")
-            try:
-                await self._pump(lease, publisher, Tail(store, self._history, position, lease.epoch), recorder)
-                await publisher.flush()
-            except BrokerUnavailable as fault:
-                self._allowed = 1 if isinstance(fault, Refused) else self._allowed
-                await _ended([recorder])
-                await self._record_once(lease, publisher.window.position)  # what was confirmed is not sent again
+        publisher = Publisher(
+            self._url, store.schema, position, window=self._allowed, patience=self._patience, metrics=self.metrics
+        )
+        try:
+            async with self._bounded(), publisher:
+                log.info("publishing", position=position, exchange=store.schema)
+                recorder = asyncio.create_task(self._record(lease, publisher, position, pause), name="relay record")
+                try:
+                    await self._pump(lease, publisher, Tail(store, self._history, position, lease.epoch), recorder)
+                    await publisher.flush()
+                finally:
+                    await _ended([recorder])
+        except BrokerUnavailable as fault:
+            self._allowed = 1 if isinstance(fault, Refused) else self._allowed
+            await self._record_once(lease, publisher.window.position)  # what was confirmed is not sent again
+            raise
+        except TimeoutError:
+            if not self._stop.is_set():
                 raise
+            log.warning("stopped before all was confirmed", outstanding=len(publisher.window))
+        await self._record_once(lease, publisher.window.position)
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        """Ends what is done within by a `TimeoutError` when it goes on for long after `stop`: a broker may hang."""
+        async with asyncio.timeout(None) as limit:
+
+            async def stopping() -> None:
+                await self._stop.wait()
+                limit.reschedule(asyncio.get_running_loop().time() + STOP_SECONDS)
+
+            watching = asyncio.create_task(stopping(), name="relay stop")
+            try:
+                yield
             finally:
-                await _ended([recorder])
-            await self._record_once(lease, publisher.window.position)
+                await _ended([watching])
 
     async def _pump(self, lease: Lease, publisher: Publisher, tail: Tail, recorder: asyncio.Task[None]) -> None:
         store = self.store
@@ -153,6 +184,7 @@ class Relay:
                 log.warning("history changed", was=self._history, now=history)
                 raise LeaseLost(lease.name)  # all that is remembered here was learned in another past
             self._safe = safe
+            self.metrics.safe_position.set(safe)
             moved = False
             if safe > tail.position:
                 async for messages in tail.until(safe):
@@ -190,6 +222,7 @@ class Relay:
         )
         if row is None:
             raise LeaseLost(lease.name)
+        self.metrics.position.set(row["position"])
 
     async def _sleep(self, seconds: float) -> None:
         with suppress(TimeoutError):

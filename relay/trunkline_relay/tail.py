@@ -1,22 +1,38 @@
-"""Reads `$all` up to the safe position, page by page, and makes messages of it."""
+"""Reads events and links up to the safe position, page by page, and makes messages of them.
+
+One page is made into messages and published while the next one is on its way.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, Sequence
+from heapq import merge
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+import asyncpg
 
 from trunkline_store import EventStore
 from trunkline_store.batch import Cutter, block_start
-from trunkline_store.wire import Chain, Message, StoredEvent, encode
+from trunkline_store.wire import Chain, Message, StoredEvent, StoredLink, encode
 
 PAGE_EVENTS: Final = 2000
 PAGE_BYTES: Final = 4 * 1024 * 1024
 REMEMBERED: Final = 10_000
 
 
+class _Page(NamedTuple):
+    """Events and links in their order; up to `end` there are no others, and `more` may follow."""
+
+    entries: Sequence[StoredEvent]
+    end: int
+    more: bool
+
+
 class Tail:
-    """Where a relay stands in `$all`, and how messages of what follows are made."""
+    """Where a relay stands among events and links, and how messages of what follows are made."""
 
     def __init__(self, store: EventStore, history: str, position: int, epoch: int) -> None:
         self.position = position
@@ -28,22 +44,46 @@ class Tail:
         self._categories: OrderedDict[str, int] = OrderedDict()
         self._streams: OrderedDict[str, int] = OrderedDict()
 
-    async def until(self, safe: int) -> AsyncIterator[list[Message]]:
+    async def until(self, safe: int) -> AsyncGenerator[list[Message], None]:
         """The messages of everything above `position` up to the safe position, a page at a time."""
-        store = self._store
-        cutter: Cutter[StoredEvent] = Cutter(store.batch_count, store.batch_bytes)
-        start = block_start(self.position + 1)
-        more = True
-        while more:
-            rows = await store.fetch(store.sql["relay_page"], start, safe, PAGE_EVENTS, PAGE_BYTES, store.batch_bytes)
-            more = len(rows) == PAGE_EVENTS or (sum(min(row["size"], store.batch_bytes) for row in rows) >= PAGE_BYTES)
-            batches = cutter.cut(StoredEvent(*row) for row in rows)
-            if more:
-                start = rows[-1]["position"] + 1
-            else:
-                batches += cutter.rest()
-            if messages := await self._messages(batches):
-                yield messages
+        cutter: Cutter[StoredEvent] = Cutter(self._store.batch_count, self._store.batch_bytes)
+        coming: asyncio.Task[_Page] | None = None
+        try:
+            page = await self._page(block_start(self.position + 1), safe)
+            while True:
+                coming = asyncio.create_task(self._page(page.end + 1, safe)) if page.more else None
+                batches = cutter.cut(page.entries)
+                if coming is None:
+                    batches += cutter.rest()
+                if messages := await self._messages(batches):
+                    yield messages
+                if coming is None:
+                    return
+                page = await coming
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+
+    async def _page(self, start: int, safe: int) -> _Page:
+        rows, end, more = await self._rows("relay_page", start, safe)
+        events = [StoredEvent(*row[:13]) for row in rows]
+        if rows and not rows[0]["links"]:
+            return _Page(events, end, more)
+        rows, links_end, more_links = await self._rows("relay_links", start, end)
+        if not rows:
+            return _Page(events, end, more)
+        if more_links:  # what is beyond them is read again
+            events = [event for event in events if event.position < links_end]
+        links: list[StoredEvent] = [StoredLink(*row) for row in rows]
+        return _Page(list(merge(events, links, key=attrgetter("position"))), links_end, more or more_links)
+
+    async def _rows(self, query: str, start: int, safe: int) -> tuple[list[asyncpg.Record], int, bool]:
+        """The rows, up to where nothing is missing, and whether there may be more."""
+        largest = self._store.batch_bytes
+        rows = await self._store.fetch(self._store.sql[query], start, safe, PAGE_EVENTS, PAGE_BYTES, largest)
+        more = len(rows) == PAGE_EVENTS or sum(min(row["size"], largest) for row in rows) >= PAGE_BYTES
+        return rows, rows[-1]["position"] if more else safe, more
 
     async def _messages(self, batches: Sequence[list[StoredEvent]]) -> list[Message]:
         ahead = [
@@ -59,9 +99,10 @@ class Tail:
         messages = []
         for batch in ahead:
             first, last = batch[0], batch[-1].position
+            linked = isinstance(first, StoredLink)
             chain = Chain(
-                self._previous,
-                self._categories[first.category],
+                0 if linked else self._previous,
+                0 if linked else self._categories[first.category],
                 self._streams[first.stream] if first.stream_version > 1 else 0,
             )
             messages.append(
@@ -74,10 +115,11 @@ class Tail:
                     content_type=self._store.content_type,
                 )
             )
-            self._previous = last
-            _remember(self._categories, first.category, last)
             _remember(self._streams, first.stream, last)
-        self.position = self._previous
+            if not linked:
+                self._previous = last
+                _remember(self._categories, first.category, last)
+        self.position = ahead[-1][-1].position
         for cache in (self._categories, self._streams):
             while len(cache) > REMEMBERED:
                 cache.popitem(last=False)
@@ -89,14 +131,15 @@ class Tail:
         streams: dict[str, int] = {}
         for batch in batches:
             first = batch[0]
-            if first.category not in self._categories:
+            if first.category not in self._categories and not isinstance(first, StoredLink):
                 categories.setdefault(first.category, first.position)
             if first.stream not in self._streams and first.stream_version > 1:
                 streams.setdefault(first.stream, first.stream_version)
-        for query, wanted, known in (
+        lookups: tuple[tuple[str, dict[str, int], OrderedDict[str, int]], ...] = (
             ("previous_in_category", categories, self._categories),
             ("previous_in_stream", streams, self._streams),
-        ):
+        )
+        for query, wanted, known in lookups:
             if wanted:
                 rows = await self._store.fetch(self._store.sql[query], list(wanted), list(wanted.values()))
                 known.update(zip(wanted, (row["previous"] for row in rows), strict=True))

@@ -32,6 +32,11 @@ def exchange(store: str) -> str:
     return store
 
 
+def links_exchange(store: str) -> str:
+    """The topic exchange of a store's links. No store's own exchange can have this name: no schema has a dot."""
+    return f"{store}.links"
+
+
 def word(text: str, limit: int) -> str:
     """`text` as one word of a routing key, at most `limit` bytes: `.`, `*`, `#` and `%` are percent-escaped, and
     what is too long is cut and ends with `~` and a hash of the whole."""
@@ -49,6 +54,11 @@ def routing_key(category: str, type: str, stream: str) -> str:
     """`<category>.<type>.<stream>`, at most 255 bytes."""
     first = f"{word(category, MAX_CATEGORY_WORD)}.{word(type, MAX_TYPE_WORD)}."
     return first + word(stream, MAX_KEY_BYTES - len(first.encode()))
+
+
+def links_key(stream: str) -> str:
+    """The routing key of links into `stream`: one word."""
+    return word(stream, MAX_KEY_BYTES)
 
 
 def queue(store: str, subscription: str) -> str:

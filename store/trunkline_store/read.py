@@ -58,8 +58,8 @@ def _recorded(
 
 
 def from_message(event: ReceivedEvent, number: int, serializer: Serializer) -> RecordedEvent:
-    """An event of the broker, equal to the one that the store gives. Raises `BadMessage` where only a reference to its
-    data was sent."""
+    """An event of the broker, equal to the one that the store gives. number: its position for a feed of `$all` or a
+    category, `feed_version` for one of a stream. Raises `BadMessage` where only a reference to its data was sent."""
     position, version = event.position, int(event.streamversion)
     payload = event.payload
     if payload is None:
@@ -70,7 +70,7 @@ def from_message(event: ReceivedEvent, number: int, serializer: Serializer) -> R
         event.subject,
         version,
         position,
-        position,
+        event.feed_position,
         event.type,
         decoded(serializer, payload, event.type, event.subject, version, position),
         event.metadata,

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from trunkline_store.names import routing_key
+from trunkline_store.names import links_key, routing_key
 
 WIRE_VERSION: Final = 1
 CONTENT_TYPE: Final = "application/cloudevents-batch+json"
@@ -44,16 +44,27 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     time: str
 
 
+class StoredLink(StoredEvent, frozen=True, gc=False):
+    """An event as it is linked into a stream: position, stream, category and version are the link's, in the target;
+    then the event's own."""
+
+    own_position: int
+    own_stream: str
+    own_version: int
+
+
 class Chain(msgspec.Struct, frozen=True):
-    """The positions before a batch: of `$all`, of its category, of its stream; 0 where there is none."""
+    """The positions before a batch: of `$all`, of its category, of its stream; 0 where there is none.
+
+    In a stream, links count as its own events do; `$all` and categories know no links, and links nothing of them."""
 
     previous: int
     previous_in_category: int
     previous_in_stream: int
 
 
-class Message(msgspec.Struct, frozen=True):
-    """A batch ready to be published."""
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A batch ready to be published; linked: to the exchange of links."""
 
     routing_key: str
     further_keys: list[str]
@@ -66,18 +77,21 @@ class Message(msgspec.Struct, frozen=True):
     first_position: int
     last_position: int
     count: int
+    linked: bool = False
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """Where a received message stands: all that decides what is done with it."""
+    """Where a received message stands: all that decides what is done with it. One of links has no place in the chains
+    of `$all` and of categories."""
 
     history: str
     first_position: int
     last_position: int
-    previous_position: int
-    previous_in_category: int
     previous_in_stream: int
     relay_epoch: int
+    previous_position: int = 0
+    previous_in_category: int = 0
+    linked: bool = False
 
 
 class BadMessage(ValueError):
@@ -87,10 +101,11 @@ class BadMessage(ValueError):
 def encode(
     batch: Sequence[StoredEvent], chain: Chain, *, store: str, history: str, epoch: int, content_type: str
 ) -> Message:
-    """The message that carries `batch`. Equal arguments give equal bytes."""
+    """The message that carries `batch`, which holds events or links. Equal arguments give equal bytes."""
     first, last = batch[0], batch[-1]
+    linked = isinstance(first, StoredLink)
     types = list(dict.fromkeys(event.type for event in batch))
-    keys = [routing_key(first.category, type, first.stream) for type in types]
+    keys = [links_key(first.stream)] if linked else [routing_key(first.category, type, first.stream) for type in types]
     headers: dict[str, Any] = {
         "wire_version": WIRE_VERSION,
         "store": store,
@@ -101,8 +116,11 @@ def encode(
         "last_version": last.stream_version,
         "first_position": first.position,
         "last_position": last.position,
-        "previous_position": chain.previous,
-        "previous_in_category": chain.previous_in_category,
+        **(
+            {"linked": True}
+            if linked
+            else {"previous_position": chain.previous, "previous_in_category": chain.previous_in_category}
+        ),
         "previous_in_stream": chain.previous_in_stream,
         "relay_epoch": epoch,
     }
@@ -119,35 +137,29 @@ def encode(
         first_position=first.position,
         last_position=last.position,
         count=len(batch),
+        linked=linked,
     )
 
 
 def _body(batch: Sequence[StoredEvent], store: str, content_type: str) -> bytes:
-    first = batch[0]
-    source = f"/{store}/{quote(first.stream, safe='')}"
-    constant = b'{"specversion":"1.0","source":%b,"subject":%b,"datacontenttype":%b%b,' % (
-        _json(source),
-        _json(first.stream),
-        _json(content_type),
-        b',"correlationid":' + _json(first.correlation_id) if first.correlation_id is not None else b"",
-    )
     is_json = _is_json(content_type)
+    begun: str | None = None
+    constant = b""
     types: dict[str, bytes] = {}
     parts: list[bytes] = []
     for event in batch:
+        stream, version, position, feed = event.stream, event.stream_version, event.position, b""
+        if isinstance(event, StoredLink):
+            feed = b',"feedposition":"%020d","feedversion":"%d"' % (position, version)
+            stream, version, position = event.own_stream, event.own_version, event.own_position
+        if stream != begun:
+            begun, constant = stream, _constant(stream, event.correlation_id, store, content_type)
         type = types.get(event.type)
         if type is None:
             type = types[event.type] = _json(event.type)
         parts.append(
-            b'%b"id":"%b","type":%b,"time":"%b","sequence":"%020d","streamversion":"%d"'
-            % (
-                constant,
-                event.event_id.encode(),
-                type,
-                event.time.encode(),
-                event.position,
-                event.stream_version,
-            )
+            b'%b"id":"%b","type":%b,"time":"%b","sequence":"%020d","streamversion":"%d"%b'
+            % (constant, event.event_id.encode(), type, event.time.encode(), position, version, feed)
         )
         if event.causation_id is not None:
             parts.append(b',"causationid":' + _json(event.causation_id))
@@ -157,12 +169,26 @@ def _body(batch: Sequence[StoredEvent], store: str, content_type: str) -> bytes:
             parts.append(b',"metadata":' + _json(event.metadata))
         data = event.data.encode() if isinstance(event.data, str) else event.data
         if data is None:
-            parts.append(b',"dataref":' + _json(f"{source}/{event.stream_version}") + b"},")
+            parts.append(b',"dataref":' + _json(f"{_source(store, stream)}/{version}") + b"},")
         elif is_json:
             parts.append(b',"data":' + data + b"},")
         else:
             parts.append(b',"data_base64":"' + b64encode(data) + b'"},')
     return b"[" + b"".join(parts)[:-1] + b"]"
+
+
+def _constant(stream: str, correlation_id: str | None, store: str, content_type: str) -> bytes:
+    """What all events of one stream in a batch begin with."""
+    return b'{"specversion":"1.0","source":%b,"subject":%b,"datacontenttype":%b%b,' % (
+        _json(_source(store, stream)),
+        _json(stream),
+        _json(content_type),
+        b',"correlationid":' + _json(correlation_id) if correlation_id is not None else b"",
+    )
+
+
+def _source(store: str, stream: str) -> str:
+    return f"/{store}/{quote(stream, safe='')}"
 
 
 def _is_json(content_type: str) -> bool:
@@ -187,10 +213,22 @@ class ReceivedEvent(msgspec.Struct, frozen=True, gc=False):
     data: msgspec.Raw = msgspec.Raw()
     data_base64: bytes | None = None
     dataref: str | None = None
+    feedposition: str | None = None
+    feedversion: str | None = None
 
     @property
     def position(self) -> int:
         return int(self.sequence)
+
+    @property
+    def feed_position(self) -> int:
+        """The link's, where it was linked; else the event's own."""
+        return int(self.sequence if self.feedposition is None else self.feedposition)
+
+    @property
+    def feed_version(self) -> int:
+        """Its version in the stream that the message is of: the link's, where it was linked."""
+        return int(self.streamversion if self.feedversion is None else self.feedversion)
 
     @property
     def payload(self) -> bytes | None:
@@ -207,6 +245,8 @@ def placement(headers: Mapping[str, Any], store: str) -> Placement:
     """Reads the headers; raises `BadMessage` where they are not those of a message of `store`."""
     if headers.get("wire_version") != WIRE_VERSION or headers.get("store") != store:
         raise BadMessage(f"not a message of store {store!r} in wire version {WIRE_VERSION}")
+    if not headers.get("linked") and ("previous_position" not in headers or "previous_in_category" not in headers):
+        raise BadMessage("the chain is missing")
     try:
         return msgspec.convert(headers, Placement)
     except msgspec.ValidationError as error:
@@ -217,7 +257,7 @@ def decode(body: bytes) -> list[ReceivedEvent]:
     """The events of a body, in their order; raises `BadMessage`."""
     try:
         events = _decode_body(body)
-        if any(a.position >= b.position for a, b in pairwise(events)) or not events:
+        if any(a.feed_position >= b.feed_position for a, b in pairwise(events)) or not events:
             raise BadMessage("a batch has at least one event, and grows")
         return events
     except (msgspec.DecodeError, ValueError) as error:

@@ -2,68 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aio_pika
 import pytest
-from aio_pika.abc import AbstractIncomingMessage
 
+from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
 from trunkline_relay import Relay
-from trunkline_store import ANY_VERSION, EventData, EventStore, LeaseLost, wire
+from trunkline_store import EventData, EventStore, LeaseLost, names, wire
 from trunkline_store.lease import Lease
-
-
-class Plain:
-    """A service that binds a queue of its own, and knows nothing of us but the documents."""
-
-    def __init__(self) -> None:
-        self.messages: list[AbstractIncomingMessage] = []
-
-    @property
-    def positions(self) -> list[int]:
-        return [int(event["sequence"]) for message in self.messages for event in json.loads(message.body)]
-
-    async def until(self, count: int) -> None:
-        async with asyncio.timeout(20):
-            while len(self.positions) < count:
-                await asyncio.sleep(0.01)  # between two looks
-
-
-@asynccontextmanager
-async def plain(url: str, *bindings: str) -> AsyncIterator[Plain]:
-    """One that has bound its queue, and takes what comes."""
-    consumer = Plain()
-    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
-        exchange = await channel.declare_exchange("eventstore", aio_pika.ExchangeType.TOPIC, durable=True)
-        queue = await channel.declare_queue(exclusive=True)
-        for binding in bindings:
-            await queue.bind(exchange, binding)
-
-        async def take(message: AbstractIncomingMessage) -> None:
-            consumer.messages.append(message)
-
-        await queue.consume(take, no_ack=True)
-        yield consumer
-
-
-async def append(store: EventStore, stream: str, *types: str, **given: Any) -> list[int]:
-    """One append; returns its positions."""
-    appended = await store.append_to_stream(stream, ANY_VERSION, [EventData(type, 1, **given) for type in types])
-    return list(range(appended.first_position, appended.last_position + 1))
-
-
-async def recorded(store: EventStore, position: int) -> None:
-    """Waits until the relay has recorded it."""
-    async with asyncio.timeout(20):
-        while True:
-            row = await store.fetchrow(store.sql["see_relay"], "relay")
-            if row is not None and row["position"] >= position:
-                assert row["position"] == position
-                return
-            await asyncio.sleep(0.01)  # between two looks
 
 
 async def test_every_event_is_published_in_order_and_recorded(store: EventStore, database: str, vhost: str) -> None:
@@ -133,6 +81,26 @@ async def test_what_nobody_wants_counts_as_confirmed(store: EventStore, database
     async with relay_running(database, vhost):
         positions = await append(store, "a-1", *["E"] * 1100)
         await recorded(store, positions[-1])
+
+
+async def test_an_append_of_many_long_types_is_published(store: EventStore, database: str, vhost: str) -> None:
+    """P9: a message has a routing key for each of its types; as many as a store lets a batch have events, as long as
+    they may be, do not break the line, and whoever binds the last of them gets it."""
+    await store.fetchval("UPDATE eventstore.store SET batch_count = 1024")
+    types = [f"{n}.".ljust(128, "#") for n in range(1000)]
+    stream = "c" * 64 + "-" + "." * 190
+    async with (
+        plain(vhost, "#") as everything,
+        plain(vhost, f"*.{names.word(types[-1], 96)}.*") as last,
+        relay_running(database, vhost),
+    ):
+        positions = await append(store, stream, *types)
+        positions += await append(store, "a-1", "E")
+        await everything.until(1001)
+        await last.until(1)
+        await recorded(store, positions[-1])
+    assert everything.positions == positions
+    assert [message.headers["last_position"] for message in last.messages] == [positions[-2]]
 
 
 @pytest.mark.parametrize("start", ["origin", "current", "position"])

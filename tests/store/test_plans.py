@@ -51,14 +51,19 @@ QUERIES: dict[str, tuple[tuple[Any, ...], dict[str, set[str]]]] = {
     "read_category_forward": ((0, FAR, 1000, FAR, "rare"), CATEGORY),
     "page_all": ((0, FAR, 1000, 8192), {"events": {"events_pkey"}}),
     "page_category": ((0, FAR, 1000, 8192, "rare"), {"events": {"events_category"}}),
-    "relay_page": ((0, FAR, 500, 262144, 262144), ALL),
+    "relay_page": ((0, FAR, 500, 262144, 262144), {**ALL, "links": {"links_pkey"}}),
+    "relay_links": (
+        (0, FAR, 500, 262144, 262144),
+        {"links": {"links_pkey"}, "events": {"events_pkey"}, "streams": {"streams_pkey"}},
+    ),
     "last_position": ((FAR,), {"events": {"events_pkey"}}),
+    "last_feed_position": ((FAR,), {"events": {"events_pkey"}, "links": {"links_pkey"}}),
     "all_info": ((), {"events": {"events_pkey"}}),
     "list_subscriptions": (("s",), {"events": {"events_pkey"}}),
     "previous_in_category": ((["rare"], [FAR]), {"events": {"events_category"}}),
     "previous_in_stream": (
         (["s-7"], [50]),
-        {"events": {"events_stream_version"}, "streams": {"streams_stream_key"}},
+        {"events": {"events_stream_version"}, "links": {"links_stream_version"}, "streams": {"streams_stream_key"}},
     ),
 }
 

@@ -1,6 +1,7 @@
 """The wire: frozen by golden files, valid CloudEvents, and equal to what the store gives."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline_store import wire
-from trunkline_store.wire import BadMessage, Chain, Message, StoredEvent
+from trunkline_store.wire import BadMessage, Chain, Message, StoredEvent, StoredLink
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -36,7 +37,14 @@ def stored(position: int = 2048, **changes: Any) -> StoredEvent:
     return msgspec.structs.replace(event, **changes)
 
 
-def encode(batch: list[StoredEvent], **given: Any) -> Message:
+def linked(position: int, number: int, event: StoredEvent) -> StoredLink:
+    """The event as the relay reads it where it is linked, at `number` of the stream `paid.orders`."""
+    fields = msgspec.structs.asdict(event) | {"stream": "paid.orders", "category": "paid.orders"}
+    fields |= {"position": position, "stream_version": number, "own_position": event.position}
+    return StoredLink(**fields, own_stream=event.stream, own_version=event.stream_version)
+
+
+def encode(batch: Sequence[StoredEvent], **given: Any) -> Message:
     """Its message, with everything fixed that a golden file holds."""
     arguments: dict[str, Any] = {
         "store": "eventstore",
@@ -60,6 +68,13 @@ CASES: dict[str, Message] = {
     "binary": encode([stored(data=b"\x00\xff")], content_type="application/octet-stream"),
     "reference": encode([stored(data=None, size=300_000)]),
     "old": encode([stored(time="1969-12-31T23:59:59.000000Z")]),
+    "linked": encode(
+        [
+            linked(4096, 7, stored(2050, correlation_id="c-1")),
+            linked(4097, 8, stored(2048, correlation_id="c-1", metadata="{}")),
+            linked(4098, 9, stored(2049, correlation_id="c-1", stream="a/b-1", category="a/b", data=None)),
+        ]
+    ),
 }
 
 
@@ -83,7 +98,7 @@ def test_messages_are_byte_for_byte_what_was_published(name: str) -> None:
 def test_messages_of_this_wire_version_decode(body: Path) -> None:
     """What was ever published in this version can still be read."""
     events = wire.decode(body.read_bytes())
-    assert events[0].position == 2048
+    assert events[0].feed_position == (4096 if body.stem == "linked" else 2048)
     assert events[0].subject in ("order-42", 'ördër-1 "ü"')
 
 
@@ -132,7 +147,39 @@ def test_placement_reads_the_headers() -> None:
     assert (place.previous_in_category, place.previous_in_stream, place.relay_epoch) == (1900, 1800, 3)
 
 
-@pytest.mark.parametrize("change", [{"wire_version": 2}, {"store": "other"}, {"history": None}, {"last_position": "x"}])
+def test_links_have_their_own_place_and_the_events() -> None:
+    """A message of links stands in the chain of its stream only, and its events are what and where they were."""
+    message = CASES["linked"]
+    place = wire.placement(message.headers, "eventstore")
+    assert (place.linked, place.first_position, place.last_position, place.previous_in_stream) == (
+        True,
+        4096,
+        4098,
+        1800,
+    )
+    assert "previous_position" not in message.headers
+    assert "previous_in_category" not in message.headers
+    assert not wire.placement(CASES["one"].headers, "eventstore").linked
+    events = wire.decode(message.body)
+    assert [event.feed_position for event in events] == [4096, 4097, 4098]
+    assert [event.feed_version for event in events] == [7, 8, 9]
+    assert [(event.subject, event.position, event.streamversion) for event in events] == [
+        ("order-42", 2050, "3"), ("order-42", 2048, "1"), ("a/b-1", 2049, "2"),
+    ]  # fmt: skip
+    assert events[2].dataref == "/eventstore/a%2Fb-1/2"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"previous_position": None},
+        {"previous_in_category": None},
+        {"wire_version": 2},
+        {"store": "other"},
+        {"history": None},
+        {"last_position": "x"},
+    ],
+)
 def test_foreign_headers_are_bad_messages(change: dict[str, Any]) -> None:
     """Another version, another store, something missing or of another type."""
     with pytest.raises(BadMessage):

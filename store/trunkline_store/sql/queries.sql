@@ -226,17 +226,43 @@ CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = i.stre
 -- The last event at or below a position; 0 where there is none.
 SELECT coalesce((SELECT position FROM @schema@.events WHERE position <= $1 ORDER BY position DESC LIMIT 1), 0)
 
+-- name: last_feed_position
+-- As last_position, links too.
+SELECT greatest((SELECT position FROM @schema@.events WHERE position <= $1 ORDER BY position DESC LIMIT 1),
+                (SELECT feed_position FROM @schema@.links WHERE feed_position <= $1 ORDER BY feed_position DESC LIMIT 1), 0)
+
 -- name: relay_page
--- For the wire: text where text is sent, and no data of an event above $5 bytes, which travels as a reference.
+-- For the wire: text where text is sent, and no data of an event above $5 bytes, which travels as a reference. Beside
+-- each event, whether there are links in the range as well: mostly there are none, and they need not be asked for.
 SELECT e.position, s.stream, e.category, e.stream_version, e.event_id::text, e.type, e.size,
        CASE WHEN e.size <= $5 THEN e.data@data_out@ END AS data, e.metadata::text,
        e.correlation_id, e.causation_id, e.traceparent,
-       to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time
+       to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time,
+       (SELECT feed_position FROM @schema@.links WHERE feed_position >= $1 AND feed_position <= $2
+        ORDER BY feed_position LIMIT 1) IS NOT NULL AS links
 FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - least(size, $5) AS bytes_before
       FROM @schema@.events WHERE position >= $1 AND position <= $2 ORDER BY position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE e.bytes_before < $4
 ORDER BY e.position
+
+-- name: relay_links
+-- As relay_page, of links: first where they stand, at last the event's own place.
+SELECT e.feed_position AS position, t.stream, t.category, e.number AS stream_version, e.event_id::text, e.type, e.size,
+       CASE WHEN e.size <= $5 THEN e.data@data_out@ END AS data, e.metadata::text,
+       e.correlation_id, e.causation_id, e.traceparent,
+       to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time,
+       e.position AS own_position, s.stream AS own_stream, e.stream_version AS own_version
+FROM (SELECT l.feed_position, l.stream_id AS target_id, l.stream_version AS number, e.*,
+             sum(least(e.size, $5)) OVER (ORDER BY l.feed_position ROWS UNBOUNDED PRECEDING) - least(e.size, $5)
+                 AS bytes_before
+      FROM (SELECT * FROM @schema@.links
+            WHERE feed_position >= $1 AND feed_position <= $2 ORDER BY feed_position LIMIT $3) AS l
+      CROSS JOIN LATERAL (SELECT * FROM @schema@.events WHERE position = l.position OFFSET 0) AS e) AS e
+CROSS JOIN LATERAL (SELECT stream, category FROM @schema@.streams WHERE stream_id = e.target_id OFFSET 0) AS t
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
+WHERE e.bytes_before < $4
+ORDER BY e.feed_position
 
 -- name: previous_in_category
 -- The last position below $2[i] in category $1[i], for each i; 0 where there is none.
@@ -245,11 +271,16 @@ SELECT coalesce((SELECT e.position FROM @schema@.events AS e
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (category, position, ord) ORDER BY w.ord
 
 -- name: previous_in_stream
--- The position of the event before version $2[i] of stream $1[i], for each i; 0 where there is none.
-SELECT coalesce((SELECT e.position FROM @schema@.events AS e
-                 WHERE e.stream_id = (SELECT s.stream_id FROM @schema@.streams AS s WHERE s.stream = w.stream)
-                   AND e.stream_version < w.version ORDER BY e.stream_version DESC LIMIT 1), 0) AS previous
-FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (stream, version, ord) ORDER BY w.ord
+-- The position of the event or link before version $2[i] of stream $1[i], for each i; 0 where there is none. In a
+-- stream, positions grow as versions do.
+SELECT greatest((SELECT e.position FROM @schema@.events AS e
+                 WHERE e.stream_id = s.stream_id AND e.stream_version < w.version ORDER BY e.stream_version DESC LIMIT 1),
+                (SELECT l.feed_position FROM @schema@.links AS l
+                 WHERE l.stream_id = s.stream_id AND l.stream_version < w.version ORDER BY l.stream_version DESC LIMIT 1),
+                0) AS previous
+FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (stream, version, ord)
+LEFT JOIN LATERAL (SELECT stream_id FROM @schema@.streams WHERE stream = w.stream OFFSET 0) AS s ON true
+ORDER BY w.ord
 
 -- name: acquire_lease
 -- Takes a lease that is free, expired, the caller's own, or impossibly far in the future (the clock was set back).

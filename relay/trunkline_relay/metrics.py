@@ -1,0 +1,68 @@
+"""What the relay of one store counts, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_EVENTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1024)
+
+
+class Registry:
+    """The families of one process, each with the label `store`; nothing of it is global."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.gauges = {
+            name: Gauge(f"trunkline_relay_{name}", text, ["store"], registry=self.registry)
+            for name, text in _GAUGES.items()
+        }
+        self.counters = {
+            name: Counter(f"trunkline_relay_{name}", text, ["store"], registry=self.registry)
+            for name, text in _COUNTERS.items()
+        }
+        self.batch_events = Histogram(
+            "trunkline_relay_batch_events",
+            "Events of a published message.",
+            ["store"],
+            buckets=_EVENTS,
+            registry=self.registry,
+        )
+        self.confirm_seconds = Histogram(
+            "trunkline_relay_confirm_seconds",
+            "From publishing to the confirm.",
+            ["store"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+
+_GAUGES = {
+    "position": "Everything up to here is confirmed, and recorded.",
+    "safe_position": "Everything up to here can be read.",
+    "leader": "1 while this process publishes the store, 0 while it stands by.",
+    "blocked": "1 while RabbitMQ has an alarm and takes nothing.",
+}
+_COUNTERS = {
+    "published": "Messages sent, repeated ones too.",
+    "confirmed": "Messages that RabbitMQ has confirmed.",
+    "retries": "Times that publishing began again after a fault.",
+    "unroutable": "Messages that no queue wanted.",
+    "refused": "Refusals (nacks) of RabbitMQ.",
+    "skipped": "Messages given up after a queue refused them, or never confirmed them.",
+}
+
+
+class Metrics:
+    """Those of one store."""
+
+    def __init__(self, store: str, registry: Registry | None = None) -> None:
+        self.registry = registry = registry or Registry()
+        gauges = {name: family.labels(store) for name, family in registry.gauges.items()}
+        counters = {name: family.labels(store) for name, family in registry.counters.items()}
+        self.position, self.safe_position = gauges["position"], gauges["safe_position"]
+        self.leader, self.blocked = gauges["leader"], gauges["blocked"]
+        self.published, self.confirmed, self.retries = counters["published"], counters["confirmed"], counters["retries"]
+        self.unroutable, self.refused, self.skipped = counters["unroutable"], counters["refused"], counters["skipped"]
+        self.batch_events = registry.batch_events.labels(store)
+        self.confirm_seconds = registry.confirm_seconds.labels(store)

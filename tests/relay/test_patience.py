@@ -1,0 +1,76 @@
+"""A queue that refuses holds the others up for so long, and no longer."""
+
+import aio_pika
+from prometheus_client import generate_latest
+from prometheus_client.samples import Sample
+
+from tests.relay.plain import append, plain, recorded
+from tests.whole.flow import relay_running
+from trunkline_relay.confirms import Window
+from trunkline_relay.metrics import Registry
+from trunkline_relay.patience import Patience
+from trunkline_store import EventStore
+
+
+def test_patience_ends_once_and_returns_after_a_long_calm() -> None:
+    """P9: refusals are borne for `seconds` from the first on, then given up at once, until none has come for ten times
+    as long; one refusal now and then never uses it up."""
+    patience = Patience(30)
+    assert [patience.refused(now) for now in (100, 110, 129, 130, 131, 400)] == [False] * 3 + [True] * 3
+    assert patience.lost(700)
+    assert not patience.lost(701)
+    assert [patience.refused(now) for now in (701, 732, 763, 794)] == [False] * 4
+    assert Patience(0).refused(1), "none at all"
+
+
+def test_what_is_given_up_is_passed_and_a_late_confirm_of_it_changes_nothing() -> None:
+    """The position goes on past what was given up, never past what is outstanding, and names each message once."""
+    window = Window(0)
+    for n in range(1, 6):
+        window.sent(n * 10, n * 10, "k", at=float(n))
+    window.ack(2)
+    assert [sent.tag for sent in window.give_up_older(3.0)] == [1, 3]
+    assert window.position == 30
+    assert window.ack(1) == []
+    assert window.give_up(3, multiple=True) == []
+    assert [sent.tag for sent in window.ack(5, multiple=True)] == [4, 5]
+    assert (window.position, len(window)) == (50, 0)
+
+
+async def test_a_queue_that_always_refuses_does_not_stop_the_others(
+    store: EventStore, database: str, vhost: str
+) -> None:
+    """P9: after the patience the relay goes on past what is refused, records that, and counts it."""
+    async with plain(vhost, "#") as other, await aio_pika.connect(vhost) as connection, connection.channel() as channel:
+        full = await channel.declare_queue(
+            "full", durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+        )
+        await full.bind("eventstore", "a.#")
+        async with relay_running(database, vhost, patience=0.5) as relay:
+            positions = [p for n in range(60) for p in await append(store, f"{'ab'[n % 2]}-1", "E")]
+            await recorded(store, positions[-1])
+            counted = {s.name: s.value for s in samples(relay.metrics.registry)}
+    assert list(dict.fromkeys(other.positions)) == positions
+    assert counted["trunkline_relay_skipped_total"] >= 25
+    assert counted["trunkline_relay_refused_total"] > counted["trunkline_relay_skipped_total"]
+    assert counted["trunkline_relay_position"] == positions[-1]
+
+
+def samples(registry: Registry) -> list[Sample]:
+    """All that a relay counts."""
+    return [sample for family in registry.registry.collect() for sample in family.samples]
+
+
+def test_the_names_of_the_metrics() -> None:
+    """Dashboards and alarms are made of them: a changed name is a decision."""
+    names = [
+        line.split()[2:] for line in generate_latest(Registry().registry).decode().splitlines() if "# TYPE" in line
+    ]
+    kinds = {name.removeprefix("trunkline_relay_"): kind for name, kind in names if not name.endswith("_created")}
+    assert kinds == {
+        **dict.fromkeys(["position", "safe_position", "leader", "blocked"], "gauge"),
+        **dict.fromkeys(
+            [f"{n}_total" for n in ("published", "confirmed", "retries", "unroutable", "refused", "skipped")], "counter"
+        ),
+        **dict.fromkeys(["batch_events", "confirm_seconds"], "histogram"),
+    }
