@@ -475,7 +475,8 @@ FROM wanted AS w
 
 -- name: delete_subscription
 -- A new one of the same name has another id, which no former owner's guard fits.
-WITH gone AS (DELETE FROM @schema@.subscriptions WHERE name = $1 RETURNING subscription_id)
+WITH gone AS (DELETE FROM @schema@.subscriptions WHERE name = $1 RETURNING subscription_id),
+unparked AS (DELETE FROM @schema@.parked WHERE subscription_id IN (SELECT subscription_id FROM gone))
 DELETE FROM @schema@.leases WHERE name IN (SELECT 'subscription ' || subscription_id FROM gone)
 
 -- name: lock_subscription

@@ -6,7 +6,7 @@ ALTER TABLE @schema@.subscriptions
 
 -- Batches that a handler could not handle, and those that wait behind them, by reference: the events are in the store.
 CREATE TABLE @schema@.parked (
-    subscription_id bigint NOT NULL REFERENCES @schema@.subscriptions ON DELETE CASCADE,
+    subscription_id bigint NOT NULL,
     first_position  bigint NOT NULL,
     last_position   bigint NOT NULL,
     stream          text COLLATE "C" NOT NULL,
