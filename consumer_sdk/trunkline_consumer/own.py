@@ -28,7 +28,7 @@ from trunkline_store.lease import Keeper, Lease
 from trunkline_store.translate import translated
 
 
-class BeginAgain(Exception):  # noqa: N818 - it is no error
+class BeginAgain(Exception):
     """The subscription was reset, or the past is another one: its rows say where we are now."""
 
 
@@ -79,9 +79,7 @@ class Claim:
             if await self._store.fetchval(self._store.sql["history"]) != self.history:
                 raise BeginAgain
             raise SubscriptionLost(self.name, "was deleted")
-        if row["history"] != self.history or (
-            row["owner"] == self.lease.owner and row["epoch"] != self.lease.epoch
-        ):
+        if row["history"] != self.history or (row["owner"] == self.lease.owner and row["epoch"] != self.lease.epoch):
             raise BeginAgain
         if row["owner"] != self.lease.owner:
             raise SubscriptionLost(self.name)
@@ -148,7 +146,14 @@ class Owner:
     """Makes claims to one subscription, one after the other."""
 
     def __init__(
-        self, store: EventStore, keeper: Keeper, name: str, feed: Feed, start: Start | int, owner: UUID, options: Options
+        self,
+        store: EventStore,
+        keeper: Keeper,
+        name: str,
+        feed: Feed,
+        start: Start | int,
+        owner: UUID,
+        options: Options,
     ) -> None:
         self._store = store
         self._keeper = keeper

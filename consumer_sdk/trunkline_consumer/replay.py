@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 from trunkline_consumer.feed import Feed, Kind
 from trunkline_store import EventStore, RecordedEvent
 from trunkline_store.batch import Cutter, block_start
-from trunkline_store.pages import Pages
 from trunkline_store.read import from_linked_stream
 
 PAGE_EVENTS: Final = 1000
@@ -34,7 +33,9 @@ async def replay(store: EventStore, feed: Feed, after: int, safe: int) -> AsyncI
     """The batches of a feed above `after`, up to the safe position. Events at or below `after` are trimmed off."""
     if after >= safe:
         return
-    batches = _of_stream(store, feed.name, after, safe) if feed.kind is Kind.STREAM else _of_all(store, feed, after, safe)
+    batches = (
+        _of_stream(store, feed.name, after, safe) if feed.kind is Kind.STREAM else _of_all(store, feed, after, safe)
+    )
     async with aclosing(batches):
         async for batch in batches:
             if batch[0].feed_position > after:
@@ -54,7 +55,9 @@ async def _of_all(store: EventStore, feed: Feed, after: int, safe: int) -> Async
         yield batch
 
 
-async def _of_stream(store: EventStore, stream: str, after: int, safe: int) -> AsyncGenerator[list[RecordedEvent], None]:
+async def _of_stream(
+    store: EventStore, stream: str, after: int, safe: int
+) -> AsyncGenerator[list[RecordedEvent], None]:
     cutter: Cutter[_Placed] = Cutter(store.batch_count, store.batch_bytes)
     place = await store.fetchrow(store.sql["stream_place"], stream, block_start(after + 1) - 1)
     if place is None:

@@ -55,11 +55,17 @@ class Tenure:
         self._feed = feed
         self._options = options
         self._shape = shape
-        self._arrived = arrived
+        self.arrived = arrived
         self._room = Bell()
         self._counted = 0
         self._handed_out = claim.checkpoint
         self._before = list(claim.finished)
+
+    def shelf(self, after: int) -> Tenure:
+        """Where batches are made of events that are read again; nothing of it is a part of this tenure."""
+        return Tenure(
+            NoClaim(self.claim.name, self.claim.history, after), self._feed, self._options, self._shape, Bell()
+        )
 
     # --- in
 
@@ -108,7 +114,7 @@ class Tenure:
         )
         stream = self._feed.name if self._feed.kind is Kind.STREAM else events[0].stream
         self.ready.append(Batch(events, values, stream=stream, key=key, tenure=self, unit=unit, error=error))
-        self._arrived.ring()
+        self.arrived.ring()
 
     def _was_finished(self, position: int) -> bool:
         """By a predecessor, above its checkpoint."""
@@ -172,6 +178,7 @@ class Tenure:
             self.durable = max(self.durable, checkpoint)
             self._room.ring()
             self.settled.ring()
+            self.hold_nothing_up()
 
     @asynccontextmanager
     async def transaction(self, batch: Batch) -> AsyncIterator[Connection]:
@@ -207,4 +214,4 @@ class Tenure:
         self.ready.clear()
         self._room.ring()
         self.settled.ring()
-        self._arrived.ring()
+        self.arrived.ring()
