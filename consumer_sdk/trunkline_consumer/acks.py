@@ -1,8 +1,8 @@
 """What is in flight, up to where everything is finished, and which broker messages may be acknowledged: pure.
 
-Positions only grow. A unit is one batch that a handler is given; units tile the feed, each beginning where the one before
-it ended, whatever gaps there are between positions. What was filtered out counts as finished. Broker tags belong to one
-channel, and only grow there.
+Positions only grow. A unit is one batch that a handler is given; units tile the feed, each beginning where the one
+before it ended, whatever gaps there are between positions. What was filtered out counts as finished. Broker tags
+belong to one channel, and only grow there.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class Batch(Sequence[Any]):
-    """Consecutive events of one stream (the one that is read) with one correlation id (or none), in their order; or, with
-    a `mapper`, what it made of them."""
+    """Consecutive events of one stream (the one that is read) with one correlation id (or none), in their order; or,
+    with a `mapper`, what it made of them."""
 
     __slots__ = ("_tenure", "_values", "error", "events", "key", "stream", "unit")
 
@@ -70,7 +70,7 @@ class Batch(Sequence[Any]):
         """A connection in a transaction that also finishes this batch: your writes and that are committed together, or
         neither. Exactly once in effect, also when the answer to the commit is lost and the work is done again.
 
-        Raises `SubscriptionLost` at its end, with everything rolled back, if the subscription has another owner by then,
-        and `Unavailable`.
+        Raises `SubscriptionLost` at its end, with everything rolled back, if the subscription has another owner by
+        then, and `Unavailable`.
         """
         return self._tenure.transaction(self)

@@ -48,10 +48,10 @@ class Consumer:
 
     amqp_url: of the broker, with its virtual host. While it cannot be reached, subscriptions go on from PostgreSQL.
 
-    What all `subscribe_to_…` have in common: start_from is ORIGIN, CURRENT, or a position (of a stream: a version), which
-    is left out; it counts only when the subscription is new. selector: which events are handed out; the others count as
-    finished. mapper: what is handed out instead of each. standby: wait for a living owner's end. Limits are those of
-    `Options`.
+    What all `subscribe_to_…` have in common: start_from is ORIGIN, CURRENT, or a position (of a stream: a version),
+    which is left out; it counts only when the subscription is new. selector: which events are handed out; the others
+    count as finished. mapper: what is handed out instead of each. standby: wait for a living owner's end. Limits are
+    those of `Options`.
     """
 
     def __init__(self, store: EventStore, amqp_url: str) -> None:
@@ -159,8 +159,8 @@ class Consumer:
         await self._stop(name, Feed.stream(stream))
 
     async def delete_all_streams_subscription(self, name: str) -> None:
-        """Stops and removes a subscription, with its checkpoint and its queue, if it is there. Its owner elsewhere, if any,
-        loses it. Raises `InvalidArgument` if the name follows something else, `Unavailable`."""
+        """Stops and removes a subscription, with its checkpoint and its queue, if it is there. Its owner elsewhere, if
+        any, loses it. Raises `InvalidArgument` if the name follows something else, `Unavailable`."""
         await self._delete(name, Feed.all())
 
     async def delete_category_subscription(self, category: str, name: str) -> None:
@@ -212,12 +212,12 @@ class Consumer:
         options: Options | None = None,
         **limits: Unpack[Limits],
     ) -> Callable[[H], H]:
-        """Decorates a function that handles the batches of a subscription, to all streams unless a stream or a category is
-        named; `run` runs it. Returning is the ack.
+        """Decorates a function that handles the batches of a subscription, to all streams unless a stream or a
+        category is named; `run` runs it. Returning is the ack.
 
-        It is called with a batch; with `tx`, also with a connection, in a transaction that holds the checkpoint as well.
-        Of several programs with this handler one has the subscription, the others stand by. See `Handling` for the rest.
-        Raises `InvalidArgument`.
+        It is called with a batch; with `tx`, also with a connection, in a transaction that holds the checkpoint as
+        well. Of several programs with this handler one has the subscription, the others stand by. See `Handling` for
+        the rest. Raises `InvalidArgument`.
         """
         handling = Handling(
             concurrency=concurrency,

@@ -58,8 +58,8 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True):
     - `tx`: the handler gets a connection, in a transaction that also holds the checkpoint.
     - `attempts`: how often a batch is tried; between them, `wait_initial` seconds doubling up to `wait_max`.
     - `timeout`: seconds that one attempt may take.
-    - `on_failure`: what is done with a batch whose attempts are used up. `halt`: the subscription ends, nothing of it is
-      finished. `park`: it is put aside. `park_key`: as well, and later batches of its key wait behind it.
+    - `on_failure`: what is done with a batch whose attempts are used up. `halt`: the subscription ends, nothing of it
+      is finished. `park`: it is put aside. `park_key`: as well, and later batches of its key wait behind it.
     """
 
     concurrency: int = 1
@@ -272,8 +272,7 @@ class Runner:
         try:
             await self._tried(attempt)
         except _Failed as failed:
-            assert failed.__cause__ is not None
-            why = _failure(failed.__cause__)
+            why = _failure(failed.__cause__ or failed)
             async with self._claim.transaction() as connection:
                 await self._claim.guard(connection)
                 await self._claim.execute(
@@ -285,7 +284,8 @@ class Runner:
     async def _read(self, work: _Parked) -> list[Batch]:
         """The parked events from the store, as the handler would be given them."""
         shelf = self._tenure.shelf(work.first - 1)
-        async with aclosing(replay(self._store, self._feed, work.first - 1, work.last)) as found:  # type: ignore[type-var]
+        async with aclosing(replay(self._store, self._feed, work.first - 1, work.last)) as found:  # type:
+        ignore[type-var]
             async for events in found:
                 shelf.deliver(events)
         return list(shelf.ready)

@@ -1,7 +1,7 @@
 """Which batch may be handled next, when several are handled at once: pure.
 
-Batches of one key are handled one after the other, in the order in which they came, in any interleaving; the oldest that
-may go goes first.
+Batches of one key are handled one after the other, in the order in which they came, in any interleaving; the oldest
+that may go goes first.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ _LONGEST: Final = 10 * 365 * 24 * 3600.0
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a subscription behaves. Each can also be given to `subscribe_to_…` and `handler` by its name.
 
-    - `buffer_size`: batches that are handed out or wait to be, and are not finished; `buffer_bytes`: of their data, though
-      one batch is always let in.
+    - `buffer_size`: batches that are handed out or wait to be, and are not finished; `buffer_bytes`: of their data,
+      though one batch is always let in.
     - `checkpoint_threshold`: events after which the checkpoint is written; `checkpoint_after`: seconds after which it
       is written all the same (None: only by the threshold, and at the end).
     - `lease`: seconds after which an owner that has vanished is replaced.

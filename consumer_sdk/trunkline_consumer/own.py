@@ -105,8 +105,8 @@ class Claim:
             yield connection
 
     async def finish(self, connection: Connection, unit: Unit) -> int | None:
-        """In a transaction, as its last statement: this batch is finished. Returns the checkpoint; None if the batch was
-        finished before, by a transaction whose answer was lost. Raises `BeginAgain`, `SubscriptionLost`."""
+        """In a transaction, as its last statement: this batch is finished. Returns the checkpoint; None if the batch
+        was finished before, by a transaction whose answer was lost. Raises `BeginAgain`, `SubscriptionLost`."""
         args = self._number, self.lease.owner, self.lease.epoch, unit.start, self.history, unit.last
         with translated(self._store.schema):
             written: int | None = await connection.fetchval(self._store.sql["finish"], *args)

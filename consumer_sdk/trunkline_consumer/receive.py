@@ -29,7 +29,8 @@ CONSUME_SECONDS: Final = 5.0
 
 
 class Queue:
-    """What is declared for a subscription. Without a name, the server gives one, and the queue goes with the connection."""
+    """What is declared for a subscription. Without a name, the server gives one, and the queue goes with the
+    connection."""
 
     def __init__(
         self, name: str, bindings: Sequence[tuple[str, str]], *, max_length: int, max_bytes: int, expires: float | None

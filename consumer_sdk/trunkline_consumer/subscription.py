@@ -203,7 +203,7 @@ class Subscription:
                 await self._follow(tenure)
             except BeginAgain:
                 tenure.end(None)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it ends here and is told to the user
                 self._fail(tenure, error)
                 return
             while True:
@@ -243,7 +243,7 @@ class Subscription:
     def _fail(self, tenure: Tenure, error: Exception) -> None:
         self.state = State.LOST if isinstance(error, SubscriptionLost) else State.HALTED
         if not isinstance(error, TrunklineError):
-            log.exception("subscription %s failed", self.name, exc_info=error)
+            log.error("subscription %s failed", self.name, exc_info=error)
         elif isinstance(error, SubscriptionHalted):
             log.error("%s", error)
         self._error = error

@@ -85,7 +85,9 @@ class Tenure:
         try:
             if selector is not None:
                 chosen = [event for event in chosen if selector(event)]
-            keys = [partition_by(event) for event in chosen] if partition_by is not None else [None] * len(chosen)
+            keys: list[Hashable] = (
+                [partition_by(event) for event in chosen] if partition_by is not None else [None] * len(chosen)
+            )
             hash(tuple(keys))
         except Exception as raised:  # noqa: BLE001 - the application's: it is an error of this batch alone
             error, keys = raised, [events[0].stream] * len(chosen)

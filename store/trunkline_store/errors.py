@@ -186,7 +186,8 @@ class SubscriptionLost(_AboutSubscription):
 
 
 class SubscriptionHalted(_AboutSubscription):
-    """A handler failed too often, and is to halt then. The cause is its last error; nothing of the batch is finished."""
+    """A handler failed too often, and is to halt then. The cause is its last error; nothing of the batch is
+    finished."""
 
     def __init__(self, subscription: str, position: int, attempts: int) -> None:
         super().__init__(subscription, f"halted at position {position}: its handler failed {attempts} times")

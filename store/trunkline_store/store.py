@@ -502,7 +502,8 @@ class EventStore:
         return self._stream_all(_start(start, 0), _count(page), _category(category))
 
     def pages(self, safe: int, count: int, category: str | None) -> Pages:
-        """For those who follow: pages of all streams, or of a category, up to a safe position that was asked for before."""
+        """For those who follow: pages of all streams, or of a category, up to a safe position that was asked for
+        before."""
         return Pages(self.fetch, self.sql, self._names, self.serializer, safe, count, category)
 
     async def _stream_all(self, position: int, page: int, category: str | None) -> AsyncIterator[RecordedEvent]:

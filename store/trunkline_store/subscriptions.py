@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, Protocol
@@ -94,7 +94,7 @@ class Subscriptions:
     def __init__(self, store: Executor) -> None:
         self._store = store
 
-    async def list(self) -> list[SubscriptionInfo]:
+    async def list(self) -> Sequence[SubscriptionInfo]:
         """All of them by name. Raises `Unavailable`."""
         return await self._list(None)
 
@@ -105,7 +105,7 @@ class Subscriptions:
             raise SubscriptionNotFound(name)
         return found[0]
 
-    async def _list(self, name: str | None) -> list[SubscriptionInfo]:
+    async def _list(self, name: str | None) -> Sequence[SubscriptionInfo]:
         safe = await self._store.safe_position()
         rows = await self._store.fetch(self._store.sql["list_subscriptions"], name, safe)
         return [SubscriptionInfo(*row) for row in rows]
@@ -116,8 +116,8 @@ class Subscriptions:
         await self._store.fetch(self._store.sql["delete_subscription"], name)
 
     async def reset(self, name: str, to: int | Start | datetime) -> None:
-        """Sets the checkpoint, forward or back: to ORIGIN, CURRENT, a position (exclusive), or a time (with a zone), from
-        which on events come. What was parked is forgotten.
+        """Sets the checkpoint, forward or back: to ORIGIN, CURRENT, a position (exclusive), or a time (with a zone),
+        from which on events come. What was parked is forgotten.
 
         A living owner adopts it, at its next checkpoint or renewal: transactions of handlers that are open then are
         rolled back. Raises `SubscriptionNotFound`, `InvalidArgument`, `Unavailable`.
@@ -147,8 +147,8 @@ class Subscriptions:
         raise InvalidArgument(f"to: {to!r} is neither ORIGIN, CURRENT, a position nor a time")
 
     async def wait_for(self, name: str, position: int, *, seconds: float = 15.0) -> None:
-        """Waits until the position is safe and nothing of the subscription's feed up to it is left: handled, filtered or
-        parked. An append's `last_position` is what a reader of its own writes waits for.
+        """Waits until the position is safe and nothing of the subscription's feed up to it is left: handled, filtered
+        or parked. An append's `last_position` is what a reader of its own writes waits for.
 
         Raises `OperationTimeout` after `seconds`, `SubscriptionNotFound`, `Unavailable`.
         """
@@ -168,7 +168,7 @@ class Subscriptions:
 
     # --- what could not be handled
 
-    async def parked(self, name: str) -> list[Parked]:  # type: ignore[valid-type] # `list` is a method here
+    async def parked(self, name: str) -> Sequence[Parked]:
         """In the order of the feed. Raises `SubscriptionNotFound`, `Unavailable`."""
         await self.get(name)
         return [Parked(*row) for row in await self._store.fetch(self._store.sql["list_parked"], name)]
