@@ -6,7 +6,7 @@ They are cut as the relay cuts them, so that a batch has the same borders whiche
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final, NamedTuple
 
@@ -29,7 +29,7 @@ class _Placed(NamedTuple):
     event: RecordedEvent
 
 
-async def replay(store: EventStore, feed: Feed, after: int, safe: int) -> AsyncIterator[list[RecordedEvent]]:
+async def replay(store: EventStore, feed: Feed, after: int, safe: int) -> AsyncGenerator[list[RecordedEvent], None]:
     """The batches of a feed above `after`, up to the safe position. Events at or below `after` are trimmed off."""
     if after >= safe:
         return
