@@ -244,7 +244,7 @@ class Consumer:
                 async def work(tenure: Tenure) -> None:
                     runner = Runner(self._store, feed, function, handling, self._transactions, tenure)
                     try:
-                        await runner.run(tenure.arrived)
+                        await runner.run()
                     except BaseExceptionGroup as group:
                         raise _first(group) from group
 

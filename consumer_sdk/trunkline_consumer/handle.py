@@ -18,7 +18,6 @@ import msgspec
 import stamina
 
 from trunkline_consumer.batch import Batch
-from trunkline_consumer.bell import Bell
 from trunkline_consumer.feed import Feed
 from trunkline_consumer.lanes import Lanes
 from trunkline_consumer.own import BeginAgain, Claim
@@ -115,12 +114,12 @@ class Runner:
         self._tenure = tenure
         self._claim = tenure.claim
         self._lanes: Lanes[Batch | _Parked] = Lanes()
-        self._free = Bell()
+        self._free = tenure.arrived  # the same bell for both: between looking and waiting nothing may ring unheard
         self._running = 0
         self._parked_keys = set(self._claim.parked_keys)
         self._replaying: set[int] = set()
 
-    async def run(self, arrived: Bell) -> None:
+    async def run(self) -> None:
         """For ever. Raises `SubscriptionHalted`, `SubscriptionLost`, `BeginAgain`."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look(), name="parked batches")
@@ -134,7 +133,7 @@ class Runner:
                 while self._running < self._handling.concurrency and (found := self._lanes.take()) is not None:
                     self._running += 1
                     tasks.create_task(self._one(*found), name=f"handler of {self._claim.name}")
-                await _either(arrived, self._free)
+                await self._free.wait()
 
     async def _one(self, key: Hashable, work: Batch | _Parked) -> None:
         try:
@@ -302,12 +301,3 @@ def _text(key: Hashable) -> str:
 def _failure(error: BaseException) -> dict[str, Any]:
     text = "".join(traceback.format_exception(error))
     return {"error": repr(error).replace("\0", ""), "traceback": text.replace("\0", "")[-20_000:]}
-
-
-async def _either(one: Bell, other: Bell) -> None:
-    tasks = [asyncio.ensure_future(one.wait()), asyncio.ensure_future(other.wait())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -45,7 +45,7 @@ async def test_a_category_is_its_streams_and_no_others(
 async def test_a_stream_is_its_own_events_and_linked_ones_in_order_live_too(
     store: EventStore, database: str, vhost: str, consumer: Consumer
 ) -> None:
-    """Catching up and live: numbers are versions in the stream that is read, and the checkpoint counts feed positions."""
+    """Catching up and live: numbers are versions in the stream that is read, the checkpoint is a feed position."""
     await append(store, "other", stream="b-1")
     other = await store.read_stream_forward("b-1")
     await append(store, "own", stream="a-1")

@@ -138,7 +138,7 @@ async def test_a_replaced_owners_transaction_is_rolled_back(store: EventStore, c
     await append(store, 1)
     async with consumer.subscribe_to_all_streams("s", options=QUICK) as subscription:
         batch = await take(subscription)
-        with pytest.raises(SubscriptionLost):
+        with pytest.raises(SubscriptionLost):  # noqa: PT012 - at the end of the block
             async with batch.transaction() as tx:
                 await tx.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
                 await store.fetch("UPDATE eventstore.leases SET owner = gen_random_uuid(), epoch = epoch + 1")
