@@ -10,6 +10,7 @@ from trunkline_ops.commands.read import read, tail
 from trunkline_ops.commands.relay import relay
 from trunkline_ops.commands.roles import roles
 from trunkline_ops.commands.schema import create, drop, init, migrate, migrations, reset
+from trunkline_ops.commands.subscriptions import subscriptions
 from trunkline_ops.failure import Program
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ for _panel, _command, _example in (
     ("RabbitMQ", relay, "trunkline relay --amqp-url amqp://guest:guest@localhost"),
 ):
     app.command(rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)
+app.add_typer(subscriptions, name="subscriptions", rich_help_panel="RabbitMQ")
 
 
 def _print_version(wanted: bool) -> None:
