@@ -242,8 +242,10 @@ class Runner:
     async def _do_wanted(self, work: _Parked) -> None:
         """In its key's own lane: nothing else of the key is handled meanwhile. What waits behind it follows."""
         try:
+            head = None if work.key is None else await self._claim.fetchrow("parked_of_key", work.key)
+            leads = head is not None and head[0] == work.first  # what waits behind another is discarded by itself
             next_one: _Parked | None = work
-            while next_one is not None and await self._replay(next_one) and work.key is not None:
+            while next_one is not None and await self._replay(next_one) and leads:
                 row = await self._claim.fetchrow("parked_of_key", work.key)
                 next_one = None if row is None else _Parked(*row)
                 if next_one is None:

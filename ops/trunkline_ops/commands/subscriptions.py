@@ -17,9 +17,7 @@ from trunkline_store import CURRENT, ORIGIN, EventStore, Start, SubscriptionInfo
 subscriptions = typer.Typer(no_args_is_help=True, help="Look after subscriptions.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
-At = Annotated[
-    int | None, typer.Option("--at", min=0, metavar="N", help="Only the batch that begins at this position.")
-]
+At = Annotated[int | None, typer.Option("--at", min=0, metavar="N", help="Only the batch that begins here.")]
 
 
 def _with_store(
@@ -89,9 +87,7 @@ def _place(text: str) -> int | Start | datetime:
     try:
         return int(text) if text.isdecimal() else datetime.fromisoformat(text).astimezone()
     except ValueError:
-        raise Misuse(
-            f"--to {text!r}: use origin, current, a position or a time such as 2026-01-31T12:00+00:00"
-        ) from None
+        raise Misuse(f"--to {text!r}: use origin, current, a position, or a time as in ISO 8601") from None
 
 
 @subscriptions.command()
