@@ -336,7 +336,7 @@ WHERE subscription_id = $1 AND epoch <= $3 RETURNING checkpoint, finished
 -- subscription is somebody else's, or gone, or the past is another one. Computed from the row as it is when its lock
 -- is had.
 UPDATE @schema@.subscriptions AS s
-SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled(
+SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled_v1(
         s.checkpoint, s.finished, int8multirange(int8range(NULL, $4, '[]'))) AS f),
     updated_at = clock_timestamp()
 WHERE subscription_id = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $5 RETURNING checkpoint
@@ -345,7 +345,7 @@ WHERE subscription_id = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1
 -- As checkpoint, of one batch that covers its feed from $4 (exclusive) to $6: once only. No row may also mean that it
 -- is finished: the answer to a commit was lost, and the work is not to be done again.
 UPDATE @schema@.subscriptions AS s
-SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled(
+SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled_v1(
         s.checkpoint, s.finished, int8multirange(int8range($4, $6, '(]'))) AS f),
     updated_at = clock_timestamp()
 WHERE subscription_id = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $5
@@ -414,14 +414,14 @@ SELECT s.name, s.feed, s.checkpoint, CASE WHEN l.until >= clock_timestamp() THEN
        s.halted::text AS halted
 FROM @schema@.subscriptions AS s
 LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
-CROSS JOIN LATERAL @schema@.ahead(s.feed, s.checkpoint, s.finished, $2, 10000) AS a
+CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 10000) AS a
 WHERE $1::text IS NULL OR s.name = $1
 ORDER BY s.name
 
 -- name: left_of
 -- Whether anything of a subscription's feed is left up to a position.
 SELECT a.events FROM @schema@.subscriptions AS s
-CROSS JOIN LATERAL @schema@.ahead(s.feed, s.checkpoint, s.finished, $2, 1) AS a WHERE s.name = $1
+CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 1) AS a WHERE s.name = $1
 
 -- name: position_before
 -- The last position before the first event that was appended at a time or later.
@@ -439,7 +439,7 @@ FROM @schema@.streams AS s WHERE s.stream = $1
 
 -- name: stream_place
 -- Where to read a stream on above a position.
-SELECT stream_id, @schema@.version_above(stream_id, $2) AS version FROM @schema@.streams
+SELECT stream_id, @schema@.version_above_v1(stream_id, $2) AS version FROM @schema@.streams
 WHERE stream = $1 AND deleted_at IS NULL
 
 -- name: page_stream

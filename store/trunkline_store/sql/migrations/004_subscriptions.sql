@@ -25,7 +25,7 @@ CREATE INDEX parked_wanted ON @schema@.parked (subscription_id, first_position) 
 CREATE INDEX events_created_at ON @schema@.events USING brin (created_at);
 
 -- A checkpoint and what is finished above it, when `_more` is finished too.
-CREATE FUNCTION @schema@.settled(_checkpoint bigint, _finished int8multirange, _more int8multirange,
+CREATE FUNCTION @schema@.settled_v1(_checkpoint bigint, _finished int8multirange, _more int8multirange,
     OUT checkpoint bigint, OUT finished int8multirange)
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH done AS (SELECT _finished + _more + int8multirange(int8range(NULL, _checkpoint, '[]')) AS every),
@@ -35,7 +35,7 @@ $$;
 
 -- The lowest version of a stream whose feed position is above `_position`: positions grow as versions do, so it is
 -- searched by halves. Versions may be missing, where a hard delete took the event of a link.
-CREATE FUNCTION @schema@.version_above(_stream_id bigint, _position bigint) RETURNS bigint
+CREATE FUNCTION @schema@.version_above_v1(_stream_id bigint, _position bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     _low    bigint := 1;
@@ -63,7 +63,7 @@ END $$;
 
 -- What of a feed is above the checkpoint and not finished, up to a position: how many events, at most so many, and
 -- since when the first of them is there.
-CREATE FUNCTION @schema@.ahead(_feed text, _checkpoint bigint, _finished int8multirange, _upto bigint, _most integer,
+CREATE FUNCTION @schema@.ahead_v1(_feed text, _checkpoint bigint, _finished int8multirange, _upto bigint, _most integer,
     OUT events bigint, OUT since timestamptz)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 DECLARE
@@ -83,7 +83,7 @@ BEGIN
             ORDER BY e.position LIMIT _most) AS a;
     ELSE
         SELECT stream_id INTO _id FROM @schema@.streams WHERE stream = _feed AND deleted_at IS NULL;
-        _from := @schema@.version_above(_id, _checkpoint);
+        _from := @schema@.version_above_v1(_id, _checkpoint);
         SELECT count(*), (array_agg(a.created_at ORDER BY a.position))[1] INTO events, since FROM (
             SELECT * FROM (
                 (SELECT e.position, e.created_at FROM @schema@.events AS e
