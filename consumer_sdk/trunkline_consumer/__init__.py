@@ -3,15 +3,11 @@
 try:
     from trunkline_consumer.batch import Batch
     from trunkline_consumer.consumer import Consumer
-    from trunkline_consumer.subscription import (
-        CURRENT,
-        ORIGIN,
-        Counts,
-        Options,
-        Start,
-        State,
-        Subscription,
-    )
+    from trunkline_consumer.follow import Counts
+    from trunkline_consumer.handle import by_correlation, by_stream
+    from trunkline_consumer.options import Options
+    from trunkline_consumer.subscription import State, Subscription
+    from trunkline_store import CURRENT, ORIGIN, Start
 except ModuleNotFoundError as error:
     if error.name and error.name.split(".")[0] in ("trunkline_consumer", "trunkline_store"):
         raise
@@ -27,4 +23,6 @@ __all__ = [
     "Start",
     "State",
     "Subscription",
+    "by_correlation",
+    "by_stream",
 ]

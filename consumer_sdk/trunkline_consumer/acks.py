@@ -1,7 +1,8 @@
 """What is in flight, up to where everything is finished, and which broker messages may be acknowledged: pure.
 
-Positions only grow. A delivery is one batch that the handler was given; what was filtered out counts as finished.
-Broker tags belong to one channel, and only grow there.
+Positions only grow. A unit is one batch that a handler is given; units tile the feed, each beginning where the one
+before it ended, whatever gaps there are between positions. What was filtered out counts as finished. Broker tags
+belong to one channel, and only grow there.
 """
 
 from __future__ import annotations
@@ -9,13 +10,19 @@ from __future__ import annotations
 from collections import deque
 
 
-class _Delivery:
-    __slots__ = ("finished", "first", "last")
+class Unit:
+    """A batch in flight: it covers the feed from `start` (exclusive) to `last`."""
 
-    def __init__(self, first: int, last: int, finished: int) -> None:
+    __slots__ = ("count", "done", "finished", "first", "last", "size", "start")
+
+    def __init__(self, start: int, first: int, last: int, count: int, size: int) -> None:
+        self.start = start
         self.first = first
         self.last = last
-        self.finished = finished  # up to this position
+        self.count = count
+        self.size = size
+        self.done = start  # finished up to this position
+        self.finished = 0  # events of it
 
 
 class AckMap:
@@ -24,49 +31,82 @@ class AckMap:
     def __init__(self, checkpoint: int) -> None:
         self.low_water = checkpoint
         """Every event up to here is finished: what the checkpoint may be."""
+        self.end = checkpoint
+        """Every event up to here was delivered or filtered."""
         self.finished = 0
         """Events that were acknowledged."""
-        self._in_flight: deque[_Delivery] = deque()
+        self.size = 0
+        """Bytes of the batches that are not finished."""
+        self._open = 0
+        self._units: deque[Unit] = deque()
         self._tags: deque[tuple[int, int]] = deque()
 
     def __len__(self) -> int:
-        """Deliveries that are not finished."""
-        return sum(delivery.finished < delivery.last for delivery in self._in_flight)
+        """Batches that are not finished."""
+        return self._open
 
-    def deliver(self, first: int, last: int) -> None:
-        """A batch was handed out, with events from `first` to `last`."""
-        self._in_flight.append(_Delivery(first, last, first - 1))
+    def deliver(self, first: int, last: int, *, count: int | None = None, size: int = 0) -> Unit:
+        """A batch was handed out, with `count` events from `first` to `last` and `size` bytes."""
+        unit = Unit(self.end, first, last, last - first + 1 if count is None else count, size)
+        self.end = last
+        self.size += size
+        self._open += 1
+        self._units.append(unit)
+        return unit
 
     def filtered(self, last: int) -> None:
         """Events up to `last` are not for the handler."""
-        self._in_flight.append(_Delivery(last, last, last))
-        self._advance()
+        if not self._units:
+            self.low_water = last
+        elif self._units[-1].count == 0:
+            self._units[-1].last = self._units[-1].done = last
+        else:
+            unit = Unit(self.end, last, last, 0, 0)
+            unit.done = last
+            self._units.append(unit)
+        self.end = last
 
     def ack(self, position: int) -> bool:
         """Finishes the event at `position` and all before it; returns False if it is not in flight."""
         known = False
-        for delivery in self._in_flight:
-            if delivery.first > position:
+        for unit in self._units:
+            if unit.first > position:
                 break
-            if delivery.finished < position <= delivery.last:
-                known = True
+            known = known or (unit.count > 0 and unit.done < position <= unit.last)
         if known:
-            for delivery in self._in_flight:
-                if delivery.first > position:
+            for unit in self._units:
+                if unit.first > position:
                     break
-                finished = max(delivery.finished, min(position, delivery.last))
-                self.finished += finished - delivery.finished  # a batch has no gaps
-                delivery.finished = finished
+                self._finish(unit, min(position, unit.last))
             self._advance()
         return known
 
+    def finish(self, unit: Unit) -> None:
+        """Finishes one batch, whatever is before it."""
+        self._finish(unit, unit.last)
+        self._advance()
+
+    def _finish(self, unit: Unit, position: int) -> None:
+        if position <= unit.done:
+            return
+        unit.done = position
+        whole = position == unit.last
+        finished = unit.count if whole else min(unit.count, position - unit.first + 1)
+        self.finished += finished - unit.finished
+        unit.finished = finished
+        if whole:
+            self._open -= 1
+            self.size -= unit.size
+
     def _advance(self) -> None:
-        while self._in_flight:
-            oldest = self._in_flight[0]
-            self.low_water = max(self.low_water, oldest.finished if oldest.finished >= oldest.first else 0)
-            if oldest.finished < oldest.last:
+        units = self._units
+        while units:
+            oldest = units[0]
+            if oldest.done >= oldest.first and oldest.done > self.low_water:
+                self.low_water = oldest.done
+            if oldest.done < oldest.last:
                 return
-            self._in_flight.popleft()
+            units.popleft()
 
     def received(self, tag: int, last: int) -> None:
         """A broker message was received that holds events up to `last`."""

@@ -2,48 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import overload
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, overload
 
 from trunkline_store import RecordedEvent
+from trunkline_store.connections import Connection
 
-Ack = Callable[[int, int], Awaitable[None]]
+if TYPE_CHECKING:
+    from trunkline_consumer.acks import Unit
+    from trunkline_consumer.tenure import Tenure
 
 
-class Batch(Sequence[RecordedEvent]):
-    """Consecutive events of one stream with one correlation id (or none), in their order."""
+class Batch(Sequence[Any]):
+    """Consecutive events of one stream (the one that is read) with one correlation id (or none), in their order; or,
+    with a `mapper`, what it made of them."""
 
-    __slots__ = ("_ack", "_events", "_generation")
+    __slots__ = ("_tenure", "_values", "error", "events", "key", "stream", "unit")
 
-    def __init__(self, events: Sequence[RecordedEvent], ack: Ack, generation: int) -> None:
-        self._events = events
-        self._ack = ack
-        self._generation = generation
+    def __init__(
+        self,
+        events: Sequence[RecordedEvent],
+        values: Sequence[Any],
+        *,
+        stream: str,
+        key: Any,
+        tenure: Tenure,
+        unit: Unit,
+        error: Exception | None = None,
+    ) -> None:
+        self.events = events
+        """As they were recorded."""
+        self.stream = stream
+        self.key = key
+        """What `partition_by` said of them."""
+        self.unit = unit
+        self.error = error
+        """What a selector, mapper or partition_by raised for it."""
+        self._values = values
+        self._tenure = tenure
 
     @overload
-    def __getitem__(self, index: int) -> RecordedEvent: ...
+    def __getitem__(self, index: int) -> Any: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[RecordedEvent]: ...
-    def __getitem__(self, index: int | slice) -> RecordedEvent | Sequence[RecordedEvent]:
-        return self._events[index]
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return self._values[index]
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self._values)
 
-    def __iter__(self) -> Iterator[RecordedEvent]:
-        return iter(self._events)
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._values)
 
     def __repr__(self) -> str:
-        return f"<Batch of {len(self)} from {self.stream!r}, positions {self[0].position}-{self[-1].position}>"
-
-    @property
-    def stream(self) -> str:
-        return self._events[0].stream
+        return f"<Batch of {len(self)} from {self.stream!r}, positions {self.unit.first}-{self.unit.last}>"
 
     @property
     def correlation_id(self) -> str | None:
-        return self._events[0].correlation_id
+        return self.events[0].correlation_id
 
     async def ack(self) -> None:
         """These events, and all in flight before them, are handled. See `Subscription.ack`."""
-        await self._ack(self._events[-1].feed_position, self._generation)
+        await self._tenure.ack(self.unit.last)
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection in a transaction that also finishes this batch: your writes and that are committed together, or
+        neither. Exactly once in effect, also when the answer to the commit is lost and the work is done again.
+
+        Raises `SubscriptionLost` at its end, with everything rolled back, if the subscription has another owner by
+        then, and `Unavailable`.
+        """
+        return self._tenure.transaction(self)

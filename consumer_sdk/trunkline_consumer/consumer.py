@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Self
+import logging
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from typing import Any, Literal, Self, TypeVar, Unpack
+from uuid import uuid4
 
-from trunkline_consumer.subscription import ORIGIN, Options, Start, Subscription
-from trunkline_store import EventStore
+import msgspec
+
+from trunkline_consumer.feed import Feed
+from trunkline_consumer.handle import Handler, Handling, Runner, by_stream
+from trunkline_consumer.options import Limits, Options, options_of
+from trunkline_consumer.subscription import Subscription
+from trunkline_consumer.tenure import Shape, Tenure
+from trunkline_store import (
+    CURRENT,
+    ORIGIN,
+    BrokerUnavailable,
+    EventStore,
+    InvalidArgument,
+    RecordedEvent,
+    Start,
+    SubscriptionHalted,
+    SubscriptionLost,
+    SubscriptionNotFound,
+)
+from trunkline_store.lease import Keeper
+
+log = logging.getLogger("trunkline.consumer")
+
+H = TypeVar("H", bound=Handler)
+Selector = Callable[[RecordedEvent], bool]
+Mapper = Callable[[RecordedEvent], Any]
 
 
 class Consumer:
@@ -19,26 +47,248 @@ class Consumer:
                     await batch.ack()
 
     amqp_url: of the broker, with its virtual host. While it cannot be reached, subscriptions go on from PostgreSQL.
+
+    What all `subscribe_to_…` have in common: start_from is ORIGIN, CURRENT, or a position (of a stream: a version),
+    which is left out; it counts only when the subscription is new. selector: which events are handed out; the others
+    count as finished. mapper: what is handed out instead of each. standby: wait for a living owner's end. Limits are
+    those of `Options`.
     """
 
     def __init__(self, store: EventStore, amqp_url: str) -> None:
         self._store = store
         self._url = amqp_url
+        self._keeper = Keeper(store)
         self._subscriptions: list[Subscription] = []
+        self._handlers: list[Callable[[], Subscription]] = []
+        self._transactions = asyncio.Semaphore(max(1, store.pool_size - 2))  # the leases need a connection meanwhile
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions), return_exceptions=True)
+        await self._keeper.close()
+
+    # --- subscriptions that are iterated over
 
     def subscribe_to_all_streams(
-        self, name: str, *, start_from: Start | int = ORIGIN, options: Options | None = None
+        self,
+        name: str,
+        *,
+        start_from: Start | int = ORIGIN,
+        selector: Selector | None = None,
+        mapper: Mapper | None = None,
+        standby: bool = False,
+        options: Options | None = None,
+        **limits: Unpack[Limits],
     ) -> Subscription:
-        """A subscription to `$all`, to be entered with `async with`.
+        """A subscription to `$all`, to be entered with `async with`."""
+        shape = Shape(selector, mapper)
+        return self._subscribe(name, Feed.all(), start_from, shape, options_of(options, limits), standby=standby)
 
-        start_from: ORIGIN, CURRENT, or a position (exclusive); counts only when the subscription is new.
-        """
-        subscription = Subscription(self._store, self._url, name, start_from=start_from, options=options or Options())
+    def subscribe_to_category(
+        self,
+        category: str,
+        name: str,
+        *,
+        start_from: Start | int = ORIGIN,
+        selector: Selector | None = None,
+        mapper: Mapper | None = None,
+        standby: bool = False,
+        options: Options | None = None,
+        **limits: Unpack[Limits],
+    ) -> Subscription:
+        """A subscription to the streams whose name up to the first `-` is `category`."""
+        shape, feed = Shape(selector, mapper), Feed.category(category)
+        return self._subscribe(name, feed, start_from, shape, options_of(options, limits), standby=standby)
+
+    def subscribe_to_stream(
+        self,
+        stream: str,
+        name: str,
+        *,
+        start_from: Start | int = ORIGIN,
+        selector: Selector | None = None,
+        mapper: Mapper | None = None,
+        standby: bool = False,
+        options: Options | None = None,
+        **limits: Unpack[Limits],
+    ) -> Subscription:
+        """A subscription to one stream, which need not be there yet: its own events, and those linked into it."""
+        shape, feed = Shape(selector, mapper), Feed.stream(stream)
+        return self._subscribe(name, feed, start_from, shape, options_of(options, limits), standby=standby)
+
+    def subscribe(
+        self,
+        stream: str | None = None,
+        *,
+        category: str | None = None,
+        start_from: Start | int = CURRENT,
+        selector: Selector | None = None,
+        mapper: Mapper | None = None,
+        options: Options | None = None,
+        **limits: Unpack[Limits],
+    ) -> Subscription:
+        """A transient subscription, to all streams if none is named: it has no name, keeps no checkpoint, and its queue
+        goes with it. Acks make room for more."""
+        shape = Shape(selector, mapper)
+        name, feed = f"transient-{uuid4().hex[:12]}", _feed(stream, category)
+        return self._subscribe(name, feed, start_from, shape, options_of(options, limits), transient=True)
+
+    def _subscribe(
+        self, name: str, feed: Feed, start: Start | int, shape: Shape, options: Options, **more: Any
+    ) -> Subscription:
+        subscription = Subscription(
+            self._store, self._keeper, self._url, name, feed, start_from=start, options=options, shape=shape, **more
+        )
         self._subscriptions.append(subscription)
         return subscription
+
+    # --- ending them
+
+    async def unsubscribe_from_all_streams(self, name: str) -> None:
+        """Stops this consumer's subscription of the name, if there is one; its checkpoint is kept."""
+        await self._stop(name, Feed.all())
+
+    async def unsubscribe_from_category(self, category: str, name: str) -> None:
+        """As `unsubscribe_from_all_streams`."""
+        await self._stop(name, Feed.category(category))
+
+    async def unsubscribe_from_stream(self, stream: str, name: str) -> None:
+        """As `unsubscribe_from_all_streams`."""
+        await self._stop(name, Feed.stream(stream))
+
+    async def delete_all_streams_subscription(self, name: str) -> None:
+        """Stops and removes a subscription, with its checkpoint and its queue, if it is there. Its owner elsewhere, if
+        any, loses it. Raises `InvalidArgument` if the name follows something else, `Unavailable`."""
+        await self._delete(name, Feed.all())
+
+    async def delete_category_subscription(self, category: str, name: str) -> None:
+        """As `delete_all_streams_subscription`."""
+        await self._delete(name, Feed.category(category))
+
+    async def delete_stream_subscription(self, stream: str, name: str) -> None:
+        """As `delete_all_streams_subscription`."""
+        await self._delete(name, Feed.stream(stream))
+
+    async def _stop(self, name: str, feed: Feed) -> None:
+        for subscription in [each for each in self._subscriptions if (each.name, each.feed) == (name, feed)]:
+            await subscription.stop()
+            self._subscriptions.remove(subscription)
+
+    async def _delete(self, name: str, feed: Feed) -> None:
+        with suppress(SubscriptionNotFound):
+            found = await self._store.subscriptions.get(name)
+            if found.feed != feed.label:
+                raise InvalidArgument(f"subscription {name!r} follows {found.feed!r}, not {feed.label!r}")
+        await self._stop(name, feed)
+        await self._store.subscriptions.delete(name)
+        gone = Subscription(self._store, self._keeper, self._url, name, feed, start_from=ORIGIN, options=Options())
+        try:
+            await gone.delete_queue()
+        except BrokerUnavailable as error:
+            log.warning("the queue of %s is left to expire: %s", name, error)
+
+    # --- handlers
+
+    def handler(
+        self,
+        name: str,
+        *,
+        stream: str | None = None,
+        category: str | None = None,
+        start_from: Start | int = ORIGIN,
+        selector: Selector | None = None,
+        mapper: Mapper | None = None,
+        partition_by: Callable[[RecordedEvent], Hashable] | None = None,
+        standby: bool = True,
+        concurrency: int = 1,
+        tx: bool = False,
+        attempts: int = 5,
+        wait_initial: float = 0.1,
+        wait_max: float = 5.0,
+        timeout: float | None = None,
+        on_failure: Literal["halt", "park", "park_key"] = "halt",
+        options: Options | None = None,
+        **limits: Unpack[Limits],
+    ) -> Callable[[H], H]:
+        """Decorates a function that handles the batches of a subscription, to all streams unless a stream or a
+        category is named; `run` runs it. Returning is the ack.
+
+        It is called with a batch; with `tx`, also with a connection, in a transaction that holds the checkpoint as
+        well. Of several programs with this handler one has the subscription, the others stand by. See `Handling` for
+        the rest. Raises `InvalidArgument`.
+        """
+        handling = Handling(
+            concurrency=concurrency,
+            tx=tx,
+            attempts=attempts,
+            wait_initial=wait_initial,
+            wait_max=wait_max,
+            timeout=timeout,
+            on_failure=on_failure,
+        )
+        if tx and self._store.pool_size < 3:
+            raise InvalidArgument(
+                "tx: the store needs a pool_size of at least 3, for leases and reading go on meanwhile"
+            )
+        if partition_by is None and (concurrency > 1 or on_failure == "park_key"):
+            partition_by = by_stream
+        feed, given = _feed(stream, category), options_of(options, limits)
+        if given.buffer_size < concurrency:
+            given = msgspec.structs.replace(given, buffer_size=concurrency)
+        shape = Shape(selector, mapper, partition_by)
+
+        def decorated(function: H) -> H:
+            def make() -> Subscription:
+                async def work(tenure: Tenure) -> None:
+                    runner = Runner(self._store, feed, function, handling, self._transactions, tenure)
+                    try:
+                        await runner.run()
+                    except BaseExceptionGroup as group:
+                        raise _first(group) from group
+
+                return self._subscribe(name, feed, start_from, shape, given, standby=standby, work=work)
+
+            self._handlers.append(make)
+            return function
+
+        return decorated
+
+    async def run(self) -> None:
+        """Runs all handlers, until it is cancelled. One that halts does not stop the others; when all have, the first
+        one's `SubscriptionHalted` is raised. One that was replaced subscribes again."""
+        ended = await asyncio.gather(*(self._run(make) for make in self._handlers), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _run(self, make: Callable[[], Subscription]) -> None:
+        while True:
+            subscription = make()
+            try:
+                async with subscription:
+                    await subscription.ended()
+                    return
+            except SubscriptionLost as error:
+                log.warning("%s", error)
+            except SubscriptionHalted:
+                raise
+            finally:
+                if subscription in self._subscriptions:
+                    self._subscriptions.remove(subscription)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _feed(stream: str | None, category: str | None) -> Feed:
+    if stream is not None and category is not None:
+        raise InvalidArgument("a subscription follows a stream or a category, not both")
+    if stream is not None:
+        return Feed.stream(stream)
+    return Feed.all() if category is None else Feed.category(category)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -29,21 +29,22 @@ CONSUME_SECONDS: Final = 5.0
 
 
 class Queue:
-    """What is declared for a subscription."""
+    """What is declared for a subscription. Without a name, the server gives one, and the queue goes with the
+    connection."""
 
     def __init__(
-        self, name: str, exchange: str, binding: str, *, max_length: int, max_bytes: int, expires: float
+        self, name: str, bindings: Sequence[tuple[str, str]], *, max_length: int, max_bytes: int, expires: float | None
     ) -> None:
         self.name = name
-        self.exchange = exchange
-        self.binding = binding
-        self.arguments: Mapping[str, Any] = {
-            "x-queue-type": "quorum",
+        self.bindings = bindings
+        self.transient = expires is None
+        self.arguments: dict[str, Any] = {
             "x-overflow": "drop-head",
             "x-max-length": max_length,
             "x-max-length-bytes": max_bytes,
-            "x-expires": int(expires * 1000),
         }
+        if expires is not None:
+            self.arguments |= {"x-queue-type": "quorum", "x-expires": int(expires * 1000)}
 
 
 class Received(NamedTuple):
@@ -66,6 +67,7 @@ class Receiver:
         self._connection: Any = None
         self._channel: Any = None
         self._lost = True
+        self._consumed = queue.name
         self.generation = 0
         """Counts the channels: a tag is good in its own generation only."""
 
@@ -110,7 +112,7 @@ class Receiver:
         try:
             async with asyncio.timeout(CONSUME_SECONDS):
                 await channel.basic_qos(prefetch_count=self._prefetch)
-                await channel.basic_consume(self._queue.name, self._on_message, consumer_tag=self._queue.name)
+                await channel.basic_consume(self._consumed, self._on_message, consumer_tag=self._queue.name)
         except TimeoutError:
             return False
         return True
@@ -127,14 +129,25 @@ class Receiver:
     async def _declare_once(self) -> None:
         queue = self._queue
         async with self._connection.channel() as channel:
-            declared = await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments))
-            await declared.bind(queue.exchange, routing_key=queue.binding)
+            if queue.transient:
+                declared = await channel.declare_queue(exclusive=True, arguments=queue.arguments)
+                self._consumed = declared.name
+            else:
+                declared = await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
+            (exchange, key), *further = queue.bindings
+            await declared.bind(exchange, routing_key=key)
+        for exchange, key in further:
+            try:
+                async with self._connection.channel() as channel:
+                    await (await channel.get_queue(self._consumed, ensure=False)).bind(exchange, routing_key=key)
+            except aio_pika.exceptions.ChannelNotFoundEntity:
+                log.info("exchange %s is not there yet: until then, the store is asked", exchange)
 
     async def bind_again(self) -> None:
         """Declares and binds once more, in case the exchange was made anew. Raises `BrokerUnavailable`."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                if self._connection is not None:
+                if self._connection is not None and not self._queue.transient:
                     await self._declare_once()
             obey_cancellation()
         except BROKER_ERRORS as error:
@@ -161,6 +174,10 @@ class Receiver:
                 await channel.queue_delete(self._queue.name)
         except BROKER_ERRORS as error:
             raise BrokerUnavailable.because(error) from error
+
+    def at_hand(self) -> Received | None:
+        """The next message, if it is there."""
+        return self._messages.popleft() if self._messages and not self._lost else None
 
     async def next(self, seconds: float) -> Received | None:
         """The next message, or None when none came within `seconds`, or the queue was lost."""

@@ -1,34 +1,91 @@
-"""The store's side of a subscription: batches from PostgreSQL, up to the safe position."""
+"""The store's side of a subscription: batches from PostgreSQL, up to the safe position.
+
+They are cut as the relay cuts them, so that a batch has the same borders whichever way it comes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Final
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Final, NamedTuple
 
+from trunkline_consumer.feed import Feed, Kind
 from trunkline_store import EventStore, RecordedEvent
 from trunkline_store.batch import Cutter, block_start
-from trunkline_store.read import from_all
+from trunkline_store.read import from_linked_stream
 
 PAGE_EVENTS: Final = 1000
 PAGE_BYTES: Final = 4 * 1024 * 1024
 
 
-async def replay(store: EventStore, after: int, safe: int) -> AsyncIterator[list[RecordedEvent]]:
-    """The batches of `$all` above `after`, up to the safe position. Events at or below `after` are trimmed off."""
-    cutter: Cutter[RecordedEvent] = Cutter(store.batch_count, store.batch_bytes)
-    start = block_start(after + 1)
-    more = True
-    while more and start <= safe:
-        rows = await store.fetch(store.sql["read_all_forward"], start, safe, PAGE_EVENTS, PAGE_BYTES)
-        events = from_all(rows, store.serializer)
-        more = len(rows) == PAGE_EVENTS or sum(event.size for event in events) >= PAGE_BYTES
-        batches = cutter.cut(events)
-        if more:
-            start = events[-1].position + 1
-        else:
-            batches += cutter.rest()
-        for batch in batches:
-            if batch[0].position > after:
+class _Placed(NamedTuple):
+    """An event where it stands in the stream that is read: what its batch is cut by."""
+
+    position: int
+    stream: str
+    type: str
+    correlation_id: str | None
+    size: int
+    event: RecordedEvent
+
+
+async def replay(store: EventStore, feed: Feed, after: int, safe: int) -> AsyncGenerator[list[RecordedEvent], None]:
+    """The batches of a feed above `after`, up to the safe position. Events at or below `after` are trimmed off."""
+    if after >= safe:
+        return
+    batches = (
+        _of_stream(store, feed.name, after, safe) if feed.kind is Kind.STREAM else _of_all(store, feed, after, safe)
+    )
+    async with aclosing(batches):
+        async for batch in batches:
+            if batch[0].feed_position > after:
                 yield batch
-            elif batch[-1].position > after:
-                yield [event for event in batch if event.position > after]
+            elif batch[-1].feed_position > after:
+                yield [event for event in batch if event.feed_position > after]
+
+
+async def _of_all(store: EventStore, feed: Feed, after: int, safe: int) -> AsyncGenerator[list[RecordedEvent], None]:
+    cutter: Cutter[RecordedEvent] = Cutter(store.batch_count, store.batch_bytes)
+    pages = store.pages(safe, PAGE_EVENTS, feed.name if feed.kind is Kind.CATEGORY else None)
+    async with aclosing(pages.forward(block_start(after + 1))) as found:
+        async for page in found:
+            for batch in cutter.cut(page):
+                yield batch
+    for batch in cutter.rest():
+        yield batch
+
+
+async def _of_stream(
+    store: EventStore, stream: str, after: int, safe: int
+) -> AsyncGenerator[list[RecordedEvent], None]:
+    cutter: Cutter[_Placed] = Cutter(store.batch_count, store.batch_bytes)
+    place = await store.fetchrow(store.sql["stream_place"], stream, block_start(after + 1) - 1)
+    if place is None:
+        return
+    async with aclosing(_pages_of_stream(store, place["stream_id"], place["version"], safe)) as found:
+        async for page in found:
+            placed = (_Placed(e.feed_position, stream, e.type, e.correlation_id, e.size, e) for e in page)
+            for batch in cutter.cut(placed):
+                yield [each.event for each in batch]
+    for batch in cutter.rest():
+        yield [each.event for each in batch]
+
+
+async def _pages_of_stream(
+    store: EventStore, stream_id: int, version: int, safe: int
+) -> AsyncGenerator[list[RecordedEvent], None]:
+    """One page is used while the next one is on its way."""
+
+    def ask(version: int) -> asyncio.Task[list[Any]]:
+        query = store.sql["page_stream"]
+        return asyncio.create_task(store.fetch(query, stream_id, version, safe, PAGE_EVENTS, PAGE_BYTES))
+
+    coming = ask(version)
+    try:
+        while rows := await coming:
+            coming = ask(rows[-1]["number"] + 1)
+            yield from_linked_stream(rows, store.serializer)
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)

@@ -18,11 +18,13 @@ from trunkline_store.serialize import JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
 from trunkline_store.store import EventStore
 from trunkline_store.streams import Page, StreamInfo
-from trunkline_store.subscriptions import SubscriptionInfo
+from trunkline_store.subscriptions import CURRENT, ORIGIN, Parked, Start, SubscriptionInfo
 
 __all__ = [
     "ANY_VERSION",
+    "CURRENT",
     "NO_STREAM",
+    "ORIGIN",
     "STREAM_EXISTS",
     "Appended",
     "EventData",
@@ -30,9 +32,11 @@ __all__ = [
     "ExpectedVersion",
     "JsonSerializer",
     "Page",
+    "Parked",
     "RecordedEvent",
     "Serializer",
     "Snapshot",
+    "Start",
     "StreamAppend",
     "StreamInfo",
     "SubscriptionInfo",

@@ -15,6 +15,7 @@
     ├── UndecodableEvent               .stream .stream_version .position .type
     ├── SubscriptionAlreadyExists      .subscription
     ├── SubscriptionLost               .subscription
+    ├── SubscriptionHalted             .subscription .position .attempts
     ├── SubscriptionNotFound           .subscription
     ├── UnexpectedAck                  .subscription .position
     ├── LeaseLost                      .name
@@ -60,6 +61,7 @@ __all__ = [
     "StreamExists",
     "StreamNotFound",
     "SubscriptionAlreadyExists",
+    "SubscriptionHalted",
     "SubscriptionLost",
     "SubscriptionNotFound",
     "TrunklineError",
@@ -191,6 +193,16 @@ class SubscriptionLost(_AboutSubscription):
 
     def __init__(self, subscription: str, why: str = "now has another owner") -> None:
         super().__init__(subscription, f"{why}; nothing more can be acknowledged here: subscribe again")
+
+
+class SubscriptionHalted(_AboutSubscription):
+    """A handler failed too often, and is to halt then. The cause is its last error; nothing of the batch is
+    finished."""
+
+    def __init__(self, subscription: str, position: int, attempts: int) -> None:
+        super().__init__(subscription, f"halted at position {position}: its handler failed {attempts} times")
+        self.position = position
+        self.attempts = attempts
 
 
 class SubscriptionNotFound(_AboutSubscription):

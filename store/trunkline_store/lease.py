@@ -11,19 +11,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
 
 import asyncpg
 
-from trunkline_store.errors import LeaseLost, Unavailable
+from trunkline_store.errors import LeaseLost, TrunklineError, Unavailable
 
 
 class Executor(Protocol):
     """What a lease needs of a store."""
 
     sql: Mapping[str, str]
+
+    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]: ...
 
     async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None: ...
 
@@ -39,6 +42,8 @@ class Lease:
         self._store = store
         self._deadline = sent_at + length
         self._renewed = asyncio.Event()
+        self.lost = asyncio.Event()
+        """Set when somebody else has it, or it is gone."""
 
     @classmethod
     async def acquire(cls, store: Executor, name: str, owner: UUID, length: float) -> Lease | None:
@@ -57,10 +62,19 @@ class Lease:
         sent_at = time.monotonic()
         row = await self._store.fetchrow(self._store.sql["renew_lease"], self.name, self.owner, self.epoch)
         if row is None:
-            self._deadline = sent_at
+            self.refused()
             raise LeaseLost(self.name)
+        self.renewed(sent_at)
+
+    def renewed(self, sent_at: float) -> None:
+        """It was renewed, by a statement that was sent at this (monotonic) time."""
         self._deadline = sent_at + self.length
         self._renewed.set()
+
+    def refused(self) -> None:
+        """It was not renewed, since it is no longer ours."""
+        self._deadline = time.monotonic()
+        self.lost.set()
 
     async def until_held(self) -> None:
         """Waits while it cannot be said whether we hold it: the database is away, or this process was paused."""
@@ -85,3 +99,68 @@ class Lease:
         """Lets the next one in at once. Raises `Unavailable`; the lease then runs out by itself."""
         self._deadline = time.monotonic()
         await self._store.fetchrow(self._store.sql["release_lease"], self.name, self.owner, self.epoch)
+
+
+class Keeper:
+    """Renews all leases of a process, in one statement each time."""
+
+    def __init__(self, store: Executor) -> None:
+        self._store = store
+        self._leases: dict[str, Lease] = {}
+        self._changed = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
+
+    def add(self, lease: Lease) -> None:
+        """From now on it is renewed."""
+        self._leases[lease.name] = lease
+        self._changed.set()
+        if self._keeping is None or self._keeping.done():
+            self._keeping = asyncio.create_task(self._keep(), name="leases")
+
+    def remove(self, lease: Lease) -> None:
+        """It is renewed no more."""
+        if self._leases.get(lease.name) is lease:
+            del self._leases[lease.name]
+
+    async def close(self) -> None:
+        """Renews nothing any more."""
+        self._leases.clear()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        while self._leases:
+            length = min(lease.length for lease in self._leases.values())
+            pause = length / 4
+            try:
+                async with asyncio.timeout(length / 2):  # a connection that is dead without a word is left
+                    if not await self._renew():
+                        pause = length / 20
+            except (TrunklineError, TimeoutError):
+                pause = min(0.1, length / 20)  # the database is away: the leases may run out, and be ours afterwards
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+
+    async def _renew(self) -> bool:
+        """Returns whether all that are ours could be renewed."""
+        leases, sent_at, every = list(self._leases.values()), time.monotonic(), True
+        rows = await self._store.fetch(
+            self._store.sql["renew_leases"],
+            [lease.name for lease in leases],
+            [lease.owner for lease in leases],
+            [lease.epoch for lease in leases],
+        )
+        for name, epoch, renewed, ours in rows:
+            lease = self._leases.get(name)
+            if lease is None or lease.epoch != epoch:
+                continue
+            if renewed:
+                lease.renewed(sent_at)
+            elif not ours:
+                self.remove(lease)
+                lease.refused()
+            every = every and (renewed or not ours)
+        return every

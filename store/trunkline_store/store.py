@@ -85,6 +85,7 @@ class EventStore:
         self.content_type = ""
         self.batch_count = 0
         self.batch_bytes = 0
+        self.pool_size = pool_size if isinstance(dsn_or_pool, str) else dsn_or_pool.get_max_size()
         self._data_type = "json"
         self._own_pool = isinstance(dsn_or_pool, str)
         self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else ""
@@ -105,8 +106,7 @@ class EventStore:
             },
         }
         # Two connections stay for the others: appends that go alone may have to wait for a stream.
-        pool_size = pool_size if isinstance(dsn_or_pool, str) else dsn_or_pool.get_max_size()
-        self._coalescer = Coalescer(self._send, self._send_many, alone=max(1, pool_size - 2))
+        self._coalescer = Coalescer(self._send, self._send_many, alone=max(1, self.pool_size - 2))
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -501,11 +501,16 @@ class EventStore:
         """As `stream_all_forward`, of the streams of one category only."""
         return self._stream_all(_start(start, 0), _count(page), _category(category))
 
+    def pages(self, safe: int, count: int, category: str | None) -> Pages:
+        """For those who follow: pages of all streams, or of a category, up to a safe position that was asked for
+        before."""
+        return Pages(self.fetch, self.sql, self._names, self.serializer, safe, count, category)
+
     async def _stream_all(self, position: int, page: int, category: str | None) -> AsyncIterator[RecordedEvent]:
         found = True
         while found:
             safe, found = await self.safe_position(), False
-            pages = Pages(self.fetch, self.sql, self._names, self.serializer, safe, page, category).forward(position)
+            pages = self.pages(safe, page, category).forward(position)
             async with aclosing(pages):
                 async for events in pages:
                     found, position = True, events[-1].position + 1

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import enum
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 from uuid import UUID
 
 import asyncpg
 
-from trunkline_store.errors import InvalidArgument, SubscriptionNotFound
+from trunkline_store.errors import InvalidArgument, OperationTimeout, SubscriptionNotFound
+from trunkline_store.translate import translated
+
+
+class Start(enum.Enum):
+    """Where a subscription begins that does not exist yet, or begins again."""
+
+    ORIGIN = "the first event"
+    CURRENT = "after the last event that is there"
+
+
+ORIGIN: Final = Start.ORIGIN
+CURRENT: Final = Start.CURRENT
 
 
 class SubscriptionInfo(NamedTuple):
     """A subscription as the store knows it.
 
-    - `feed`: what it follows. `checkpoint`: everything of it up to this position is finished.
-    - `owner`: who follows it now; None where nobody does. `epoch` counts the owners.
-    - `behind`: events of its feed above the checkpoint, counted up to 10,000.
+    - `feed`: what it follows: `$all`, `$category-<name>`, or a stream's name.
+    - `checkpoint`: everything of it up to this position is finished.
+    - `owner`: who follows it now; None where nobody does. `epoch` counts the owners, and resets.
+    - `behind`: events of its feed that are safe to read and not finished, counted up to 10,000; `seconds_behind`: since
+      when the first of them is there.
+    - `parked`: batches that could not be handled, and those that wait behind them.
+    - `halted`: JSON that says why its last owner gave up; None where it did not.
     """
 
     name: str
@@ -28,46 +48,141 @@ class SubscriptionInfo(NamedTuple):
     created_at: datetime
     updated_at: datetime
     behind: int
+    seconds_behind: float
+    parked: int
+    halted: str | None
+
+    @property
+    def state(self) -> Literal["following", "halted", "stopped"]:
+        """What its owner does, as far as the store can tell."""
+        return "halted" if self.halted is not None else "stopped" if self.owner is None else "following"
+
+
+class Parked(NamedTuple):
+    """A batch that could not be handled, or (with no attempts) waits behind one of its key. `wanted`: what an operator
+    has asked for, and the owner has not done yet."""
+
+    first_position: int
+    last_position: int
+    stream: str
+    key: str | None
+    attempts: int
+    error: str | None
+    traceback: str | None
+    wanted: Literal["retry", "discard"] | None
+    parked_at: datetime
 
 
 class Executor(Protocol):
     """What is needed of a store."""
 
+    schema: str
     sql: Mapping[str, str]
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]: ...
 
+    async def fetchval(self, query: str, *args: object) -> Any: ...
+
+    async def safe_position(self) -> int: ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]: ...
+
 
 class Subscriptions:
-    """`store.subscriptions`: list, get, delete and reset."""
+    """`store.subscriptions`: list, get, delete, reset, wait_for; and what was parked."""
 
     def __init__(self, store: Executor) -> None:
         self._store = store
 
-    async def list(self) -> list[SubscriptionInfo]:
+    async def list(self) -> Sequence[SubscriptionInfo]:
         """All of them by name. Raises `Unavailable`."""
-        return [_info(row) for row in await self._store.fetch(self._store.sql["list_subscriptions"], None)]
+        return await self._list(None)
 
     async def get(self, name: str) -> SubscriptionInfo:
         """One of them. Raises `SubscriptionNotFound`, `Unavailable`."""
-        rows = await self._store.fetch(self._store.sql["list_subscriptions"], name)
-        if not rows:
+        found = await self._list(name)
+        if not found:
             raise SubscriptionNotFound(name)
-        return _info(rows[0])
+        return found[0]
+
+    async def _list(self, name: str | None) -> Sequence[SubscriptionInfo]:
+        safe = await self._store.safe_position()
+        rows = await self._store.fetch(self._store.sql["list_subscriptions"], name, safe)
+        return [SubscriptionInfo(*row) for row in rows]
 
     async def delete(self, name: str) -> None:
         """Removes it, with its checkpoint, if it is there; its owner finds out at the next checkpoint or renewal.
         The broker's queue is not touched. Raises `Unavailable`."""
         await self._store.fetch(self._store.sql["delete_subscription"], name)
 
-    async def reset(self, name: str, position: int) -> None:
-        """Sets the checkpoint, forward or back: events after `position` come (again). Whoever owns the subscription
-        loses it. Raises `SubscriptionNotFound`, `InvalidArgument`, `Unavailable`."""
-        if not isinstance(position, int) or isinstance(position, bool) or not 0 <= position < 2**63:
-            raise InvalidArgument(f"position: {position!r} is no position")
-        if not await self._store.fetch(self._store.sql["reset_subscription"], name, position):
-            raise SubscriptionNotFound(name)
+    async def reset(self, name: str, to: int | Start | datetime) -> None:
+        """Sets the checkpoint, forward or back: to ORIGIN, CURRENT, a position (exclusive), or a time (with a zone),
+        from which on events come. What was parked is forgotten.
 
+        A living owner adopts it, at its next checkpoint or renewal: transactions of handlers that are open then are
+        rolled back. Raises `SubscriptionNotFound`, `InvalidArgument`, `Unavailable`.
+        """
+        sql, position = self._store.sql, await self._position(to)
+        async with self._store.transaction() as connection:
+            with translated(self._store.schema):
+                number = await connection.fetchval(sql["lock_subscription"], name)
+                if number is None:
+                    raise SubscriptionNotFound(name)
+                await connection.execute(sql["unpark_all"], number)
+                await connection.execute(sql["reset_subscription"], number, position)
 
-def _info(row: asyncpg.Record) -> SubscriptionInfo:
-    return SubscriptionInfo(*row)
+    async def _position(self, to: int | Start | datetime) -> int:
+        match to:
+            case Start.ORIGIN:
+                return 0
+            case Start.CURRENT:
+                safe = await self._store.safe_position()
+                return int(await self._store.fetchval(self._store.sql["last_feed_position"], safe))
+            case datetime():
+                if to.tzinfo is None:
+                    raise InvalidArgument("to: the time has no zone")
+                return int(await self._store.fetchval(self._store.sql["position_before"], to))
+            case int() if not isinstance(to, bool) and 0 <= to < 2**63:
+                return to
+        raise InvalidArgument(f"to: {to!r} is neither ORIGIN, CURRENT, a position nor a time")
+
+    async def wait_for(self, name: str, position: int, *, seconds: float = 15.0) -> None:
+        """Waits until the position is safe and nothing of the subscription's feed up to it is left: handled, filtered
+        or parked. An append's `last_position` is what a reader of its own writes waits for.
+
+        Raises `OperationTimeout` after `seconds`, `SubscriptionNotFound`, `Unavailable`.
+        """
+        deadline, pause, safe = time.monotonic() + seconds, 0.005, False
+        while True:
+            safe = safe or await self._store.safe_position() >= position
+            if safe:
+                rows = await self._store.fetch(self._store.sql["left_of"], name, position)
+                if not rows:
+                    raise SubscriptionNotFound(name)
+                if not rows[0][0]:
+                    return
+            if time.monotonic() + pause > deadline:
+                raise OperationTimeout(f"subscription {name!r} has not finished position {position} in {seconds:g} s")
+            await asyncio.sleep(pause)
+            pause = min(0.1, pause * 1.5)
+
+    # --- what could not be handled
+
+    async def parked(self, name: str) -> Sequence[Parked]:
+        """In the order of the feed. Raises `SubscriptionNotFound`, `Unavailable`."""
+        await self.get(name)
+        return [Parked(*row) for row in await self._store.fetch(self._store.sql["list_parked"], name)]
+
+    async def retry(self, name: str, position: int | None = None) -> int:
+        """Asks the owner to handle a parked batch again, by its first position, or all that have failed; what waits
+        behind one goes with it. Returns how many were asked for. Raises `SubscriptionNotFound`, `Unavailable`."""
+        return await self._want(name, "retry", position)
+
+    async def discard(self, name: str, position: int | None = None) -> int:
+        """Asks the owner to forget a parked batch, by its first position, or all of them; what waits behind a discarded
+        one is handled then. Returns how many. Raises `SubscriptionNotFound`, `Unavailable`."""
+        return await self._want(name, "discard", position)
+
+    async def _want(self, name: str, what: str, position: int | None) -> int:
+        await self.get(name)
+        return len(await self._store.fetch(self._store.sql["want_parked"], name, what, position))

@@ -1,9 +1,11 @@
 """The ack map, against a plain model."""
 
+from random import Random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline_consumer.acks import AckMap
+from trunkline_consumer.acks import AckMap, Unit
 
 
 @given(st.data())
@@ -61,3 +63,33 @@ def test_broker_tags_are_released_up_to_the_durable_checkpoint_only() -> None:
     assert acks.settle(20) is None
     acks.forget_tags()
     assert acks.settle(99) is None
+
+
+@given(st.lists(st.sampled_from(["deliver", "filter"]), min_size=1, max_size=15), st.randoms(use_true_random=False))
+def test_units_tile_the_feed_and_may_be_finished_in_any_order(steps: list[str], random: Random) -> None:
+    """Each begins where the one before it ended; the low-water mark is the end of the last one below which all is
+    done."""
+    acks, units, position = AckMap(3), list[tuple[Unit | None, int]](), 3
+    for step in steps:
+        first = position + random.randint(1, 5)
+        before, position = acks.end, first + random.randint(0, 3)
+        if step == "deliver":
+            units.append((acks.deliver(first, position, size=7), position))
+            assert units[-1][0] is not None
+            assert (units[-1][0].start, acks.end) == (before, position)
+        else:
+            acks.filtered(position)
+            units.append((None, position))
+    unfinished = [unit for unit, _ in units if unit is not None]
+    random.shuffle(unfinished)
+    while True:
+        expected = 3
+        for unit, last in units:
+            if unit in unfinished:
+                break
+            expected = last
+        assert acks.low_water == expected
+        assert (len(acks), acks.size) == (len(unfinished), 7 * len(unfinished))
+        if not unfinished:
+            return
+        acks.finish(unfinished.pop())

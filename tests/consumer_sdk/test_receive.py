@@ -13,7 +13,9 @@ async def test_a_connect_can_be_cancelled_at_any_moment(vhost: str) -> None:
     async with await aio_pika.connect(vhost) as connection:
         channel = await connection.channel()
         await channel.declare_exchange("store", aio_pika.ExchangeType.TOPIC, durable=True)
-    receiver = Receiver(vhost, Queue("store.x", "store", "#", max_length=10, max_bytes=1000, expires=60.0), prefetch=10)
+    receiver = Receiver(
+        vhost, Queue("store.x", [("store", "#")], max_length=10, max_bytes=1000, expires=60.0), prefetch=10
+    )
     seconds = 0.0
     for _ in range(3):
         began = time.monotonic()

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from tests.whole.flow import QUICK, relay_running
 from trunkline_consumer import CURRENT, ORIGIN, Batch, Consumer, Options, State, Subscription
+from trunkline_consumer.own import Claim
 from trunkline_store import (
     ANY_VERSION,
     EventData,
@@ -368,8 +369,10 @@ async def test_no_batch_is_handed_out_on_a_lease_that_has_run_out(store: EventSt
         await append(store, n)
     async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
         await take(subscription)
-        lease = subscription._lease
-        assert lease is not None
+        tenure = subscription._tenure
+        assert tenure is not None
+        assert isinstance(tenure.claim, Claim)
+        lease = tenure.claim.lease
         lease._deadline = 0  # as if the process had been stopped meanwhile
         await store.fetchval("UPDATE eventstore.leases SET owner = gen_random_uuid(), epoch = epoch + 1")
         with pytest.raises(SubscriptionLost):  # noqa: PT012 - whichever of them finds out
@@ -385,19 +388,19 @@ async def test_another_past_is_entered_in_one_step(store: EventStore, consumer: 
         await append(store, n)
     async with consumer.subscribe_to_all_streams("s", options=small) as subscription:
         old = [await take(subscription), await take(subscription)]
-        fenced, tries, acks = subscription._fenced, 0, list[asyncio.Future[None]]()
+        first, claim, tries = subscription._tenure, subscription._claim, 0
 
-        async def slow_and_failing(lease: Any) -> int:
+        async def slow_and_failing(*, standby: bool) -> Any:
             nonlocal tries
             tries += 1
             if tries == 1:
                 raise StoreUnavailable("the database was away for a moment")
-            checkpoint = await fenced(lease)
-            acks.extend(asyncio.ensure_future(batch.ack()) for batch in old)  # of the old past, in the middle of it
+            found = await claim(standby=standby)
+            await asyncio.gather(*(batch.ack() for batch in old))  # of the old past, in the middle of it: no effect
             await asyncio.sleep(0.1)  # the answer is slow: the writer of checkpoints has its turns
-            return checkpoint
+            return found
 
-        subscription._fenced = slow_and_failing  # type: ignore[method-assign] # the answer's way is what is tested
+        subscription._claim = slow_and_failing  # type: ignore[method-assign] # the answer's way is what is tested
         async with store.acquire() as connection, connection.transaction():
             await connection.execute("UPDATE eventstore.store SET store_id = gen_random_uuid()")
             await connection.execute("DELETE FROM eventstore.leases")
@@ -405,11 +408,10 @@ async def test_another_past_is_entered_in_one_step(store: EventStore, consumer: 
         seen: list[int] = []
         while len(seen) < 6:
             batch = await take(subscription)
-            if batch._generation != subscription._generation:
+            if batch._tenure is first:
                 continue
             assert subscription.checkpoint < batch[0].position
             seen += data(batch)
             await batch.ack()
         assert seen == list(range(6))
         assert tries >= 2
-        await asyncio.gather(*acks)

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from tests.whole.flow import relay_running
+from trunkline_store import EventData
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,8 +46,18 @@ async def test_the_stores_guide_is_true(database: str) -> None:
 
 
 async def test_the_sdks_readme_is_true(database: str, vhost: str) -> None:
-    """Its example follows until it is stopped."""
+    """Its examples follow until they are stopped, and the handler's writes are there."""
     names = await run("consumer_sdk/README.md")
+    async with asyncpg.create_pool(database, min_size=1, max_size=1) as pool, names["EventStore"](database) as store:
+        await pool.execute("CREATE TABLE totals (events int); INSERT INTO totals VALUES (0)")
+        event = EventData("OrderPlaced", {})
+        await store.append_to_stream("order-1", 0, [event])
+        projecting = asyncio.create_task(names["project"](database, vhost))
+        async with asyncio.timeout(20):
+            while await pool.fetchval("SELECT events FROM totals") != 1:
+                await asyncio.sleep(0.01)  # between two looks
+        projecting.cancel()
+        await asyncio.wait([projecting])
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):  # it goes on until somebody ends it
             await names["follow"](database, vhost)

@@ -11,6 +11,7 @@ from trunkline_ops.commands.relay import relay
 from trunkline_ops.commands.replay import replay
 from trunkline_ops.commands.roles import roles
 from trunkline_ops.commands.schema import create, drop, init, migrate, migrations, reset
+from trunkline_ops.commands.subscriptions import subscriptions
 from trunkline_ops.failure import Program
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ for _panel, _command, _example in (
     ("RabbitMQ", replay, "trunkline replay --to billing --from 2048 --category order"),
 ):
     app.command(rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)
+app.add_typer(subscriptions, name="subscriptions", rich_help_panel="RabbitMQ")
 
 
 def _print_version(wanted: bool) -> None:

@@ -8,7 +8,7 @@ SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class AS c
 WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND (to_regclass('@schema@.blocks') IS NULL
        OR c.relname NOT IN ('schema_migrations', 'store', 'streams', 'events', 'links', 'leases', 'subscriptions',
-                            'relays', 'snapshots'))
+                            'relays', 'snapshots', 'parked'))
 
 -- name: lock_schema
 -- Who makes, changes or removes a schema does it alone, until the end of the transaction. The class is "trkl".
@@ -356,42 +356,170 @@ LIMIT 1
 
 -- name: fence_subscription
 -- The new owner shuts its predecessor out, and learns where to go on.
-UPDATE @schema@.subscriptions SET owner = $2, epoch = $3
-WHERE subscription_id = $1 AND epoch <= $3 RETURNING checkpoint
+UPDATE @schema@.subscriptions SET owner = $2, epoch = $3, halted = NULL
+WHERE subscription_id = $1 AND epoch <= $3 RETURNING checkpoint, finished
 
 -- name: checkpoint
 -- Moves forward only, and only for the owner of this epoch, in the history in which the events were read. No row: the
--- subscription is somebody else's, or gone, or the past is another one.
-UPDATE @schema@.subscriptions SET checkpoint = greatest(checkpoint, $4), updated_at = clock_timestamp()
+-- subscription is somebody else's, or gone, or the past is another one. Computed from the row as it is when its lock
+-- is had.
+UPDATE @schema@.subscriptions AS s
+SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled_v1(
+        s.checkpoint, s.finished, int8multirange(int8range(NULL, $4, '[]'))) AS f),
+    updated_at = clock_timestamp()
 WHERE subscription_id = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $5 RETURNING checkpoint
+
+-- name: finish
+-- As checkpoint, of one batch that covers its feed from $4 (exclusive) to $6: once only. No row may also mean that it
+-- is finished: the answer to a commit was lost, and the work is not to be done again.
+UPDATE @schema@.subscriptions AS s
+SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled_v1(
+        s.checkpoint, s.finished, int8multirange(int8range($4, $6, '(]'))) AS f),
+    updated_at = clock_timestamp()
+WHERE subscription_id = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $5
+  AND s.checkpoint < $6 AND NOT s.finished @> $6::bigint RETURNING checkpoint
+
+-- name: guard
+-- Locks the row for its owner, until the transaction ends.
+SELECT checkpoint FROM @schema@.subscriptions
+WHERE subscription_id = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $4 FOR NO KEY UPDATE
+
+-- name: halt
+UPDATE @schema@.subscriptions SET halted = $4::text::json
+WHERE subscription_id = $1 AND owner = $2 AND epoch = $3
+
+-- name: standing
+-- Whose it is now, and in which past: why a guard refused.
+SELECT @schema@.history_v1() AS history, l.owner, l.epoch, s.checkpoint, s.finished
+FROM @schema@.subscriptions AS s
+LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id WHERE s.subscription_id = $1
+
+-- name: park
+INSERT INTO @schema@.parked
+    (subscription_id, first_position, last_position, stream, key, attempts, error, traceback)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+
+-- name: park_again
+UPDATE @schema@.parked SET attempts = attempts + $3, error = $4, traceback = $5, wanted = NULL
+WHERE subscription_id = $1 AND first_position = $2
+
+-- name: unpark
+DELETE FROM @schema@.parked WHERE subscription_id = $1 AND first_position = $2
+
+-- name: parked_keys
+SELECT DISTINCT key FROM @schema@.parked WHERE subscription_id = $1 AND key IS NOT NULL
+
+-- name: parked_wanted
+-- What an operator wants done next.
+SELECT first_position, last_position, key, wanted FROM @schema@.parked
+WHERE subscription_id = $1 AND wanted IS NOT NULL ORDER BY first_position LIMIT 1
+
+-- name: parked_of_key
+SELECT first_position, last_position, key, wanted FROM @schema@.parked
+WHERE subscription_id = $1 AND key = $2 ORDER BY first_position LIMIT 1
+
+-- name: list_parked
+SELECT p.first_position, p.last_position, p.stream, p.key, p.attempts, p.error, p.traceback, p.wanted, p.parked_at
+FROM @schema@.parked AS p JOIN @schema@.subscriptions AS s USING (subscription_id)
+WHERE s.name = $1 ORDER BY p.first_position
+
+-- name: want_parked
+-- $3: one batch, or all. Only what has failed is tried again: what waits behind it goes with it, in order.
+UPDATE @schema@.parked AS p SET wanted = $2 FROM @schema@.subscriptions AS s
+WHERE s.subscription_id = p.subscription_id AND s.name = $1
+  AND ($2 = 'discard' OR p.attempts > 0) AND ($3::bigint IS NULL OR p.first_position = $3::bigint)
+RETURNING p.first_position
 
 -- name: see_subscription
 SELECT subscription_id, feed, checkpoint, owner, epoch, updated_at FROM @schema@.subscriptions WHERE name = $1
 
 -- name: list_subscriptions
--- With $1, that one only. `behind` is counted up to 10,000; written as a constant, the planner scans the table for it.
+-- With $1, that one only; up to the safe position $2. `behind` is counted up to 10,000.
 SELECT s.name, s.feed, s.checkpoint, CASE WHEN l.until >= clock_timestamp() THEN l.owner END AS owner, s.epoch,
-       s.created_at, s.updated_at,
-       (SELECT count(*) FROM (SELECT FROM @schema@.events AS e WHERE e.position > s.checkpoint
-                              ORDER BY e.position LIMIT (SELECT 10000)) AS ahead) AS behind
+       s.created_at, s.updated_at, a.events AS behind,
+       coalesce(extract(epoch FROM clock_timestamp() - a.since), 0)::float8 AS seconds_behind,
+       (SELECT count(*) FROM @schema@.parked AS p WHERE p.subscription_id = s.subscription_id) AS parked,
+       s.halted::text AS halted
 FROM @schema@.subscriptions AS s
 LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
+CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 10000) AS a
 WHERE $1::text IS NULL OR s.name = $1
 ORDER BY s.name
 
+-- name: left_of
+-- Whether anything of a subscription's feed is left up to a position.
+SELECT a.events FROM @schema@.subscriptions AS s
+CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 1) AS a WHERE s.name = $1
+
+-- name: position_before
+-- The last position before the first event that was appended at a time or later.
+SELECT coalesce((SELECT position FROM @schema@.events
+                 WHERE position < coalesce((SELECT min(position) FROM (SELECT position FROM @schema@.events
+                                            WHERE created_at >= $1 OFFSET 0) AS later), 9223372036854775807)
+                 ORDER BY position DESC LIMIT 1), 0)
+
+-- name: feed_position_of
+-- Where a version of a stream stands in it; null if it is not there.
+SELECT coalesce(
+    (SELECT e.position FROM @schema@.events AS e WHERE e.stream_id = s.stream_id AND e.stream_version = $2),
+    (SELECT l.feed_position FROM @schema@.links AS l WHERE l.stream_id = s.stream_id AND l.stream_version = $2))
+FROM @schema@.streams AS s WHERE s.stream = $1
+
+-- name: stream_place
+-- Where to read a stream on above a position.
+SELECT stream_id, @schema@.version_above_v1(stream_id, $2) AS version FROM @schema@.streams
+WHERE stream = $1 AND deleted_at IS NULL
+
+-- name: page_stream
+-- Of stream $1 from version $2 on, its own events and linked ones, up to the safe position $3: at most $4, and none that
+-- begins after $5 bytes of data. Which they are is found out first, then their data is fetched.
+SELECT e.position, o.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
+       e.correlation_id, e.causation_id, e.created_at, e.size, p.number, p.feed_position
+FROM (SELECT *, sum(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size AS bytes_before FROM (
+        SELECT * FROM (
+            (SELECT position, stream_version AS number, position AS feed_position, size FROM @schema@.events
+             WHERE stream_id = $1 AND stream_version >= $2 ORDER BY stream_version LIMIT $4)
+            UNION ALL
+            (SELECT l.position, l.stream_version, l.feed_position, e.size FROM @schema@.links AS l
+             CROSS JOIN LATERAL (SELECT size FROM @schema@.events WHERE position = l.position OFFSET 0) AS e
+             WHERE l.stream_id = $1 AND l.stream_version >= $2 ORDER BY l.stream_version LIMIT $4)) AS mixed
+        WHERE feed_position <= $3 ORDER BY number LIMIT $4) AS chosen) AS p
+CROSS JOIN LATERAL (SELECT * FROM @schema@.events WHERE position = p.position OFFSET 0) AS e
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS o
+WHERE p.bytes_before < $5
+ORDER BY p.number
+
+-- name: renew_leases
+-- All leases of a process in one statement. One whose row somebody has locked is passed over: he must not delay the
+-- others. `ours`: it was not taken, whether it could be renewed now or not.
+WITH wanted AS (SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS w (name, owner, epoch)),
+free AS (SELECT l.name FROM @schema@.leases AS l JOIN wanted AS w USING (name, owner, epoch)
+         ORDER BY l.name FOR NO KEY UPDATE OF l SKIP LOCKED),
+renewed AS (UPDATE @schema@.leases SET until = clock_timestamp() + length
+            WHERE name IN (SELECT name FROM free) RETURNING name)
+SELECT w.name, w.epoch, EXISTS (SELECT FROM renewed AS r WHERE r.name = w.name) AS renewed,
+       EXISTS (SELECT FROM @schema@.leases AS l WHERE (l.name, l.owner, l.epoch) = (w.name, w.owner, w.epoch)) AS ours
+FROM wanted AS w
+
 -- name: delete_subscription
 -- A new one of the same name has another id, which no former owner's guard fits.
-WITH gone AS (DELETE FROM @schema@.subscriptions WHERE name = $1 RETURNING subscription_id)
+WITH gone AS (DELETE FROM @schema@.subscriptions WHERE name = $1 RETURNING subscription_id),
+unparked AS (DELETE FROM @schema@.parked WHERE subscription_id IN (SELECT subscription_id FROM gone))
 DELETE FROM @schema@.leases WHERE name IN (SELECT 'subscription ' || subscription_id FROM gone)
 
+-- name: lock_subscription
+SELECT subscription_id FROM @schema@.subscriptions WHERE name = $1 FOR NO KEY UPDATE
+
+-- name: unpark_all
+DELETE FROM @schema@.parked WHERE subscription_id = $1
+
 -- name: reset_subscription
--- The one who resets becomes its owner for a moment, in an epoch of his own: no guard of a former owner fits.
-WITH target AS (SELECT subscription_id FROM @schema@.subscriptions WHERE name = $1),
-taken AS (
+-- In the owner's next epoch, so that no guard fits that was had before: a living owner finds out, and adopts it.
+WITH taken AS (
     INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until)
-    SELECT 'subscription ' || subscription_id, gen_random_uuid(), 1, '0', '-infinity' FROM target
-    ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, epoch = l.epoch + 1, until = excluded.until
-    RETURNING l.owner, l.epoch)
+    VALUES ('subscription ' || $1::bigint, gen_random_uuid(), 1, '0', '-infinity')
+    ON CONFLICT (name) DO UPDATE SET epoch = l.epoch + 1 RETURNING l.owner, l.epoch)
 UPDATE @schema@.subscriptions AS s
-SET checkpoint = $2, owner = taken.owner, epoch = taken.epoch, updated_at = clock_timestamp()
-FROM target, taken WHERE s.subscription_id = target.subscription_id RETURNING s.subscription_id
+SET checkpoint = $2, finished = '{}', halted = NULL, owner = taken.owner, epoch = taken.epoch,
+    updated_at = clock_timestamp()
+FROM taken WHERE s.subscription_id = $1

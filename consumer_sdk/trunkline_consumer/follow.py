@@ -1,0 +1,213 @@
+"""The way of the data: catching up ⇄ live.
+
+Catching up reads the store to its safe position; live takes messages of the queue as long as each goes on where the
+last one ended. Everything else is one and the same return to catching up: a hole, a queue that was deleted, purged or
+overflowed, a broker that is away, a relay that is dead (no progress for a while), a damaged message. Both sources
+end in one `Tenure.deliver`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
+
+import msgspec
+
+from trunkline_consumer.feed import Feed, Kind
+from trunkline_consumer.options import Options
+from trunkline_consumer.own import BeginAgain
+from trunkline_consumer.place import Verdict, verdict
+from trunkline_consumer.receive import Received, Receiver
+from trunkline_consumer.replay import replay
+from trunkline_consumer.tenure import Tenure
+from trunkline_store import BrokerUnavailable, EventStore, RecordedEvent, Unavailable
+from trunkline_store.read import from_all, from_message
+from trunkline_store.wire import BadMessage, ReceivedEvent, decode, placement
+
+log = logging.getLogger("trunkline.consumer")
+
+
+class Counts(msgspec.Struct):
+    """What happened so far: events by where they came from, messages that brought nothing new, holes that were seen."""
+
+    from_queue: int = 0
+    from_store: int = 0
+    duplicates: int = 0
+    holes: int = 0
+    healed: int = 0
+    """Events from the store after the subscription had been live for the first time."""
+
+
+class Follower:
+    """Follows a feed during one tenure. live: told with each change whether it is live."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        feed: Feed,
+        receiver: Receiver,
+        tenure: Tenure,
+        options: Options,
+        counts: Counts,
+        live: Callable[[bool], None],
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._receiver = receiver
+        self._tenure = tenure
+        self._options = options
+        self._counts = counts
+        self._live = live
+        self._was_live = counts.from_queue > 0
+
+    async def follow(self) -> None:
+        """For ever. Raises `BeginAgain` where the past is another one."""
+        quiet = 0
+        while True:
+            try:
+                self._live(False)
+                found, unheard = await self._catch_up(), not self._counts.from_queue
+                quiet = quiet + 1 if found and self._receiver.connected and not unheard else 0
+                if quiet > 1 and quiet.bit_count() == 1:
+                    await self._receiver.bind_again()  # the store has what the queue should have had
+                self._live(True)
+                if await self._listen():
+                    quiet = 0
+            except (Unavailable, BrokerUnavailable) as error:
+                log.warning("subscription %s: %s", self._tenure.claim.name, error)
+                await asyncio.sleep(random.uniform(0.1, 0.3))
+
+    async def consume(self) -> None:
+        """Keeps the queue there and consumed, as far as the broker lets us."""
+        pause, name = 0.1, self._tenure.claim.name
+        while True:
+            self._tenure.acks.forget_tags()
+            try:
+                await self._receiver.connect()
+                pause = 0.1
+                await self._receiver.lost()
+                log.warning("subscription %s lost its queue; it goes on from the store", name)
+            except BrokerUnavailable as error:
+                log.warning("subscription %s: %s; it goes on from the store", name, error)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(5.0, pause * 2)
+
+    async def checkpoint(self) -> None:
+        """Writes checkpoints as they are due, for ever, and tells the broker what is done with."""
+        tenure = self._tenure
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._options.checkpoint_after):
+                    await tenure.due.wait()
+            tenure.due.clear()
+            try:
+                await tenure.write()
+                await self._settle()
+            except Unavailable as error:
+                log.warning("subscription %s: checkpoint not written yet: %s", tenure.claim.name, error)
+                tenure.due.set()
+                await asyncio.sleep(random.uniform(0.1, 0.3))
+
+    async def _settle(self) -> None:
+        generation = self._receiver.generation
+        tag = self._tenure.acks.settle(self._tenure.durable)
+        if tag is not None:
+            await self._receiver.ack(tag, generation)
+
+    async def _catch_up(self) -> bool:
+        """Reads the store to its safe position. Returns whether there was anything."""
+        store, tenure = self._store, self._tenure
+        row = await store.fetchrow(store.sql["poll"])
+        assert row is not None
+        safe, history = row
+        if history != tenure.claim.history:
+            log.warning("subscription %s: the history changed to %s", tenure.claim.name, history)
+            raise BeginAgain
+        found = False
+        async with aclosing(replay(store, self._feed, tenure.delivered, safe)) as batches:
+            async for events in batches:
+                await self._deliver(events)
+                found = True
+                self._counts.from_store += len(events)
+                self._counts.healed += len(events) if self._was_live else 0
+        tenure.delivered = max(tenure.delivered, safe)
+        return found
+
+    async def _deliver(self, events: Sequence[RecordedEvent]) -> None:
+        """When there is room, and while we are the owner."""
+        tenure = self._tenure
+        await tenure.room()
+        if not tenure.claim.held:
+            await tenure.claim.until_held()  # the database is away, or we were paused: the keeper finds out which
+        tenure.deliver(events)
+
+    async def _listen(self) -> bool:
+        """Takes messages while they go on where we stand. Returns when the store must be asked, and whether a message
+        came at all."""
+        receiver, progress, heard = self._receiver, time.monotonic(), False
+        while True:
+            message = receiver.at_hand()
+            if message is None:
+                idle = self._options.idle if receiver.connected else self._options.idle / 10
+                remaining = progress + idle - time.monotonic()
+                if remaining <= 0:
+                    return heard
+                if not receiver.connected:
+                    await asyncio.sleep(remaining)
+                    return heard
+                message = await receiver.next(remaining)
+                if message is None:
+                    return heard
+            self._was_live = heard = True
+            try:
+                if not self._feed.covers(message.headers):
+                    self._tenure.acks.received(message.tag, 0)
+                    self._tenure.hold_nothing_up()
+                    if time.monotonic() > progress + self._options.idle:
+                        return heard
+                elif await self._take(message):
+                    progress = time.monotonic()
+                else:
+                    return heard
+            except BadMessage as error:
+                log.warning("subscription %s: message passed over: %s", self._tenure.claim.name, error)
+                self._tenure.acks.received(message.tag, 0)
+                self._counts.holes += 1
+                return heard
+
+    async def _take(self, message: Received) -> bool:
+        """Returns whether it goes on from here. Raises `BadMessage`."""
+        tenure = self._tenure
+        place = placement(message.headers, self._store.schema)
+        found = verdict(place, self._feed.previous(place), tenure.delivered, tenure.claim.history)
+        tenure.acks.received(message.tag, 0 if found is Verdict.FOREIGN else place.last_position)
+        match found:
+            case Verdict.NEXT:
+                received = [event for event in decode(message.body) if event.feed_position > tenure.delivered]
+                if received:
+                    await self._deliver([await self._recorded(event) for event in received])
+                    self._counts.from_queue += len(received)
+            case Verdict.DUPLICATE:
+                self._counts.duplicates += 1
+                await self._settle()
+            case Verdict.HOLE:
+                self._counts.holes += 1
+                return False
+            case Verdict.FOREIGN:
+                await self._settle()
+        return True
+
+    async def _recorded(self, event: ReceivedEvent) -> RecordedEvent:
+        number = event.feed_version if self._feed.kind is Kind.STREAM else event.position
+        if event.payload is not None:
+            return from_message(event, number, self._store.serializer)
+        query, at = self._store.sql["read_all_forward"], event.position  # too large for a message
+        rows = await self._store.fetch(query, at, at, 1, 1)
+        if not rows:
+            raise BadMessage(f"event {at} is no longer in the store")
+        found = from_all(rows, self._store.serializer)[0]
+        return msgspec.structs.replace(found, event_number=number, feed_position=event.feed_position)

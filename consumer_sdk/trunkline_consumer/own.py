@@ -1,0 +1,258 @@
+"""Who owns a subscription, and what only the owner may write.
+
+A claim is one owner's right to a subscription's row: from its lease on, in one epoch and one history. It ends when
+somebody else has the lease, when the subscription is reset (the same owner begins again) or deleted, or with its past.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from uuid import UUID
+
+from trunkline_consumer.acks import Unit
+from trunkline_consumer.feed import Feed, Kind
+from trunkline_consumer.options import Options
+from trunkline_store import (
+    EventStore,
+    InvalidArgument,
+    Start,
+    SubscriptionAlreadyExists,
+    SubscriptionLost,
+    Unavailable,
+)
+from trunkline_store.connections import Connection
+from trunkline_store.lease import Keeper, Lease
+from trunkline_store.translate import translated
+
+
+class BeginAgain(Exception):
+    """The subscription was reset, or the past is another one: its rows say where we are now."""
+
+
+class Claim:
+    """What the owner holds. `checkpoint` and `finished` are as it found them: intervals (previous, last] above it."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        name: str,
+        number: int,
+        lease: Lease,
+        history: str,
+        row: Any,
+        keys: set[str],
+        transaction_idle: float,
+    ) -> None:
+        self.name = name
+        self.lease = lease
+        self.history = history
+        self.checkpoint: int = row["checkpoint"]
+        self.finished = [(each.lower - 1, each.upper - 1) for each in row["finished"]]
+        self.parked_keys = keys
+        self._store = store
+        self._number = number
+        self._idle = f"{transaction_idle * 1000:.0f}ms"
+
+    @property
+    def held(self) -> bool:
+        """Whether nobody else can own it yet, judged without asking."""
+        return self.lease.held
+
+    async def until_held(self) -> None:
+        await self.lease.until_held()
+
+    async def until_lost(self) -> None:
+        """Raises what has become of the claim, when it has ended."""
+        while True:
+            await self.lease.lost.wait()
+            with suppress(Unavailable):  # then it is asked again
+                await self.ended()
+            await asyncio.sleep(0.1)
+
+    async def ended(self) -> None:
+        """Raises `BeginAgain` or `SubscriptionLost`, if the claim has ended."""
+        row = await self._store.fetchrow(self._store.sql["standing"], self._number)
+        if row is None:
+            if await self._store.fetchval(self._store.sql["history"]) != self.history:
+                raise BeginAgain
+            raise SubscriptionLost(self.name, "was deleted")
+        if row["history"] != self.history or (row["owner"] == self.lease.owner and row["epoch"] != self.lease.epoch):
+            raise BeginAgain
+        if row["owner"] != self.lease.owner:
+            raise SubscriptionLost(self.name)
+
+    async def write(self, position: int) -> int:
+        """Everything up to a position is finished. Returns the checkpoint. Raises `BeginAgain`, `SubscriptionLost`."""
+        args = self._number, self.lease.owner, self.lease.epoch, position, self.history
+        written: int | None = await self._store.fetchval(self._store.sql["checkpoint"], *args)
+        if written is None:
+            await self.ended()
+            raise SubscriptionLost(self.name)
+        return written
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Whose end cannot be put off without end by a program that was paused."""
+        async with self._store.transaction() as connection:
+            with translated(self._store.schema):
+                await connection.execute(
+                    f"SET LOCAL idle_in_transaction_session_timeout = '{self._idle}'; "
+                    f"SET LOCAL lock_timeout = '{self._idle}'"
+                )
+            yield connection
+
+    async def finish(self, connection: Connection, unit: Unit) -> int | None:
+        """In a transaction, as its last statement: this batch is finished. Returns the checkpoint; None if the batch
+        was finished before, by a transaction whose answer was lost. Raises `BeginAgain`, `SubscriptionLost`."""
+        args = self._number, self.lease.owner, self.lease.epoch, unit.start, self.history, unit.last
+        with translated(self._store.schema):
+            written: int | None = await connection.fetchval(self._store.sql["finish"], *args)
+            if written is not None:
+                return written
+            row = await connection.fetchrow(self._store.sql["standing"], self._number)
+        ours = self.history, self.lease.owner, self.lease.epoch
+        if row is not None and (row["history"], row["owner"], row["epoch"]) == ours:
+            return None
+        await self.ended()
+        raise SubscriptionLost(self.name)
+
+    async def guard(self, connection: Connection) -> None:
+        """In a transaction: nobody else can become the owner until it ends. Raises as `finish`."""
+        args = self._number, self.lease.owner, self.lease.epoch, self.history
+        with translated(self._store.schema):
+            if await connection.fetchval(self._store.sql["guard"], *args) is None:
+                await self.ended()
+                raise SubscriptionLost(self.name)
+
+    async def execute(self, connection: Connection, query: str, *args: object) -> None:
+        """A statement about this subscription, in a transaction."""
+        with translated(self._store.schema):
+            await connection.execute(self._store.sql[query], self._number, *args)
+
+    async def fetchrow(self, query: str, *args: object) -> Any:
+        """The first row of a question about this subscription."""
+        return await self._store.fetchrow(self._store.sql[query], self._number, *args)
+
+    async def halt(self, why: str) -> None:
+        """Keeps why the owner gave up (JSON)."""
+        args = self.lease.owner, self.lease.epoch, why
+        await self._store.fetch(self._store.sql["halt"], self._number, *args)
+
+
+class Owner:
+    """Makes claims to one subscription, one after the other."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        keeper: Keeper,
+        name: str,
+        feed: Feed,
+        start: Start | int,
+        owner: UUID,
+        options: Options,
+    ) -> None:
+        self._store = store
+        self._keeper = keeper
+        self._name = name
+        self._feed = feed
+        self._start = start
+        self._owner = owner
+        self._options = options
+
+    async def claim(self, *, standby: bool) -> Claim:
+        """Waits for an owner that has vanished, at most its lease; with `standby`, for any.
+
+        Raises `SubscriptionAlreadyExists`, `InvalidArgument`, `Unavailable`.
+        """
+        store = self._store
+        history = str(await store.fetchval(store.sql["history"]))
+        number = await self._row()
+        lease = await self._lease(f"subscription {number}", standby=standby)
+        self._keeper.add(lease)
+        try:
+            row = await store.fetchrow(store.sql["fence_subscription"], number, self._owner, lease.epoch)
+            if row is None:
+                raise SubscriptionLost(self._name)
+            keys = {each["key"] for each in await store.fetch(store.sql["parked_keys"], number)}
+        except BaseException:
+            await self.release(lease)
+            raise
+        return Claim(store, self._name, number, lease, history, row, keys, self._options.transaction_idle)
+
+    async def release(self, lease: Lease) -> None:
+        """Lets the next one in at once."""
+        self._keeper.remove(lease)
+        with suppress(Unavailable):
+            await lease.release()
+
+    async def _row(self) -> int:
+        store = self._store
+        row = await store.fetchrow(store.sql["see_subscription"], self._name)
+        if row is None:
+            first = await first_checkpoint(store, self._feed, self._start)
+            row = await store.fetchrow(store.sql["create_subscription"], self._name, self._feed.label, first)
+        assert row is not None
+        if row["feed"] != self._feed.label:
+            raise InvalidArgument(f"subscription {self._name!r} follows {row['feed']!r}, not {self._feed.label!r}")
+        return int(row["subscription_id"])
+
+    async def _lease(self, name: str, *, standby: bool) -> Lease:
+        store = self._store
+        seen: Any = None
+        while True:
+            lease = await Lease.acquire(store, name, self._owner, self._options.lease)
+            if lease is not None:
+                return lease
+            row = await store.fetchrow(store.sql["see_lease"], name)
+            if not standby and row is not None and seen is not None and row != seen:
+                raise SubscriptionAlreadyExists(self._name)  # it was renewed, or taken: somebody is alive
+            seen = row
+            await asyncio.sleep(0.1)
+
+
+async def first_checkpoint(store: EventStore, feed: Feed, start: Start | int) -> int:
+    """Where a new subscription begins: always a position that an event has, or 0, never the safe position."""
+    match start:
+        case Start.ORIGIN:
+            return 0
+        case Start.CURRENT:
+            if feed.kind is Kind.STREAM:
+                await _not_deleted(store, feed.name)
+            return int(await store.fetchval(store.sql["last_feed_position"], await store.safe_position()))
+    if feed.kind is not Kind.STREAM or start == 0:
+        return start
+    position: int | None = await store.fetchval(store.sql["feed_position_of"], feed.name, start)
+    if position is None:
+        raise InvalidArgument(f"start_from: stream {feed.name!r} has no version {start}")
+    return position
+
+
+async def _not_deleted(store: EventStore, stream: str) -> None:
+    from trunkline_store import StreamNotFound
+
+    with suppress(StreamNotFound):  # it may come
+        await store.stream_info(stream)
+
+
+class NoClaim:
+    """Of a transient subscription: nobody else can own it, and nothing of it is kept."""
+
+    def __init__(self, name: str, history: str, checkpoint: int) -> None:
+        self.name = name
+        self.history = history
+        self.checkpoint = checkpoint
+        self.finished: Sequence[tuple[int, int]] = ()
+        self.held = True
+
+    async def until_held(self) -> None:
+        return
+
+    async def until_lost(self) -> None:
+        await asyncio.Event().wait()
+
+    async def write(self, position: int) -> int:
+        return position

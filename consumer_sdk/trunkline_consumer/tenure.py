@@ -1,0 +1,219 @@
+"""One owner's time with a subscription: from a checkpoint on, until it is stopped, lost, or begins again.
+
+What is delivered comes in here, whether it was read from the store or received from the broker; what is handed out,
+acknowledged and finished is kept here, and when a checkpoint is due. Nothing of one tenure is mixed with another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple
+
+from trunkline_consumer.acks import AckMap, Unit
+from trunkline_consumer.batch import Batch
+from trunkline_consumer.bell import Bell
+from trunkline_consumer.feed import Feed, Kind
+from trunkline_consumer.options import Options
+from trunkline_consumer.own import Claim, NoClaim
+from trunkline_store import InvalidArgument, RecordedEvent, SubscriptionLost, UnexpectedAck
+from trunkline_store.connections import Connection
+
+
+class Shape(NamedTuple):
+    """What an application makes of events before they are handled."""
+
+    selector: Callable[[RecordedEvent], bool] | None = None
+    mapper: Callable[[RecordedEvent], Any] | None = None
+    partition_by: Callable[[RecordedEvent], Hashable] | None = None
+
+
+class _Finished(Exception):
+    """The batch was finished before."""
+
+
+class Tenure:
+    """`arrived`: rung when a batch is ready, or the tenure has ended."""
+
+    def __init__(self, claim: Claim | NoClaim, feed: Feed, options: Options, shape: Shape, arrived: Bell) -> None:
+        self.claim = claim
+        self.acks = AckMap(claim.checkpoint)
+        self.delivered = claim.checkpoint
+        """The feed was handed over, or read, up to here."""
+        self.durable = claim.checkpoint
+        self.ready: deque[Batch] = deque()
+        self.over = False
+        self.error: BaseException | None = None
+        """Why it ended, where acks are to fail for it."""
+        self.due = asyncio.Event()
+        """Set when the checkpoint is to be written."""
+        self.settled = Bell()
+        """Rung when the checkpoint was written."""
+        self._feed = feed
+        self._options = options
+        self._shape = shape
+        self.arrived = arrived
+        self._room = Bell()
+        self._counted = 0
+        self._handed_out = claim.checkpoint
+        self._before = list(claim.finished)
+
+    def shelf(self, after: int) -> Tenure:
+        """Where batches are made of events that are read again; nothing of it is a part of this tenure."""
+        return Tenure(
+            NoClaim(self.claim.name, self.claim.history, after), self._feed, self._options, self._shape, Bell()
+        )
+
+    # --- in
+
+    async def room(self) -> None:
+        """Waits until the window has room for a batch."""
+        acks, options = self.acks, self._options
+        while len(acks) >= options.buffer_size or (len(acks) and acks.size >= options.buffer_bytes):
+            await self._room.wait()
+
+    def deliver(self, events: Sequence[RecordedEvent]) -> None:
+        """Hands over a batch, as it was cut, of events above `delivered`."""
+        last = events[-1].feed_position
+        chosen: Sequence[RecordedEvent] = events
+        if self._before:
+            chosen = [event for event in events if not self._was_finished(event.feed_position)]
+        selector, partition_by, error = self._shape.selector, self._shape.partition_by, None
+        try:
+            if selector is not None:
+                chosen = [event for event in chosen if selector(event)]
+            keys: list[Hashable] = (
+                [partition_by(event) for event in chosen] if partition_by is not None else [None] * len(chosen)
+            )
+            hash(tuple(keys))
+        except Exception as raised:  # noqa: BLE001 - the application's: it is an error of this batch alone
+            error, keys = raised, [events[0].stream] * len(chosen)
+        self.delivered = last
+        begin = 0
+        for end in range(1, len(chosen) + 1):
+            if end == len(chosen) or keys[end] != keys[begin]:
+                self._ready(chosen[begin:end], keys[begin], error)
+                begin = end
+        if self.acks.end < last:
+            self.acks.filtered(last)
+            self.hold_nothing_up()
+
+    def _ready(self, events: Sequence[RecordedEvent], key: Hashable, error: Exception | None) -> None:
+        values: Sequence[Any] = events
+        if self._shape.mapper is not None and error is None:
+            try:
+                values = [self._shape.mapper(event) for event in events]
+            except Exception as raised:  # noqa: BLE001 - as above
+                error = raised
+        unit = self.acks.deliver(
+            events[0].feed_position,
+            events[-1].feed_position,
+            count=len(events),
+            size=sum([event.size for event in events]),
+        )
+        stream = self._feed.name if self._feed.kind is Kind.STREAM else events[0].stream
+        self.ready.append(Batch(events, values, stream=stream, key=key, tenure=self, unit=unit, error=error))
+        self.arrived.ring()
+
+    def _was_finished(self, position: int) -> bool:
+        """By a predecessor, above its checkpoint."""
+        before = self._before
+        index = bisect_left(before, (position, -1))
+        if index == len(before) and before[-1][1] < position:
+            before.clear()
+            return False
+        return index > 0 and before[index - 1][1] >= position
+
+    def hold_nothing_up(self) -> None:
+        """The broker sends no more than the prefetch: no threshold may stop it."""
+        if self.acks.held >= self._options.prefetch // 2:
+            self.due.set()
+
+    # --- out
+
+    def take(self) -> Batch:
+        """The next batch, which is in flight from now on."""
+        batch = self.ready.popleft()
+        self._handed_out = batch.unit.last
+        return batch
+
+    async def ack(self, handled: RecordedEvent | Sequence[RecordedEvent] | int) -> None:
+        """See `Subscription.ack`."""
+        if isinstance(handled, Sequence):
+            if not handled:
+                raise InvalidArgument("ack: there is no event in the list")
+            handled = handled[-1]
+        position = handled if isinstance(handled, int) else handled.feed_position
+        if self._is_over():
+            return
+        if position > self._handed_out or not self.acks.ack(position):
+            raise UnexpectedAck(self.claim.name, position)
+        if self._progress():
+            while self.durable < min(position, self.acks.low_water) and not self._is_over():
+                await self.settled.wait()
+
+    def _is_over(self) -> bool:
+        """It was delivered before a reset, or in another past: it comes once more. Raises why acks are too late."""
+        if self.error is not None:
+            raise self.error
+        return self.over
+
+    def _progress(self) -> bool:
+        """Something was finished. Returns whether the checkpoint is to be written."""
+        self._room.ring()
+        self.hold_nothing_up()
+        if self.acks.finished - self._counted >= self._options.checkpoint_threshold:
+            self.due.set()
+            return True
+        return False
+
+    def finished(self, unit: Unit, checkpoint: int | None = None) -> None:
+        """A batch was handled; with `checkpoint`, it is written down already."""
+        self.acks.finish(unit)
+        if checkpoint is None:
+            self._progress()
+        else:
+            self._counted = self.acks.finished
+            self.durable = max(self.durable, checkpoint)
+            self._room.ring()
+            self.settled.ring()
+            self.hold_nothing_up()
+
+    @asynccontextmanager
+    async def transaction(self, batch: Batch) -> AsyncIterator[Connection]:
+        """See `Batch.transaction`."""
+        claim = self.claim
+        if isinstance(claim, NoClaim):
+            raise InvalidArgument("a transient subscription keeps no checkpoint that a transaction could write")
+        checkpoint: int | None = None
+        if self._is_over():
+            raise SubscriptionLost(claim.name, "has begun again")
+        with suppress(_Finished):
+            async with claim.transaction() as connection:
+                yield connection
+                checkpoint = await claim.finish(connection, batch.unit)
+                if checkpoint is None:
+                    raise _Finished
+        self.finished(batch.unit, self.durable if checkpoint is None else checkpoint)
+
+    # --- checkpoints
+
+    async def write(self) -> None:
+        """In this order: handled, written in PostgreSQL; then the broker may be told. Raises as the claim does."""
+        position = self.acks.low_water
+        if position > self.durable:
+            self._counted = self.acks.finished
+            self.durable = max(self.durable, await self.claim.write(position))
+            self.settled.ring()
+
+    def end(self, error: BaseException | None) -> None:
+        """Nothing more is handed out. Acks fail with `error`, or have no effect."""
+        self.over = True
+        self.error = error
+        self.ready.clear()
+        self._room.ring()
+        self.settled.ring()
+        self.arrived.ring()

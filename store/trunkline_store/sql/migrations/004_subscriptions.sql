@@ -1,0 +1,103 @@
+-- Subscriptions in full: what is finished above a checkpoint, what could not be handled, how far behind they are.
+
+ALTER TABLE @schema@.subscriptions
+    ADD finished int8multirange NOT NULL DEFAULT '{}',  -- above the checkpoint: intervals that tile the feed
+    ADD halted   json;  -- why the last owner gave up: position, attempts, error, traceback, at
+
+-- Batches that a handler could not handle, and those that wait behind them, by reference: the events are in the store.
+CREATE TABLE @schema@.parked (
+    subscription_id bigint NOT NULL,
+    first_position  bigint NOT NULL,
+    last_position   bigint NOT NULL,
+    stream          text COLLATE "C" NOT NULL,
+    key             text COLLATE "C",  -- of the partition that waits behind it; null: nothing does
+    attempts        integer NOT NULL,  -- 0: it was never tried, and waits behind another
+    error           text,
+    traceback       text,
+    wanted          text CHECK (wanted IN ('retry', 'discard')),  -- by an operator; the owner does it
+    parked_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (subscription_id, first_position)
+);
+CREATE INDEX parked_key ON @schema@.parked (subscription_id, key, first_position) WHERE key IS NOT NULL;
+CREATE INDEX parked_wanted ON @schema@.parked (subscription_id, first_position) WHERE wanted IS NOT NULL;
+
+-- When positions were appended, roughly: a subscription is reset to a time with it. It takes a few kB.
+CREATE INDEX events_created_at ON @schema@.events USING brin (created_at);
+
+-- A checkpoint and what is finished above it, when `_more` is finished too.
+CREATE FUNCTION @schema@.settled_v1(_checkpoint bigint, _finished int8multirange, _more int8multirange,
+    OUT checkpoint bigint, OUT finished int8multirange)
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH done AS (SELECT _finished + _more + int8multirange(int8range(NULL, _checkpoint, '[]')) AS every),
+    lowest AS (SELECT upper(r) - 1 AS last FROM done, unnest(every) AS r WHERE lower_inf(r))
+    SELECT last, every - int8multirange(int8range(NULL, last, '[]')) FROM done, lowest
+$$;
+
+-- The lowest version of a stream whose feed position is above `_position`: positions grow as versions do, so it is
+-- searched by halves. Versions may be missing, where a hard delete took the event of a link.
+CREATE FUNCTION @schema@.version_above_v1(_stream_id bigint, _position bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    _low    bigint := 1;
+    _high   bigint := (SELECT version + 1 FROM @schema@.streams WHERE stream_id = _stream_id);
+    _middle bigint;
+    _found  record;
+BEGIN
+    WHILE _low < _high LOOP
+        _middle := (_low + _high) / 2;
+        SELECT * INTO _found FROM (
+            (SELECT stream_version, position FROM @schema@.events
+             WHERE stream_id = _stream_id AND stream_version >= _middle ORDER BY stream_version LIMIT 1)
+            UNION ALL
+            (SELECT stream_version, feed_position FROM @schema@.links
+             WHERE stream_id = _stream_id AND stream_version >= _middle ORDER BY stream_version LIMIT 1)
+        ) AS v ORDER BY stream_version LIMIT 1;
+        IF NOT FOUND OR _found.position > _position THEN
+            _high := _middle;
+        ELSE
+            _low := _found.stream_version + 1;
+        END IF;
+    END LOOP;
+    RETURN _low;
+END $$;
+
+-- What of a feed is above the checkpoint and not finished, up to a position: how many events, at most so many, and
+-- since when the first of them is there.
+CREATE FUNCTION @schema@.ahead_v1(_feed text, _checkpoint bigint, _finished int8multirange, _upto bigint, _most integer,
+    OUT events bigint, OUT since timestamptz)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    _id   bigint;
+    _from bigint;
+BEGIN
+    IF _feed = '$all' THEN
+        SELECT count(*), (array_agg(a.created_at ORDER BY a.position))[1] INTO events, since FROM (
+            SELECT e.position, e.created_at FROM @schema@.events AS e
+            WHERE e.position > _checkpoint AND e.position <= _upto AND NOT _finished @> e.position
+            ORDER BY e.position LIMIT _most) AS a;
+    ELSIF starts_with(_feed, '$category-') THEN
+        SELECT count(*), (array_agg(a.created_at ORDER BY a.position))[1] INTO events, since FROM (
+            SELECT e.position, e.created_at FROM @schema@.events AS e
+            WHERE e.category = substr(_feed, 11) AND e.position > _checkpoint AND e.position <= _upto
+              AND NOT _finished @> e.position
+            ORDER BY e.position LIMIT _most) AS a;
+    ELSE
+        SELECT stream_id INTO _id FROM @schema@.streams WHERE stream = _feed AND deleted_at IS NULL;
+        _from := @schema@.version_above_v1(_id, _checkpoint);
+        SELECT count(*), (array_agg(a.created_at ORDER BY a.position))[1] INTO events, since FROM (
+            SELECT * FROM (
+                (SELECT e.position, e.created_at FROM @schema@.events AS e
+                 WHERE e.stream_id = _id AND e.stream_version >= _from AND e.position <= _upto
+                   AND NOT _finished @> e.position
+                 ORDER BY e.stream_version LIMIT _most)
+                UNION ALL
+                (SELECT l.feed_position, e.created_at FROM @schema@.links AS l
+                 JOIN @schema@.events AS e ON e.position = l.position
+                 WHERE l.stream_id = _id AND l.stream_version >= _from AND l.feed_position <= _upto
+                   AND NOT _finished @> l.feed_position
+                 ORDER BY l.stream_version LIMIT _most)) AS mixed
+            ORDER BY position LIMIT _most) AS a;
+    END IF;
+END $$;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM PUBLIC;

@@ -1,0 +1,133 @@
+"""What a subscription follows: all streams, a category, a stream with its links; and transient ones."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.consumer_sdk.test_subscription import append, data, take
+from tests.whole.flow import QUICK, relay_running
+from trunkline_consumer import CURRENT, Consumer, Subscription
+from trunkline_store import EventStore, InvalidArgument
+
+
+@pytest_asyncio.fixture
+async def consumer(store: EventStore, vhost: str) -> AsyncIterator[Consumer]:
+    """The SDK on the test's own store and vhost."""
+    async with Consumer(store, vhost) as consumer:
+        yield consumer
+
+
+async def live(store: EventStore, subscription: Subscription, stream: str) -> None:
+    """Appends until something has come by the queue."""
+    while not subscription.counts.from_queue:
+        await append(store, "ready?", stream=stream)
+        await (await take(subscription)).ack()
+
+
+@pytest.mark.parametrize("relayed", [False, True])
+async def test_a_category_is_its_streams_and_no_others(
+    store: EventStore, database: str, vhost: str, consumer: Consumer, relayed: bool
+) -> None:
+    """From the store and from the queue; a category whose name begins alike is another one."""
+    await append(store, 1, stream="order-1")
+    await append(store, 0, stream="orders-1")
+    async with consumer.subscribe_to_category("order", "s", options=QUICK) as subscription:
+        assert data(await take(subscription)) == [1]
+        if relayed:
+            async with relay_running(database, vhost):
+                await live(store, subscription, "order-2")
+        await append(store, 0, stream="invoice-1")
+        await append(store, 2, stream="order")
+        assert data(await take(subscription)) == [2]
+
+
+async def test_a_stream_is_its_own_events_and_linked_ones_in_order_live_too(
+    store: EventStore, database: str, vhost: str, consumer: Consumer
+) -> None:
+    """Catching up and live: numbers are versions in the stream that is read, the checkpoint is a feed position."""
+    await append(store, "other", stream="b-1")
+    other = await store.read_stream_forward("b-1")
+    await append(store, "own", stream="a-1")
+    await store.link_to_stream("a-1", 1, other)
+    async with relay_running(database, vhost):
+        async with consumer.subscribe_to_stream("a-1", "s", options=QUICK, checkpoint_threshold=1) as subscription:
+            own, linked = await take(subscription), await take(subscription)
+            assert (data(own), data(linked)) == (["own"], ["other"])
+            assert [(e.event_number, e.stream, e.stream_version) for e in linked] == [(2, "b-1", 1)]
+            assert linked.stream == "a-1"
+            await linked.ack()
+            assert subscription.checkpoint == linked[0].feed_position > own[0].position
+            await live(store, subscription, "a-1")
+            before = subscription.counts.from_queue
+            await append(store, "more", stream="b-1")
+            version = (await store.stream_info("a-1")).version
+            await store.link_to_stream("a-1", version, [(await store.read_stream_forward("b-1"))[1]])
+            last = await take(subscription)
+            assert data(last) == ["more"]
+            assert last[0].event_number == version + 1
+            assert subscription.counts.from_queue > before
+    async with consumer.subscribe_to_stream("a-1", "replayed", start_from=1, options=QUICK) as subscription:
+        assert data(await take(subscription)) == ["other"]
+    with pytest.raises(InvalidArgument, match="version 99"):
+        await consumer.subscribe_to_stream("a-1", "too far", start_from=99, options=QUICK).start()
+
+
+async def test_a_transient_subscription_keeps_nothing(store: EventStore, database: str, vhost: str) -> None:
+    """It gets what is appended from now on, by a queue of its own, and leaves neither row nor lease."""
+    await append(store, "before")
+    async with relay_running(database, vhost), Consumer(store, vhost) as consumer:
+        async with consumer.subscribe(options=QUICK) as one, consumer.subscribe("a-1", options=QUICK) as two:
+            await append(store, "elsewhere", stream="b-1")
+            await append(store, "here")
+            assert data(await take(two)) == ["here"]
+            assert data(await take(one)) == ["elsewhere"]
+            await live(store, one, "b-1")
+        assert await store.subscriptions.list() == []
+        assert await store.fetchval("SELECT count(*) FROM eventstore.leases WHERE name LIKE 'subscription%'") == 0
+
+
+async def test_what_a_selector_leaves_out_counts_as_finished(store: EventStore, consumer: Consumer) -> None:
+    """The checkpoint passes it, also where nothing is handed out; a mapper makes what is handed out."""
+    for n in range(6):
+        last = await store.append_to_stream("a-1", n, [])
+        await append(store, n)
+    last = await store.append_to_stream("a-1", 6, [])
+    async with consumer.subscribe_to_all_streams(
+        "s", selector=lambda e: e.data == 3, mapper=lambda e: e.data * 10, options=QUICK
+    ) as subscription:
+        batch = await take(subscription)
+        assert list(batch) == [30]
+        assert batch.events[0].data == 3
+        await batch.ack()
+        await store.subscriptions.wait_for("s", last.last_position)
+
+
+async def test_a_name_follows_one_feed(store: EventStore, consumer: Consumer) -> None:
+    """P9: the same name with another feed is refused; deleted, it can begin again anywhere."""
+    await append(store, 1)
+    async with consumer.subscribe_to_category("a", "s", start_from=CURRENT, options=QUICK):
+        pass
+    with pytest.raises(InvalidArgument, match=r"category-a"):
+        await consumer.subscribe_to_all_streams("s", options=QUICK).start()
+    with pytest.raises(InvalidArgument, match=r"category-a"):
+        await consumer.delete_all_streams_subscription("s")
+    await consumer.delete_category_subscription("a", "s")
+    async with consumer.subscribe_to_all_streams("s", options=QUICK) as subscription:
+        assert data(await take(subscription)) == [1]
+
+
+async def test_a_running_owner_adopts_a_reset(store: EventStore, consumer: Consumer) -> None:
+    """Back to the origin while it runs: everything comes again, and an ack from before the reset has no effect."""
+    await append(store, 1)
+    await append(store, 2)
+    async with consumer.subscribe_to_all_streams("s", options=QUICK, checkpoint_threshold=1) as subscription:
+        await (await take(subscription)).ack()
+        second = await take(subscription)
+        await store.subscriptions.reset("s", 0)
+        again = await take(subscription)
+        assert data(again) == [1]
+        await second.ack()
+        assert subscription.checkpoint == 0
+        await again.ack()
+        assert data(await take(subscription)) == [2]
