@@ -12,8 +12,10 @@ from uuid import uuid4
 import structlog
 
 from trunkline_relay.metrics import Metrics
+from trunkline_relay.observe import observe
 from trunkline_relay.patience import Patience
 from trunkline_relay.publish import Publisher, Refused
+from trunkline_relay.status import Status
 from trunkline_relay.tail import Tail
 from trunkline_store import EventStore
 from trunkline_store.errors import BrokerUnavailable, LeaseLost, PermissionRefused, StoreNotReady, Unavailable
@@ -51,6 +53,7 @@ class Relay:
         window: int = WINDOW,
         patience: float = PATIENCE_SECONDS,
         metrics: Metrics | None = None,
+        status: Status | None = None,
     ) -> None:
         self.store = store
         self.owner = uuid4()
@@ -61,6 +64,7 @@ class Relay:
         self._window = window
         self._patience = Patience(patience)
         self.metrics = metrics or Metrics(store.schema)
+        self.status = status or Status(store.schema)
         self._stop = asyncio.Event()
         self._safe = 0
         self._history = ""
@@ -75,6 +79,13 @@ class Relay:
 
         Raises `StoreNotReady` where the schema does not fit, and `PermissionRefused`: that needs a person.
         """
+        watching = asyncio.create_task(observe(self.store, LEASE_NAME, self.metrics, self.status), name="relay observe")
+        try:
+            await self._until_stopped()
+        finally:
+            await _ended([watching])
+
+    async def _until_stopped(self) -> None:
         pause = _Pause()
         while not self._stop.is_set():
             try:
@@ -98,6 +109,7 @@ class Relay:
     async def _lead(self, lease: Lease, pause: _Pause) -> None:
         log.info("leading", epoch=lease.epoch, owner=str(lease.owner))
         self.leading.set()
+        self.status.lead(True)
         self.metrics.leader.set(1)
         keeper = asyncio.create_task(lease.keep(), name="relay lease")
         tasks = [keeper]
@@ -116,6 +128,7 @@ class Relay:
                     await self._sleep(pause.next())
         finally:
             self.leading.clear()
+            self.status.lead(False)
             self.metrics.leader.set(0)
             self.metrics.blocked.set(0)
             await _ended(tasks)
