@@ -102,6 +102,10 @@ SELECT @schema@.safe_position_v1()
 -- How far may be read, and in which history: one question for everybody who follows.
 SELECT @schema@.safe_position_v1() AS safe, @schema@.history_v1() AS history
 
+-- name: nudge
+-- After an append, in a transaction of its own.
+SELECT pg_notify($1, '')
+
 -- name: stream_state
 -- Why a read of a stream gave nothing of its own.
 SELECT version, deleted_at IS NOT NULL AS deleted,
