@@ -174,6 +174,7 @@ class Relay:
     async def _pump(self, lease: Lease, publisher: Publisher, tail: Tail, recorder: asyncio.Task[None]) -> None:
         store = self.store
         shortest, longest = self._poll
+        looked = tail.position  # all of it was seen up to here, and nothing can appear there any more
         wait = shortest
         while not self._stop.is_set():
             self._woken.clear()  # whatever comes from here on may be missed by this look
@@ -186,7 +187,7 @@ class Relay:
             self._safe = safe
             self.metrics.safe_position.set(safe)
             moved = False
-            if safe > tail.position:
+            if safe > looked:
                 async for messages in tail.until(safe):
                     await publisher.publish(messages)
                     moved = True
@@ -196,6 +197,7 @@ class Relay:
                         raise LeaseLost(lease.name)
                     if self._stop.is_set():
                         return
+                looked = safe
             if recorder.done():
                 recorder.result()
             wait = shortest if moved else min(longest, wait * 1.5)
