@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 
 class Sent(NamedTuple):
-    """A message that is outstanding. at: the sender's monotonic clock, in seconds."""
+    """A message that is outstanding. at: the sender's monotonic clock, in seconds; size: its bytes on the wire."""
 
     tag: int
     first_position: int
     position: int
     routing_key: str
     at: float
+    size: int
 
 
 class Window:
@@ -28,6 +29,8 @@ class Window:
         """Everything up to here is confirmed, or was given up."""
         self.refused: int | None = None
         """The lowest tag that the broker refused and that was not given up; the position never passes it."""
+        self.bytes = 0
+        """What is outstanding, on the wire."""
         self._next = 1
         self._outstanding: deque[Sent] = deque()
         self._settled: set[int] = set()
@@ -41,11 +44,14 @@ class Window:
         """The outstanding message that the position waits for."""
         return self._outstanding[0] if self._outstanding else None
 
-    def sent(self, position: int, first_position: int = 0, routing_key: str = "", at: float = 0.0) -> int:
+    def sent(
+        self, position: int, first_position: int = 0, routing_key: str = "", at: float = 0.0, size: int = 0
+    ) -> int:
         """Notes that one more message was sent, and returns its tag."""
         tag = self._next
         self._next += 1
-        self._outstanding.append(Sent(tag, first_position, position, routing_key, at))
+        self._outstanding.append(Sent(tag, first_position, position, routing_key, at, size))
+        self.bytes += size
         return tag
 
     def ack(self, tag: int, *, multiple: bool = False) -> list[Sent]:
@@ -87,6 +93,7 @@ class Window:
                 break
             self._settled.discard(sent.tag)
             self._outstanding.popleft()
+            self.bytes -= sent.size
             self.position = sent.position
             done.append(sent)
         return done

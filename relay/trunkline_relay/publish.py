@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import unquote, urlsplit
 
 import aio_pika
 import aiormq
@@ -31,6 +32,7 @@ from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.wire import Message
 
 _WRITE_BYTES: Final = 1024 * 1024
+WINDOW_BYTES: Final = 16 * 1024 * 1024
 _ANSWER_SECONDS: Final = 10.0
 """A broker that is asked on the publishing channel, and does not answer for so long, is stuck."""
 _LOOK_SECONDS: Final = 0.5
@@ -50,16 +52,26 @@ class Refused(BrokerUnavailable):
 class Publisher:
     """One publishing channel on a connection of its own, from `position` on.
 
-    window: messages that may be outstanding. patience: how long a queue that refuses, or never confirms, holds up the
-    others; what is given up then is logged and counted, and the position goes on past it.
+    window: messages that may be outstanding. window_bytes: once so many are, nothing is sent before a confirm.
+    patience: how long a queue that refuses, or never confirms, holds up the others; what is given up then is logged and
+    counted, and the position goes on past it.
     """
 
     def __init__(
-        self, url: str, store: str, position: int, *, window: int, patience: Patience, metrics: Metrics
+        self,
+        url: str,
+        store: str,
+        position: int,
+        *,
+        window: int,
+        patience: Patience,
+        metrics: Metrics,
+        window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self.window = Window(position)
         self.limit = window
         """Messages that may be outstanding."""
+        self._limit_bytes = window_bytes
         self._url = url
         self._store = store
         self._exchange = names.exchange(store)
@@ -93,7 +105,7 @@ class Publisher:
         except _BROKER_ERRORS as error:
             await self._close()
             obey_cancellation()
-            raise BrokerUnavailable.because(error) from error
+            raise _unavailable(error, self._url) from error
         except BaseException:
             await self._close()
             raise
@@ -134,14 +146,16 @@ class Publisher:
             await self._until_room()
             parts: list[bytes] = []
             size, now = 0, time.monotonic()
-            while ahead and len(self.window) < self.limit and size < _WRITE_BYTES:
+            while ahead and self._has_room() and size < _WRITE_BYTES:
                 message = ahead.popleft()
                 try:
                     parts.append(self._frames.of(message))
                 except HeaderTooLarge as error:
                     raise BrokerUnavailable(f"{error}: raise frame_max of RabbitMQ to its default or more") from error
                 size += len(parts[-1])
-                self.window.sent(message.last_position, message.first_position, message.routing_key, now)
+                self.window.sent(
+                    message.last_position, message.first_position, message.routing_key, now, len(parts[-1])
+                )
                 self._metrics.batch_events.observe(message.count)
             self._metrics.published.inc(len(parts))
             await self._write(b"".join(parts))
@@ -165,8 +179,11 @@ class Publisher:
             await self._change()
         self._check()
 
+    def _has_room(self) -> bool:
+        return len(self.window) < self.limit and self.window.bytes < self._limit_bytes
+
     async def _until_room(self) -> None:
-        while len(self.window) >= self.limit:
+        while not self._has_room():
             await self._change()
         self._check()
 
@@ -265,6 +282,16 @@ class Publisher:
         header = await self._channel._get_frame()  # header and body follow; so does a confirm, which counts
         await self._channel._read_content(frame, header)
         self._metrics.unroutable.inc()
+
+
+def _unavailable(error: BaseException, url: str) -> BrokerUnavailable:
+    """The cause in words: whether RabbitMQ cannot be reached, or wants nothing of us."""
+    if isinstance(error, aiormq.exceptions.InvalidFrameError) and "Connection.OpenOk" in str(error):
+        vhost = unquote(urlsplit(url).path.removeprefix("/")) or "/"
+        return BrokerUnavailable(f"RabbitMQ refuses vhost {vhost!r}: it does not exist, or is closed to this user")
+    if isinstance(error, (aiormq.exceptions.ProbableAuthenticationError, aiormq.exceptions.ChannelClosed)):
+        return BrokerUnavailable(f"RabbitMQ refuses us: {error}")
+    return BrokerUnavailable.because(error)
 
 
 def _reason(closing: asyncio.Future[Any]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 from uuid import uuid4
 
@@ -33,6 +33,8 @@ STANDBY_SECONDS: Final = 0.2
 """Between two tries of a standby to become leader."""
 RECORD_SECONDS: Final = 0.05
 """Between two writes of the confirmed position. After a crash, as much is published again."""
+STOP_SECONDS: Final = 3.0
+"""From `stop` on, what was published has so long to be confirmed; what is not is sent again by the next leader."""
 
 log = structlog.get_logger("trunkline.relay")
 
@@ -77,7 +79,7 @@ class Relay:
         self._allowed = window  # messages in flight: one after a refusal, then twice as many with each success
 
     def stop(self) -> None:
-        """Asks `run` to finish: what was published is confirmed and recorded, and the lease is handed over."""
+        """Asks `run` to finish, in a few seconds at most: what is confirmed is recorded, and the lease handed over."""
         self._stop.set()
         self._woken.set()
 
@@ -154,22 +156,42 @@ class Relay:
         if row is None:
             raise LeaseLost(lease.name)
         position: int = row["position"]
-        async with Publisher(
+        publisher = Publisher(
             self._url, store.schema, position, window=self._allowed, patience=self._patience, metrics=self.metrics
-        ) as publisher:
-            log.info("publishing", position=position, exchange=store.schema)
-            recorder = asyncio.create_task(self._record(lease, publisher, position, pause), name="relay record")
-            try:
-                await self._pump(lease, publisher, Tail(store, self._history, position, lease.epoch), recorder)
-                await publisher.flush()
-            except BrokerUnavailable as fault:
-                self._allowed = 1 if isinstance(fault, Refused) else self._allowed
-                await _ended([recorder])
-                await self._record_once(lease, publisher.window.position)  # what was confirmed is not sent again
+        )
+        try:
+            async with self._bounded(), publisher:
+                log.info("publishing", position=position, exchange=store.schema)
+                recorder = asyncio.create_task(self._record(lease, publisher, position, pause), name="relay record")
+                try:
+                    await self._pump(lease, publisher, Tail(store, self._history, position, lease.epoch), recorder)
+                    await publisher.flush()
+                finally:
+                    await _ended([recorder])
+        except BrokerUnavailable as fault:
+            self._allowed = 1 if isinstance(fault, Refused) else self._allowed
+            await self._record_once(lease, publisher.window.position)  # what was confirmed is not sent again
+            raise
+        except TimeoutError:
+            if not self._stop.is_set():
                 raise
+            log.warning("stopped before all was confirmed", outstanding=len(publisher.window))
+        await self._record_once(lease, publisher.window.position)
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        """Ends what is done within by a `TimeoutError` when it goes on for long after `stop`: a broker may hang."""
+        async with asyncio.timeout(None) as limit:
+
+            async def stopping() -> None:
+                await self._stop.wait()
+                limit.reschedule(asyncio.get_running_loop().time() + STOP_SECONDS)
+
+            watching = asyncio.create_task(stopping(), name="relay stop")
+            try:
+                yield
             finally:
-                await _ended([recorder])
-            await self._record_once(lease, publisher.window.position)
+                await _ended([watching])
 
     async def _pump(self, lease: Lease, publisher: Publisher, tail: Tail, recorder: asyncio.Task[None]) -> None:
         store = self.store

@@ -1,16 +1,21 @@
 """Where batches begin and end.
 
 A batch is a run of events with neighbouring positions in one block, of one stream and one correlation id (none counts
-as a value of its own), cut by a count and by bytes. All of that is a property of the recorded events, so a batch has
-the same borders whenever and by whomever it is read, provided that reading begins at the beginning of a block.
+as a value of its own), cut by a count, by bytes, and by the number of its types. All of that is a property of the
+recorded events, so a batch has the same borders whenever and by whomever it is read, provided that reading begins at
+the beginning of a block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from trunkline_store.events import BLOCK
+
+TYPES: Final = 256
+"""Different types in a batch. A message has a routing key of up to 255 bytes for each of them in its header, which must
+fit into one frame of the broker's: 131,072 bytes by default."""
 
 
 class Placed(Protocol):
@@ -20,6 +25,8 @@ class Placed(Protocol):
     def position(self) -> int: ...
     @property
     def stream(self) -> str: ...
+    @property
+    def type(self) -> str: ...
     @property
     def correlation_id(self) -> str | None: ...
     @property
@@ -42,11 +49,12 @@ class Cutter(Generic[E]):
         self._bytes = bytes
         self._open: list[E] = []
         self._size = 0
+        self._types: set[str] = set()
 
     def cut(self, page: Iterable[E]) -> list[list[E]]:
         """The batches that are complete now. The last one stays open: the next page may go on with it."""
         done: list[list[E]] = []
-        batch, size = self._open, self._size
+        batch, size, types = self._open, self._size, self._types
         for event in page:
             if batch:
                 last = batch[-1]
@@ -57,15 +65,17 @@ class Cutter(Generic[E]):
                     or event.position % BLOCK == 0
                     or len(batch) == self._count
                     or size + event.size > self._bytes
+                    or (len(types) == TYPES and event.type not in types)
                 ):
                     done.append(batch)
-                    batch, size = [], 0
+                    batch, size, types = [], 0, set()
             batch.append(event)
             size += event.size
-        self._open, self._size = batch, size
+            types.add(event.type)
+        self._open, self._size, self._types = batch, size, types
         return done
 
     def rest(self) -> list[list[E]]:
         """The last batch, when everything up to a safe position has been read: a block is never seen in part."""
-        batch, self._open, self._size = self._open, [], 0
+        batch, self._open, self._size, self._types = self._open, [], 0, set()
         return [batch] if batch else []

@@ -11,7 +11,7 @@ def test_the_position_is_the_highest_below_which_all_is_confirmed(count: int, da
     """Acks in any order, single and multiple, with nacks that overtake them: the position never passes a message that
     is outstanding or was refused, and never moves back."""
     window = Window(5)
-    positions = {window.sent(tag * 10): tag * 10 for tag in range(1, count + 1)}
+    positions = {window.sent(tag * 10, size=1): tag * 10 for tag in range(1, count + 1)}
     state = dict.fromkeys(positions, "sent")
     before = window.position
     for _ in range(data.draw(st.integers(0, 40))):
@@ -33,5 +33,6 @@ def test_the_position_is_the_highest_below_which_all_is_confirmed(count: int, da
                 break
             confirmed = position
         assert window.position == confirmed >= before
+        assert window.bytes == len(window) == count - confirmed // 10, "what is outstanding is counted"
         assert (window.refused is not None) == ("refused" in state.values())
         before = window.position

@@ -10,7 +10,7 @@ import pytest
 from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
 from trunkline_relay import Relay
-from trunkline_store import EventData, EventStore, LeaseLost, wire
+from trunkline_store import EventData, EventStore, LeaseLost, names, wire
 from trunkline_store.lease import Lease
 
 
@@ -81,6 +81,26 @@ async def test_what_nobody_wants_counts_as_confirmed(store: EventStore, database
     async with relay_running(database, vhost):
         positions = await append(store, "a-1", *["E"] * 1100)
         await recorded(store, positions[-1])
+
+
+async def test_an_append_of_many_long_types_is_published(store: EventStore, database: str, vhost: str) -> None:
+    """P9: a message has a routing key for each of its types; as many as a store lets a batch have events, as long as
+    they may be, do not break the line, and whoever binds the last of them gets it."""
+    await store.fetchval("UPDATE eventstore.store SET batch_count = 1024")
+    types = [f"{n}.".ljust(128, "#") for n in range(1000)]
+    stream = "c" * 64 + "-" + "." * 190
+    async with (
+        plain(vhost, "#") as everything,
+        plain(vhost, f"*.{names.word(types[-1], 96)}.*") as last,
+        relay_running(database, vhost),
+    ):
+        positions = await append(store, stream, *types)
+        positions += await append(store, "a-1", "E")
+        await everything.until(1001)
+        await last.until(1)
+        await recorded(store, positions[-1])
+    assert everything.positions == positions
+    assert [message.headers["last_position"] for message in last.messages] == [positions[-2]]
 
 
 @pytest.mark.parametrize("start", ["origin", "current", "position"])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline_store.batch import Cutter, block_start
+from trunkline_store.batch import TYPES, Cutter, block_start
 from trunkline_store.events import BLOCK
 
 COUNT, BYTES = 5, 100
@@ -17,6 +17,7 @@ class Event(NamedTuple):
     stream: str
     correlation_id: str | None
     size: int
+    type: str = "E"
 
 
 @st.composite
@@ -37,9 +38,9 @@ def histories(draw: st.DrawFn) -> list[Event]:
     return events
 
 
-def cut(events: list[Event], pages: list[int]) -> list[list[Event]]:
+def cut(events: list[Event], pages: list[int], count: int = COUNT) -> list[list[Event]]:
     """The batches of events that come in pages of these lengths; the last page holds the rest."""
-    cutter: Cutter[Event] = Cutter(COUNT, BYTES)
+    cutter: Cutter[Event] = Cutter(count, BYTES)
     batches, start = [], 0
     for length in pages:
         batches += cutter.cut(events[start : start + length])
@@ -71,6 +72,21 @@ def test_borders_do_not_depend_on_where_reading_begins(events: list[Event], data
     start = block_start(data.draw(st.sampled_from(events)).position)
     later = [event for event in events if event.position >= start]
     assert cut(later, []) == [batch for batch in cut(events, []) if batch[0].position >= start]
+
+
+@given(st.lists(st.integers(0, 400), max_size=BLOCK), st.lists(st.integers(0, 300), max_size=8))
+def test_a_batch_has_only_so_many_types(types: list[int], pages: list[int]) -> None:
+    """A message's header has a key for each: it is cut where one more would be too many, whatever the pages, and a type
+    that comes again does not count."""
+    events = [Event(n, "a", None, 0, f"t{type}") for n, type in enumerate(types)]
+    events += [Event(len(types) + n, "a", None, 0, f"u{n}") for n in range(BLOCK - len(types))]
+    batches = cut(events, pages, count=BLOCK)
+    assert batches == cut(events, [], count=BLOCK)
+    assert [event for batch in batches for event in batch] == events
+    for one, two in pairwise(batches):
+        assert len({event.type for event in one}) == TYPES
+        assert len({event.type for event in [*one, two[0]]}) == TYPES + 1
+    assert len({event.type for event in batches[-1]}) <= TYPES
 
 
 @given(histories())
