@@ -14,6 +14,7 @@ def log_to_stderr(*, as_json: bool) -> None:
     """For this program, and for the warnings of the libraries that it uses."""
     as_json = as_json or not sys.stderr.isatty()
     shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _mask,

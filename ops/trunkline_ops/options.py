@@ -22,6 +22,16 @@ Schema = Annotated[
         rich_help_panel="Connection",
     ),
 ]
+Schemas = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--schema",
+        metavar="NAME",
+        help="The store's schema, and its exchange; once for each of several stores; else TRUNKLINE_SCHEMAS (with "
+        "commas between the names), else TRUNKLINE_SCHEMA, else eventstore.",
+        rich_help_panel="Connection",
+    ),
+]
 AmqpUrl = Annotated[
     str | None,
     typer.Option(

@@ -6,11 +6,11 @@ printed goes through `masked`.
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trunkline_store.names import check_store
 
@@ -18,6 +18,9 @@ _NAMES: Final = {
     "dsn": "--dsn or TRUNKLINE_DSN",
     "store": "--schema or TRUNKLINE_SCHEMA",
     "TRUNKLINE_SCHEMA": "TRUNKLINE_SCHEMA",
+    "stores": "--schema or TRUNKLINE_SCHEMAS",
+    "TRUNKLINE_SCHEMAS": "TRUNKLINE_SCHEMAS",
+    "listen": "--listen or TRUNKLINE_LISTEN",
     "amqp_url": "--amqp-url or TRUNKLINE_AMQP_URL",
     "management_url": "TRUNKLINE_MANAGEMENT_URL",
     "statement_cache_size": "TRUNKLINE_STATEMENT_CACHE_SIZE",
@@ -48,6 +51,27 @@ def _url(example: str, *schemes: str) -> Callable[[SecretStr], SecretStr]:
     return check
 
 
+class Address(NamedTuple):
+    """Where a program listens."""
+
+    host: str
+    port: int
+
+
+def _address(text: object) -> object:
+    """`HOST:PORT`, or a port alone, which is one of the loopback interface; an IPv6 host is in brackets."""
+    found = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[^][:\s]+):)?([0-9]{1,5})", str(text))
+    if found is None or not int(found[2]) < 65536:
+        raise ValueError("an address like 127.0.0.1:9464 is needed")
+    return Address((found[1] or "127.0.0.1").strip("[]"), int(found[2]))
+
+
+def _each(names: object) -> object:
+    """Names with commas between them, each once; a list is taken as it is."""
+    parts = names.split(",") if isinstance(names, str) else names
+    return tuple(dict.fromkeys(check_store(str(part).strip()) for part in parts)) if isinstance(parts, list) else parts
+
+
 class Settings(BaseSettings):
     """The settings of one command."""
 
@@ -55,20 +79,28 @@ class Settings(BaseSettings):
 
     dsn: Annotated[SecretStr, AfterValidator(_url(_DSN, "postgresql", "postgres"))] | None = None
     store: Annotated[str, AfterValidator(check_store)] = Field("eventstore", validation_alias="TRUNKLINE_SCHEMA")
+    stores: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_each)] = Field(
+        (), validation_alias="TRUNKLINE_SCHEMAS"
+    )
+    listen: Annotated[Address, NoDecode, BeforeValidator(_address)] | None = None
     statement_cache_size: int = Field(100, ge=0)
     amqp_url: Annotated[SecretStr, AfterValidator(_url(_AMQP_URL, "amqp", "amqps"))] | None = None
     management_url: Annotated[SecretStr, AfterValidator(_url("http://host:15672", "http", "https"))] | None = None
 
     @classmethod
-    def of(cls, **options: str | None) -> Self:
+    def of(cls, **options: str | list[str] | None) -> Self:
         """The environment's settings, but for the options that were given. Raises `InvalidSettings`."""
-        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in options.items() if value not in (None, [])}
         try:
             return cls(**given)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             name = _NAMES[str(first["loc"][0])]
             raise InvalidSettings(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+
+    def each_store(self) -> list[Self]:
+        """These settings for each of `stores`; without any, for the one store."""
+        return [self.model_copy(update={"store": name}) for name in self.stores or (self.store,)]
 
     def database(self) -> str:
         """The DSN. Raises `InvalidSettings` where there is none."""

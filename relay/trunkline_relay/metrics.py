@@ -40,6 +40,9 @@ class Registry:
 _GAUGES = {
     "position": "Everything up to here is confirmed, and recorded.",
     "safe_position": "Everything up to here can be read.",
+    "lag_events": "Events and links between the recorded and the safe position; from 10,000 on, at least as many.",
+    "lag_seconds": "Age of the first event among them, by its time of creation.",
+    "holder_seconds": "Age of the oldest open transaction that has appended: it holds the safe position back.",
     "leader": "1 while this process publishes the store, 0 while it stands by.",
     "blocked": "1 while RabbitMQ has an alarm and takes nothing.",
 }
@@ -61,6 +64,8 @@ class Metrics:
         gauges = {name: family.labels(store) for name, family in registry.gauges.items()}
         counters = {name: family.labels(store) for name, family in registry.counters.items()}
         self.position, self.safe_position = gauges["position"], gauges["safe_position"]
+        self.lag_events, self.lag_seconds = gauges["lag_events"], gauges["lag_seconds"]
+        self.holder_seconds = gauges["holder_seconds"]
         self.leader, self.blocked = gauges["leader"], gauges["blocked"]
         self.published, self.confirmed, self.retries = counters["published"], counters["confirmed"], counters["retries"]
         self.unroutable, self.refused, self.skipped = counters["unroutable"], counters["refused"], counters["skipped"]

@@ -12,8 +12,10 @@ from uuid import uuid4
 import structlog
 
 from trunkline_relay.metrics import Metrics
+from trunkline_relay.observe import observe
 from trunkline_relay.patience import Patience
 from trunkline_relay.publish import Publisher, Refused
+from trunkline_relay.status import Status
 from trunkline_relay.tail import Tail
 from trunkline_store import EventStore
 from trunkline_store.errors import BrokerUnavailable, LeaseLost, PermissionRefused, StoreNotReady, Unavailable
@@ -24,7 +26,9 @@ LEASE_SECONDS: Final = 5.0
 WINDOW: Final = 1000
 PATIENCE_SECONDS: Final = 30.0
 POLL_SECONDS: Final = (0.004, 0.1)
-"""Between two looks for new events: while they come, and when none has come for a while."""
+"""Between two looks for new events: while they come, and when none has come for a while. A nudge comes before that."""
+NUDGED_SECONDS: Final = 0.001
+"""Between two looks, however often the relay is nudged."""
 STANDBY_SECONDS: Final = 0.2
 """Between two tries of a standby to become leader."""
 RECORD_SECONDS: Final = 0.05
@@ -40,7 +44,8 @@ class Relay:
 
     start_from: where a relay begins that has never run: a position (exclusive), 0 for the origin, or None for the
     current end. lease: seconds after which a leader that has vanished is replaced. patience: seconds for which a queue
-    that refuses, or never confirms, may hold up the others; then the relay goes on without it.
+    that refuses, or never confirms, may hold up the others; then the relay goes on without it. poll: seconds between
+    two looks for new events, while they come and when none has come for a while; writers' nudges wake it in between.
     """
 
     def __init__(
@@ -52,7 +57,9 @@ class Relay:
         lease: float = LEASE_SECONDS,
         window: int = WINDOW,
         patience: float = PATIENCE_SECONDS,
+        poll: tuple[float, float] = POLL_SECONDS,
         metrics: Metrics | None = None,
+        status: Status | None = None,
     ) -> None:
         self.store = store
         self.owner = uuid4()
@@ -63,7 +70,10 @@ class Relay:
         self._window = window
         self._patience = Patience(patience)
         self.metrics = metrics or Metrics(store.schema)
+        self.status = status or Status(store.schema)
         self._stop = asyncio.Event()
+        self._woken = asyncio.Event()  # by a nudge, or to stop
+        self._poll = poll
         self._safe = 0
         self._history = ""
         self._allowed = window  # messages in flight: one after a refusal, then twice as many with each success
@@ -71,12 +81,20 @@ class Relay:
     def stop(self) -> None:
         """Asks `run` to finish, in a few seconds at most: what is confirmed is recorded, and the lease handed over."""
         self._stop.set()
+        self._woken.set()
 
     async def run(self) -> None:
         """Runs until `stop`. Faults of the database or the broker are logged and waited out.
 
         Raises `StoreNotReady` where the schema does not fit, and `PermissionRefused`: that needs a person.
         """
+        watching = asyncio.create_task(observe(self.store, LEASE_NAME, self.metrics, self.status), name="relay observe")
+        try:
+            await self._until_stopped()
+        finally:
+            await _ended([watching])
+
+    async def _until_stopped(self) -> None:
         pause = _Pause()
         while not self._stop.is_set():
             try:
@@ -100,8 +118,10 @@ class Relay:
     async def _lead(self, lease: Lease, pause: _Pause) -> None:
         log.info("leading", epoch=lease.epoch, owner=str(lease.owner))
         self.leading.set()
+        self.status.lead(True)
         self.metrics.leader.set(1)
         keeper = asyncio.create_task(lease.keep(), name="relay lease")
+        listening = asyncio.create_task(self.store.listen(self._woken.set), name="relay listen")
         tasks = [keeper]
         try:
             while not self._stop.is_set() and lease.held:
@@ -118,9 +138,10 @@ class Relay:
                     await self._sleep(pause.next())
         finally:
             self.leading.clear()
+            self.status.lead(False)
             self.metrics.leader.set(0)
             self.metrics.blocked.set(0)
-            await _ended(tasks)
+            await _ended([*tasks, listening])
             with suppress(Unavailable):
                 await lease.release()
 
@@ -174,9 +195,11 @@ class Relay:
 
     async def _pump(self, lease: Lease, publisher: Publisher, tail: Tail, recorder: asyncio.Task[None]) -> None:
         store = self.store
-        shortest, longest = POLL_SECONDS
+        shortest, longest = self._poll
+        looked = tail.position  # all of it was seen up to here, and nothing can appear there any more
         wait = shortest
         while not self._stop.is_set():
+            self._woken.clear()  # whatever comes from here on may be missed by this look
             row = await store.fetchrow(store.sql["poll"])
             assert row is not None
             safe, history = row
@@ -186,7 +209,7 @@ class Relay:
             self._safe = safe
             self.metrics.safe_position.set(safe)
             moved = False
-            if safe > tail.position:
+            if safe > looked:
                 async for messages in tail.until(safe):
                     await publisher.publish(messages)
                     moved = True
@@ -196,10 +219,12 @@ class Relay:
                         raise LeaseLost(lease.name)
                     if self._stop.is_set():
                         return
+                looked = safe
             if recorder.done():
                 recorder.result()
             wait = shortest if moved else min(longest, wait * 1.5)
-            await self._sleep(wait)
+            await asyncio.sleep(NUDGED_SECONDS)
+            await self._until_woken(wait - NUDGED_SECONDS)
 
     async def _record(self, lease: Lease, publisher: Publisher, position: int, pause: _Pause) -> None:
         while True:
@@ -223,6 +248,11 @@ class Relay:
         if row is None:
             raise LeaseLost(lease.name)
         self.metrics.position.set(row["position"])
+
+    async def _until_woken(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
 
     async def _sleep(self, seconds: float) -> None:
         with suppress(TimeoutError):

@@ -29,6 +29,7 @@ class Connections:
     def __init__(self, pool: asyncpg.Pool, schema: str, timeout: float, *, own: bool) -> None:
         self.own = own
         self._closing = False
+        self._taken = 0
         self._pool = pool
         self._schema = schema
         self._timeout = timeout
@@ -48,6 +49,7 @@ class Connections:
                         await self._free.acquire()
                 else:
                     await self._free.acquire()  # at once
+                self._taken += 1
                 try:
                     while self._kept:
                         connection, _ = self._kept.pop()
@@ -56,7 +58,7 @@ class Connections:
                         await self._pool.release(connection)
                     return await self._pool.acquire(timeout=self._timeout)
                 except BaseException:
-                    self._free.release()
+                    self._put_back()
                     raise
             except TimeoutError as error:
                 raise OperationTimeout(
@@ -72,7 +74,7 @@ class Connections:
         """Keeps it at hand: its session is as it was."""
         loop = asyncio.get_running_loop()
         self._kept.append((connection, loop.time()))
-        self._free.release()
+        self._put_back()
         if self._tidying is None:
             self._tidying = loop.call_later(KEPT_SECONDS, self._tidy)
 
@@ -83,7 +85,17 @@ class Connections:
                 await self._pool.release(connection)
         finally:
             if self.own:
-                self._free.release()
+                self._put_back()
+
+    def _put_back(self) -> None:
+        self._taken -= 1
+        self._free.release()
+
+    @property
+    def spare(self) -> bool:
+        """Whether one can be taken, and another is left for whoever comes meanwhile."""
+        taken = self._taken if self.own else self._pool.get_size() - self._pool.get_idle_size()
+        return bool(self._pool.get_max_size() - taken >= 2)
 
     async def close(self) -> None:
         """Gives everything back that is at hand, and keeps no more; the pool can be closed then."""

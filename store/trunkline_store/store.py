@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 import asyncpg
 
-from trunkline_store import append, read, snapshots, streams
+from trunkline_store import append, nudge, read, snapshots, streams
 from trunkline_store.coalesce import Coalescer
 from trunkline_store.connections import Connection, Connections
 from trunkline_store.context import span
@@ -106,6 +106,7 @@ class EventStore:
             },
         }
         # Two connections stay for the others: appends that go alone may have to wait for a stream.
+        self._nudger = nudge.Nudger(self._nudge)
         self._coalescer = Coalescer(self._send, self._send_many, alone=max(1, self.pool_size - 2))
 
     async def __aenter__(self) -> Self:
@@ -170,6 +171,7 @@ class EventStore:
         try:
             async with asyncio.timeout(self.timeout):
                 await self._coalescer.drain()
+                await self._nudger.drain()
                 if pool is not None and self._connections is not None:
                     await self._connections.close()
                     await pool.close()
@@ -218,6 +220,7 @@ class EventStore:
             else:
                 with translated(self.schema):
                     await transaction.commit()
+                self._committed()
             finally:
                 if not self._pooler:
                     await _end_session(connection)
@@ -308,10 +311,10 @@ class EventStore:
             return await self._append(connection, stream, "append_many", args)
         for _ in range(DEADLOCK_TRIES):
             try:
-                return await self._send_again(stream, "append_many", args)
+                return self._told(await self._send_again(stream, "append_many", args))
             except ConcurrencyFailure:
                 continue  # another transaction locked our streams in another order; nothing of ours is written
-        return await self._send_again(stream, "append_many", args)
+        return self._told(await self._send_again(stream, "append_many", args))
 
     async def link_to_stream(
         self,
@@ -336,7 +339,7 @@ class EventStore:
             rows = await self._append(connection, stream, "link", args)
         else:
             async with self.acquire() as ours:
-                rows = await self._append(ours, stream, "link", args)
+                rows = self._told(await self._append(ours, stream, "link", args))
         return append.outcome(stream, expected_version, rows[0])
 
     async def delete_stream(
@@ -387,12 +390,54 @@ class EventStore:
         raise AssertionError
 
     async def _send(self, args: list[Any]) -> asyncpg.Record:
-        return (await self._send_again(args[0], "append", args))[0]
+        return self._told(await self._send_again(args[0], "append", args))[0]
 
     async def _send_many(self, appends: Sequence[list[Any]]) -> Sequence[asyncpg.Record]:
         args = append.many_arguments(False, appends)
         async with self._open_connections().statement() as connection:
-            return await self._append(connection, "", "append_many", args)
+            rows = await self._append(connection, "", "append_many", args)
+        return self._told(rows)
+
+    # --- wake-ups
+
+    def _told(self, rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
+        """The answers of appends that were committed, of which relays are told."""
+        if any(row[0] == "appended" for row in rows):
+            self._committed()
+        return rows
+
+    def _committed(self) -> None:
+        if not self._pooler:
+            self._nudger.soon()
+
+    async def _nudge(self, anyway: bool) -> bool:
+        connections = self._open_connections()
+        if not (anyway or connections.spare):
+            return False
+        async with connections.statement() as connection:
+            await connection.fetch(self.sql["nudge"], nudge.channel(self.schema))
+        return True
+
+    async def listen(self, wake: Callable[[], None]) -> None:
+        """Calls `wake` whenever a process says that it has appended, and whenever that may have been missed, until it
+        is cancelled. It may call too often, and keep silent where it should not: it spares a wait, not the question.
+
+        It takes a connection of its own. Where that cannot be (the pool is the application's, or a pooler stands
+        between), it returns at once.
+        """
+        if self._own_pool and not self._pooler:
+            settings = self._pool_options["server_settings"]
+            name = f"{settings['application_name']} listen"
+
+            async def connect() -> asyncpg.Connection:
+                return await asyncpg.connect(
+                    self._dsn,
+                    timeout=self.timeout,
+                    command_timeout=self.timeout,
+                    server_settings={**settings, "application_name": name},
+                )
+
+            await nudge.listen(connect, self.schema, wake)
 
     # --- reading streams
 

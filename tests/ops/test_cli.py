@@ -8,8 +8,10 @@ import pty
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
 import asyncpg
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +31,7 @@ from trunkline_ops.commands import app
 from trunkline_ops.failure import FAILED, USAGE
 from trunkline_ops.lines import MAX_LINE_BYTES, bursts
 from trunkline_ops.servers import PostgresServer
-from trunkline_ops.settings import masked
+from trunkline_ops.settings import InvalidSettings, Settings, masked
 from trunkline_store import ANY_VERSION, EventStore
 from trunkline_store.migrate import latest, migrations
 
@@ -58,12 +61,16 @@ def cli(database: str) -> Cli:
 
 @contextmanager
 def program(
-    database: str, *args: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
+    database: str,
+    *args: str,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+    variables: dict[str, str | None] | None = None,
 ) -> Iterator["subprocess.Popen[str]"]:
     """Runs a command in a process of its own, which is gone at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "trunkline_ops.cli", *args],
-        env={name: value for name, value in {**os.environ, **environment(database)}.items() if value is not None},
+        env={name: value for name, value in {**os.environ, **(variables or environment(database))}.items() if value},
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,
@@ -163,10 +170,10 @@ def test_the_commands_and_their_options_are_these() -> None:
         ),
         "read": sorted([*common, "stream", "--from", "--count"]),
         "tail": sorted([*common, "--from", "--stream", "--category", "--type"]),
-        "relay": sorted([*common, "--from", "--lease", "--amqp-url"]),
         "replay": sorted(
             [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
         ),
+        "relay": sorted([*common, "--from", "--lease", "--listen", "--amqp-url"]),
     }
 
 
@@ -217,6 +224,8 @@ WRONG: list[tuple[str, list[str], str, int, str, str]] = [
     ("data type", ["init", "--data-type", "xml"], "", USAGE, "UsageError", "--data-type"),
     ("relay from", ["relay", "--amqp-url", "amqp://h", "--from", "x"], "", USAGE, "UsageError", "origin"),
     ("relay lease", ["relay", "--amqp-url", "amqp://h", "--lease", "0"], "", USAGE, "UsageError", "--lease"),
+    ("relay listen", ["relay", "--amqp-url", "amqp://h", "--listen", "h:0x"], "", USAGE, "InvalidSettings", "--listen"),
+    ("relay schemas", ["relay", "--schema", "a", "--schema", "B"], "", USAGE, "InvalidSettings", "--schema"),
     ("no broker", ["relay"], "", USAGE, "InvalidSettings", "TRUNKLINE_AMQP_URL"),
     ("bad broker", ["relay", "--amqp-url", f"http://a:{PASSWORD}@h"], "", USAGE, "InvalidSettings", "--amqp-url"),
     ("schema name", ["read", "--schema", "Orders"], "", USAGE, "InvalidSettings", "'Orders'"),
@@ -853,3 +862,92 @@ def test_the_relay_waits_for_servers_that_are_away(away: str, database: str, vho
             assert unquote(PASSWORD) not in line
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
+
+
+def answer(port: int, path: str) -> tuple[int, str]:
+    """What the relay's endpoint says; 0 while nobody listens."""
+    try:
+        response = httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False, timeout=10)
+    except httpx.TransportError:
+        return 0, ""
+    return response.status_code, response.text
+
+
+def until_roles(port: int, **expected: str) -> None:
+    """Waits until the stores' relays have these roles."""
+    for _ in range(600):
+        code, text = answer(port, "/readyz")
+        if code and {s["store"]: s["role"] for s in json.loads(text)["stores"]} == expected:
+            assert code == (503 if "failed" in expected.values() else 200)
+            return
+        time.sleep(0.05)  # between two looks
+    raise AssertionError(f"{expected} never came, but {text}")
+
+
+def test_one_relay_process_serves_several_stores(cli: Cli, database: str, vhost: str) -> None:
+    """Each store has a relay, all have one HTTP server. When one store's schema is dropped, or was never there, its
+    relay ends with a line that names it, and the others go on; when the last has ended, the program ends with 1."""
+    cli("init", "--schema", "second")
+    stores = ["--schema", "eventstore", "--schema", "second", "--schema", "missing"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with program(database, "relay", "--amqp-url", vhost, *stores, "--listen", f"127.0.0.1:{port}") as process:
+        failed = logged(process, "relay failed")
+        assert (failed["store"], failed["kind"]) == ("missing", "NotInitialised")
+        until_roles(port, eventstore="leader", second="leader", missing="failed")
+        assert answer(port, "/healthz")[0] == 200
+        metrics = answer(port, "/metrics")[1]
+        assert all(f'trunkline_relay_leader{{store="{name}"}} 1.0' in metrics for name in ("eventstore", "second"))
+        sql(database, "DROP SCHEMA second CASCADE")
+        assert logged(process, "relay failed")["store"] == "second"
+        after = lines(cli("append", "a", "After", "--json"))[0]["last_position"]
+        while sql(database, "SELECT position FROM eventstore.relays") != [after]:
+            pass
+        until_roles(port, eventstore="leader", second="failed", missing="failed")
+        sql(database, "DROP SCHEMA eventstore CASCADE")
+        assert logged(process, "relay failed")["store"] == "eventstore"
+        assert process.wait() == 1
+
+
+def test_several_stores_are_stopped_together(cli: Cli, database: str, vhost: str) -> None:
+    """Also where the environment names them: at SIGTERM each lease is given away, and the program ends with 0."""
+    cli("init", "--schema", "second")
+    variables = environment(database) | {"TRUNKLINE_SCHEMAS": "eventstore, second", "TRUNKLINE_AMQP_URL": vhost}
+    with program(database, "relay", variables=variables) as process:
+        assert {logged(process, "publishing")["store"] for _ in range(2)} == {"eventstore", "second"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    for name in ("eventstore", "second"):
+        assert sql(database, f"SELECT until < clock_timestamp() FROM {name}.leases") == [True]
+
+
+def test_a_relay_that_cannot_listen_ends(database: str, vhost: str) -> None:
+    """A port that is taken is an error in one line, before anything is published."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with program(database, "relay", "--amqp-url", vhost, "--listen", listen, "--json") as process:
+            _, line = process.communicate(timeout=30)
+            assert (json.loads(line)["error"], process.returncode) == ("OSError", 1)
+            assert "in use" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)),
+        ("9464", ("127.0.0.1", 9464)),
+        ("[::1]:80", ("::1", 80)),
+        ("localhost:0", ("localhost", 0)),
+        *((bad, None) for bad in ("", ":", ":1", "h", "h:", "h:65536", "::1:80", "h:-1", "a b:1", "h:1\n")),
+    ],
+)
+def test_where_to_listen(text: str, address: tuple[str, int] | None) -> None:
+    """A port alone is on the loopback interface; whoever wants another names it."""
+    if address is None:
+        with pytest.raises(InvalidSettings, match="--listen"):
+            Settings.of(listen=text)
+    else:
+        assert Settings.of(listen=text).listen == address

@@ -68,7 +68,8 @@ def test_the_names_of_the_metrics() -> None:
     ]
     kinds = {name.removeprefix("trunkline_relay_"): kind for name, kind in names if not name.endswith("_created")}
     assert kinds == {
-        **dict.fromkeys(["position", "safe_position", "leader", "blocked"], "gauge"),
+        **dict.fromkeys(["position", "safe_position", "lag_events", "lag_seconds", "holder_seconds"], "gauge"),
+        **dict.fromkeys(["leader", "blocked"], "gauge"),
         **dict.fromkeys(
             [f"{n}_total" for n in ("published", "confirmed", "retries", "unroutable", "refused", "skipped")], "counter"
         ),

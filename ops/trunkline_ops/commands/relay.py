@@ -1,18 +1,25 @@
-"""`relay`: runs a relay until it is told to stop."""
+"""`relay`: runs the relays of one store or of several until it is told to stop."""
+
+from __future__ import annotations
 
 import asyncio
 import re
 import signal
-from contextlib import AsyncExitStack
-from typing import Annotated, Any, Final
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import Misuse
-from trunkline_ops.options import AmqpUrl, AsJson, Dsn, Schema
+from trunkline_ops.options import AmqpUrl, AsJson, Dsn, Schemas
 from trunkline_ops.settings import Settings, masked
 from trunkline_store import EventStore, Unavailable
+
+if TYPE_CHECKING:  # what would only make the start of other commands longer is imported below
+    from trunkline_relay.metrics import Registry
+    from trunkline_relay.status import Status
 
 _CONNECTIONS: Final = 5
 _RETRY_SECONDS: Final = (0.2, 5.0)
@@ -31,20 +38,29 @@ def relay(
         float,
         typer.Option(min=0.5, max=3600, metavar="SECONDS", help="After so long a relay that has vanished is replaced."),
     ] = 5.0,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            help="Answer GET /healthz, /readyz and /metrics there, as on 127.0.0.1:9464; else TRUNKLINE_LISTEN.",
+        ),
+    ] = None,
     dsn: Dsn = None,
-    schema: Schema = None,
+    schema: Schemas = None,
     amqp_url: AmqpUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish a store's events to RabbitMQ, until SIGTERM or Ctrl-C.
+    """Publish the events of stores to RabbitMQ, until SIGTERM or Ctrl-C.
 
-    One relay leads, further ones stand by. A database or a broker that is away is waited for, and that is logged.
+    One relay of a store leads, further ones stand by. A database or a broker that is away is waited for, and that is
+    logged. With several stores, each has a relay of its own, and one that fails for good does not stop the others.
     """
-    settings = Settings.of(dsn=dsn, store=schema, amqp_url=amqp_url)
+    settings = Settings.of(dsn=dsn, stores=schema, amqp_url=amqp_url, listen=listen)
     settings.database()
     settings.broker()
     start_from = _position(start)
-    import uvloop  # here, as below, what would only make the start of other commands longer
+    import uvloop
 
     from trunkline_ops.logs import log_to_stderr
 
@@ -63,29 +79,94 @@ def _position(start: str) -> int | None:
 
 
 async def _run(settings: Settings, start_from: int | None, lease: float) -> None:
+    """Until it is told to stop, or no relay is left; then the last one's error is raised."""
     import structlog
 
-    from trunkline_relay import Relay
+    from trunkline_relay.metrics import Registry
+    from trunkline_relay.status import Status
 
     log = structlog.get_logger("trunkline.relay")
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    stopping = asyncio.create_task(stop.wait(), name="told to stop")
-    async with AsyncExitStack() as stack:
-        opening = asyncio.create_task(_open_in_the_end(settings, stack, log), name="open the store")
-        await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not opening.done():
-            opening.cancel()
-            await asyncio.wait({opening})
-            return
-        running = Relay(opening.result(), settings.broker(), start_from=start_from, lease=lease)
-        stopping.add_done_callback(lambda _: running.stop())
-        await running.run()
+    registry = Registry()
+    stores = {each.store: (each, Status(each.store)) for each in settings.each_store()}
+    async with _listening(settings, registry, [status for _, status in stores.values()]):
+        lives = {
+            asyncio.create_task(_relay(each, status, registry, stop, start_from, lease), name=f"relay of {name}"): name
+            for name, (each, status) in stores.items()
+        }
+        try:
+            left, errors = set(lives), []
+            while left:
+                ended, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                for life in ended:
+                    if (error := life.exception()) is not None:
+                        errors.append(error)
+                        stores[lives[life]][1].failure = masked(str(error))
+                        if len(lives) > 1:
+                            log.error("relay failed", store=lives[life], error=str(error), kind=type(error).__name__)
+        finally:
+            for life in lives:
+                life.cancel()
+            await asyncio.gather(*lives, return_exceptions=True)
+    if len(errors) == len(lives):
+        raise errors[-1]
     log.info("stopped")
 
 
-async def _open_in_the_end(settings: Settings, stack: AsyncExitStack, log: Any) -> EventStore:
+@asynccontextmanager
+async def _listening(settings: Settings, registry: Registry, stores: list[Status]) -> AsyncIterator[None]:
+    """The endpoints, if they are wanted."""
+    if settings.listen is None:
+        yield
+        return
+    from trunkline_relay.serve import Server
+
+    async with Server(*settings.listen, registry, stores):
+        yield
+
+
+async def _relay(
+    settings: Settings, status: Status, registry: Registry, stop: asyncio.Event, start_from: int | None, lease: float
+) -> None:
+    """The relay of one store, from opening the store on. Raises what needs a person."""
+    from structlog.contextvars import bind_contextvars
+
+    from trunkline_relay import Relay
+    from trunkline_relay.metrics import Metrics
+
+    bind_contextvars(store=settings.store)  # in this task and those that it starts: their lines name the store
+    metrics = Metrics(settings.store, registry)  # all of them are there from the beginning
+    stopping = asyncio.create_task(stop.wait(), name="told to stop")
+    try:
+        async with AsyncExitStack() as stack:
+            opening = asyncio.create_task(_open_in_the_end(settings, stack), name="open the store")
+            try:
+                await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not opening.done():
+                    return
+            finally:
+                opening.cancel()
+                await asyncio.wait({opening})
+            running = Relay(
+                opening.result(),
+                settings.broker(),
+                start_from=start_from,
+                lease=lease,
+                metrics=metrics,
+                status=status,
+            )
+            stopping.add_done_callback(lambda _: running.stop())
+            await running.run()
+    finally:
+        stopping.cancel()
+
+
+async def _open_in_the_end(settings: Settings, stack: AsyncExitStack) -> EventStore:
+    import structlog
+
+    log: Any = structlog.get_logger("trunkline.relay")
     pause, longest = _RETRY_SECONDS
     while True:
         try:

@@ -102,6 +102,10 @@ SELECT @schema@.safe_position_v1()
 -- How far may be read, and in which history: one question for everybody who follows.
 SELECT @schema@.safe_position_v1() AS safe, @schema@.history_v1() AS history
 
+-- name: nudge
+-- After an append, in a transaction of its own.
+SELECT pg_notify($1, '')
+
 -- name: stream_state
 -- Why a read of a stream gave nothing of its own.
 SELECT version, deleted_at IS NOT NULL AS deleted,
@@ -344,6 +348,34 @@ WHERE name = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $6 RET
 
 -- name: see_relay
 SELECT position, safe_position, owner, epoch, updated_at FROM @schema@.relays WHERE name = $1
+
+-- name: relay_lag
+-- How far the relay is behind the safe position $1: its place, the events and links ahead of it, each counted up to
+-- 10,000 (as in list_subscriptions), and the age of the first of those events in seconds.
+SELECT r.position,
+       (SELECT count(*) FROM (SELECT FROM @schema@.events AS e WHERE e.position > r.position AND e.position <= $1
+                              ORDER BY e.position LIMIT (SELECT 10000)) AS ahead)
+     + (SELECT count(*) FROM (SELECT FROM @schema@.links AS l WHERE l.feed_position > r.position AND l.feed_position <= $1
+                              ORDER BY l.feed_position LIMIT (SELECT 10000)) AS ahead) AS events,
+       coalesce((SELECT extract(epoch FROM clock_timestamp() - e.created_at)::float8 FROM @schema@.events AS e
+                 WHERE e.position > r.position AND e.position <= $1 ORDER BY e.position LIMIT 1), 0) AS seconds
+FROM @schema@.relays AS r WHERE r.name = $2
+
+-- name: holder
+-- Whose open transaction holds the safe position $1 back: the lock of the oldest block, whose key carries its lower 31
+-- bits. A prepared transaction has no process; the lock on its own id leads to its name. Without pg_read_all_stats the age
+-- is null.
+SELECT l.pid, coalesce(p.owner, a.usename)::text AS login, coalesce(a.application_name, '') AS application,
+       p.gid AS prepared, l.objid::bigint AS block,
+       extract(epoch FROM clock_timestamp() - coalesce(p.prepared, a.xact_start))::float8 AS age
+FROM pg_locks AS l
+LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+LEFT JOIN pg_locks AS x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid' AND x.granted
+    AND x.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts AS p ON p.transaction = x.transactionid
+WHERE l.locktype = 'advisory' AND l.classid = '@schema@.events'::regclass::oid AND l.objsubid = 2
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY (l.objid::bigint - $1::bigint / 1024) & 2147483647 LIMIT 1
 
 -- name: create_subscription
 -- The row, made on the first subscribe; $3 counts only then.

@@ -1,0 +1,159 @@
+"""`/healthz`, `/readyz` and `/metrics`: three GETs, answered by a small HTTP/1.1 server, one request a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+import structlog
+from prometheus_client.exposition import choose_encoder
+
+from trunkline_relay.metrics import Registry
+from trunkline_relay.status import Status
+
+REQUEST_BYTES: Final = 8192
+REQUEST_SECONDS: Final = 5.0
+"""For a request to come, and as long again for its answer to be taken."""
+CONNECTIONS: Final = 64
+"""At a time; further ones are told to come again."""
+
+log = structlog.get_logger("trunkline.relay")
+
+
+class Request(NamedTuple):
+    """Of a request, what matters here. Names of headers are in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+
+class BadRequest(Exception):
+    """What came is not a request that can be answered."""
+
+    def __init__(self, status: HTTPStatus) -> None:
+        super().__init__(status.phrase)
+        self.status = status
+
+
+def parsed(head: bytes) -> Request:
+    """The request, from its line and headers. Raises `BadRequest`."""
+    line, *rest = head.decode("latin-1").split("\r\n")
+    match line.split(" "):
+        case [method, target, "HTTP/1.1" | "HTTP/1.0"] if method.isalpha() and target.startswith("/"):
+            pass
+        case [_, _, version] if version.startswith("HTTP/"):
+            known = version in ("HTTP/1.1", "HTTP/1.0")
+            raise BadRequest(HTTPStatus.BAD_REQUEST if known else HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        case _:
+            raise BadRequest(HTTPStatus.BAD_REQUEST)
+    headers: dict[str, str] = {}
+    for header in filter(None, rest):
+        name, colon, value = header.partition(":")
+        if not colon or not name or name != name.strip():
+            raise BadRequest(HTTPStatus.BAD_REQUEST)
+        headers[name.lower()] = value.strip()
+    return Request(method, target.partition("?")[0], headers)
+
+
+class Server:
+    """Answers for the relays of one process, from entering to leaving. The port is open when it has been entered.
+
+    port: 0 for any that is free. Raises `OSError` where it cannot listen.
+    """
+
+    def __init__(self, host: str, port: int, registry: Registry, stores: Sequence[Status]) -> None:
+        self.host = host
+        self.port = port
+        self._registry = registry
+        self._stores = stores
+        self._listener: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self._accept, self.host, self.port, limit=REQUEST_BYTES)
+        self.port = self._listener.sockets[0].getsockname()[1]
+        log.info("listening", host=self.host, port=self.port)
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= CONNECTIONS:
+            writer.write(_response(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"too many connections\n"))
+            writer.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="relay http")
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Reads a request, answers, closes; whoever is too slow for that is cut off."""
+        try:
+            try:
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                answer = self._answer(parsed(head))
+            except BadRequest as error:
+                answer = _plain(error.status)
+            except asyncio.LimitOverrunError:
+                answer = _plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            except TimeoutError:
+                answer = _plain(HTTPStatus.REQUEST_TIMEOUT)
+            writer.write(answer)
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, EOFError, TimeoutError):
+            pass  # the client has gone, or does not take its answer
+        except Exception:
+            log.exception("request failed")
+        finally:
+            if not writer.transport.is_closing() or writer.transport.get_write_buffer_size():
+                writer.transport.abort()
+
+    def _answer(self, request: Request) -> bytes:
+        if request.method not in ("GET", "HEAD"):
+            return _plain(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
+        match request.path:
+            case "/healthz":
+                status, kind, body = HTTPStatus.OK, "application/json", _json({"alive": True})
+            case "/readyz":
+                stores = [store.report() for store in self._stores]
+                ready = all(store["ready"] for store in stores)
+                status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+                kind, body = "application/json", _json({"ready": ready, "stores": stores})
+            case "/metrics":
+                encode, kind = choose_encoder(request.headers.get("accept", ""))
+                status, body = HTTPStatus.OK, encode(self._registry.registry)
+            case _:
+                return _plain(HTTPStatus.NOT_FOUND)
+        return _response(status, kind, body, with_body=request.method == "GET")
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _plain(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> bytes:
+    return _response(status, "text/plain", f"{status.phrase}\n".encode(), headers=headers)
+
+
+def _response(
+    status: HTTPStatus, kind: str, body: bytes, *, with_body: bool = True, headers: Mapping[str, str] | None = None
+) -> bytes:
+    fields = {"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close", **(headers or {})}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n".encode("latin-1") + (body if with_body else b"")

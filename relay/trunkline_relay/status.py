@@ -1,0 +1,77 @@
+"""What can be said of the relay of one store at a moment: is it ready, and if not, why. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+STALLED_SECONDS: Final = 15.0
+"""A leader that has something ahead, and has not moved for so long, makes no progress."""
+UNSEEN_SECONDS: Final = 10.0
+"""After which what was seen of the store says nothing any more."""
+
+
+class Holder(NamedTuple):
+    """Whose open transaction, which has appended, holds the safe position back. pid: None if it is prepared."""
+
+    pid: int | None
+    login: str
+    application: str
+    prepared: str | None
+    age: float
+
+
+class Status:
+    """Of one store. stalled: seconds. clock: gives monotonic seconds."""
+
+    def __init__(
+        self, store: str, *, stalled: float = STALLED_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.store = store
+        self.leading = False
+        self.failure: str | None = None
+        """Why the relay of this store has ended for good."""
+        self.holder: Holder | None = None
+        self._stalled = stalled
+        self._clock = clock
+        self._seen: float | None = None
+        self._moved = 0.0
+        self._facts: dict[str, Any] = {"position": 0, "safe_position": 0, "lag_events": 0, "lag_seconds": 0.0}
+
+    def lead(self, leading: bool) -> None:
+        """It has become the leader, which has time to begin; or it is so no more."""
+        self.leading, self._moved = leading, self._clock()
+
+    def see(self, position: int, safe: int, events: int, seconds: float, holder: Holder | None) -> None:
+        """What the store says: what is recorded, what can be read, how much and how old what lies between is."""
+        now = self._clock()
+        if position != self._facts["position"] or not events:
+            self._moved = now
+        self._seen, self.holder = now, holder
+        self._facts = {"position": position, "safe_position": safe, "lag_events": events, "lag_seconds": seconds}
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not ready, or None: it moves, has nothing to do, or stands by."""
+        now = self._clock()
+        if self.failure is not None:
+            return self.failure
+        if self._seen is None or now - self._seen > UNSEEN_SECONDS:
+            return "the database does not answer"
+        if self.leading and self._facts["lag_events"] and now - self._moved > self._stalled:
+            return f"no progress for {now - self._moved:.0f} s"
+        return None
+
+    def report(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        role = "failed" if self.failure is not None else "leader" if self.leading else "standby"
+        problem = self.problem
+        return {
+            "store": self.store,
+            "role": role,
+            "ready": problem is None,
+            "problem": problem,
+            **self._facts,
+            "holder": None if self.holder is None else self.holder._asdict(),
+        }
