@@ -1,4 +1,7 @@
-"""A RabbitMQ of this program's own, or the one of `TRUNKLINE_AMQP_URL` and `TRUNKLINE_MANAGEMENT_URL`."""
+"""A RabbitMQ of this program's own, or the one of `TRUNKLINE_AMQP_URL` and `TRUNKLINE_MANAGEMENT_URL`.
+
+`TRUNKLINE_RABBITMQ_VERSION` asks for one of its own in a version (4.3), or the `newest` that can be had.
+"""
 
 import os
 import re
@@ -7,19 +10,23 @@ import shutil
 import socket
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from signal import SIGTERM
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from trunkline_ops.servers.guard import Guard, account_for_servers, server_environment
-from trunkline_ops.servers.packages import unpacked
+from trunkline_ops.servers.packages import has_own_loader, start_with_own_loader, unpacked, unpacked_from
 from trunkline_ops.servers.ports import HOST, reserved_ports
 from trunkline_ops.servers.server import Server
 from trunkline_ops.servers.ways import Unavailable, first_open
 
+NEWEST: Final = "newest"
+_SUITES: Final = {"4.3": "forky", "4.0": "trixie", "3.10": "bookworm"}
+"""Which suite of Debian has which version, the newest first."""
 _OLDEST = (3, 10)
 _USER = "trunkline"
 _PLUGINS = "[rabbitmq_management,rabbitmq_prometheus].\n"
@@ -83,14 +90,17 @@ def rabbitmq_server(
     Args:
         settings: keys of rabbitmq.conf for a server of this program's own, such as `{"heartbeat": "5"}`.
         private: never the environment's server, but one that may be broken.
-        home: the folder that holds RabbitMQ's `sbin` and `plugins`; by default the newest one that is
-            installed, else the distribution's package, unpacked into the cache.
+        home: the folder that holds RabbitMQ's `sbin` and `plugins`; by default that of the version which
+            `TRUNKLINE_RABBITMQ_VERSION` names, else the newest one that is installed, else the distribution's
+            package, unpacked into the cache.
 
     Raises:
         Unavailable: there is no way to a RabbitMQ here; the message lists what was tried.
         ServerError: it did not start.
     """
-    if not private and (amqp_url := os.environ.get("TRUNKLINE_AMQP_URL")):
+    if home is None and (version := os.environ.get("TRUNKLINE_RABBITMQ_VERSION")):
+        home = home_of(version)
+    elif not private and (amqp_url := os.environ.get("TRUNKLINE_AMQP_URL")):
         management_url = os.environ.get("TRUNKLINE_MANAGEMENT_URL")
         if not management_url:
             raise Unavailable("TRUNKLINE_AMQP_URL is set: set TRUNKLINE_MANAGEMENT_URL too")
@@ -181,10 +191,54 @@ def installed_home() -> Path:
 
 def unpacked_home() -> Path:
     """The distribution's package, unpacked without root."""
-    homes = unpacked("rabbitmq", "rabbitmq-server", _make_erlang_relocatable).glob(
-        "usr/lib/rabbitmq/lib/rabbitmq_server-*"
-    )
-    return max(homes, key=_version)
+    return _home_in(unpacked("rabbitmq", "rabbitmq-server", _make_erlang_relocatable))
+
+
+def home_of(version: str) -> Path:
+    """RabbitMQ in a version (`4.3`), or the `newest` that can be had: the installed one where that is it, else the
+    package of the suite of Debian that has it, unpacked without root.
+
+    Raises:
+        Unavailable: no suite has it, or it cannot be reached.
+    """
+    with suppress(Unavailable):
+        if version == _short(home := installed_home()):
+            return home
+    if version == NEWEST:
+        reasons = []
+        for suite in _SUITES.values():
+            try:
+                return _of_suite(suite)
+            except Unavailable as reason:
+                reasons.append(f"{suite}: {reason}")
+        raise Unavailable("; ".join(reasons))
+    if version not in _SUITES:
+        raise Unavailable(f"which suite of Debian has it is not known: use {', '.join(_SUITES)} or {NEWEST}")
+    home = _of_suite(_SUITES[version])
+    if _short(home) != version:
+        raise Unavailable(f"Debian's {_SUITES[version]} has RabbitMQ {_short(home)} now, not {version}")
+    return home
+
+
+def version_of(home: Path) -> str:
+    """Such as `4.0.5`."""
+    return ".".join(map(str, _version(home)))
+
+
+def _short(home: Path) -> str:
+    return ".".join(map(str, _version(home)[:2]))
+
+
+def _of_suite(suite: str) -> Path:
+    def finish(folder: Path) -> None:
+        _make_erlang_relocatable(folder)
+        start_with_own_loader(folder, folder / "usr" / "lib" / "erlang")
+
+    return _home_in(unpacked_from(suite, "rabbitmq", "rabbitmq-server", finish))
+
+
+def _home_in(folder: Path) -> Path:
+    return max(folder.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*"), key=_version)
 
 
 def _make_erlang_relocatable(folder: Path) -> None:
@@ -206,7 +260,7 @@ def _erlang_beside(home: Path) -> dict[str, str]:
     if not erlang.is_dir():
         return {}
     found = {"PATH": f"{erlang}:{os.environ.get('PATH', os.defpath)}"}
-    if lib != Path("/usr/lib"):
+    if lib != Path("/usr/lib") and not has_own_loader(lib.parents[1]):
         libraries = [*lib.glob("*-linux-gnu*"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
         found["LD_LIBRARY_PATH"] = ":".join(map(str, libraries))
     return found
