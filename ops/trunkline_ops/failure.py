@@ -34,11 +34,22 @@ class StoppedAt(Exception):
         self.appended = appended
 
 
+class ReplayStopped(Exception):
+    """So many events were replayed, and confirmed, and a new replay goes on at the position `next`; the cause says why
+    it stopped."""
+
+    def __init__(self, next: int, events: int) -> None:
+        super().__init__()
+        self.next = next
+        self.events = events
+
+
 _KNOWN: Final = (
     typer.TyperException,
     typer.Abort,
     InvalidSettings,
     StoppedAt,
+    ReplayStopped,
     TrunklineError,
     asyncpg.PostgresError,  # what the store has no name for, such as a full disk
     OSError,
@@ -88,6 +99,13 @@ def described(error: BaseException) -> Failure:
             return why._replace(
                 message=f"{lines}: {why.message} ({error.appended or 'no'} {events} appended before)",
                 attributes={**why.attributes, "line": first, "appended": error.appended},
+            )
+        case ReplayStopped() if error.__cause__ is not None:
+            why = described(error.__cause__)
+            events = "event was" if error.events == 1 else "events were"
+            return why._replace(
+                message=f"{why.message} ({error.events or 'no'} {events} replayed; go on with --from {error.next})",
+                attributes={**why.attributes, "next": error.next, "events": error.events},
             )
         case typer.TyperException():
             message = error.format_message()

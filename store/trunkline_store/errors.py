@@ -11,6 +11,7 @@
     ├── StreamNotFound                 .stream
     ├── StreamDeleted                  .stream
     ├── SnapshotNotFound               .source
+    ├── QueueNotFound                  .queue
     ├── UndecodableEvent               .stream .stream_version .position .type
     ├── SubscriptionAlreadyExists      .subscription
     ├── SubscriptionLost               .subscription
@@ -50,6 +51,7 @@ __all__ = [
     "NotInitialised",
     "OperationTimeout",
     "PermissionRefused",
+    "QueueNotFound",
     "SchemaTooNew",
     "SnapshotNotFound",
     "StoreNotReady",
@@ -128,6 +130,14 @@ class SnapshotNotFound(TrunklineError):
     def __init__(self, source: str) -> None:
         super().__init__(f"there is no snapshot of {source!r}")
         self.source = source
+
+
+class QueueNotFound(TrunklineError):
+    """The broker has no queue of this name, in the vhost of the URL."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"there is no queue {queue!r} in this vhost: its consumer declares it")
+        self.queue = queue
 
 
 class _AboutStream(TrunklineError):

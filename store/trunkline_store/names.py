@@ -37,6 +37,11 @@ def links_exchange(store: str) -> str:
     return f"{store}.links"
 
 
+def app_id(store: str) -> str:
+    """What a store's messages say of who published them."""
+    return f"trunkline/{store}"
+
+
 def word(text: str, limit: int) -> str:
     """`text` as one word of a routing key, at most `limit` bytes: `.`, `*`, `#` and `%` are percent-escaped, and
     what is too long is cut and ends with `~` and a hash of the whole."""

@@ -99,9 +99,10 @@ class BadMessage(ValueError):
 
 
 def encode(
-    batch: Sequence[StoredEvent], chain: Chain, *, store: str, history: str, epoch: int, content_type: str
+    batch: Sequence[StoredEvent], chain: Chain | None, *, store: str, history: str, epoch: int = 0, content_type: str
 ) -> Message:
-    """The message that carries `batch`, which holds events or links. Equal arguments give equal bytes."""
+    """The message that carries `batch`, which holds events or links. Equal arguments give equal bytes. chain, epoch:
+    of the relay; a replay has none, and says so."""
     first, last = batch[0], batch[-1]
     linked = isinstance(first, StoredLink)
     types = list(dict.fromkeys(event.type for event in batch))
@@ -116,13 +117,8 @@ def encode(
         "last_version": last.stream_version,
         "first_position": first.position,
         "last_position": last.position,
-        **(
-            {"linked": True}
-            if linked
-            else {"previous_position": chain.previous, "previous_in_category": chain.previous_in_category}
-        ),
-        "previous_in_stream": chain.previous_in_stream,
-        "relay_epoch": epoch,
+        **({"linked": True} if linked else {}),
+        **({"replayed": True} if chain is None else _chained(chain, linked, epoch)),
     }
     time = datetime.fromisoformat(first.time)
     return Message(
@@ -139,6 +135,11 @@ def encode(
         count=len(batch),
         linked=linked,
     )
+
+
+def _chained(chain: Chain, linked: bool, epoch: int) -> dict[str, Any]:
+    of_all = {"previous_position": chain.previous, "previous_in_category": chain.previous_in_category}
+    return {**({} if linked else of_all), "previous_in_stream": chain.previous_in_stream, "relay_epoch": epoch}
 
 
 def _body(batch: Sequence[StoredEvent], store: str, content_type: str) -> bytes:

@@ -164,6 +164,9 @@ def test_the_commands_and_their_options_are_these() -> None:
         "read": sorted([*common, "stream", "--from", "--count"]),
         "tail": sorted([*common, "--from", "--stream", "--category", "--type"]),
         "relay": sorted([*common, "--from", "--lease", "--amqp-url"]),
+        "replay": sorted(
+            [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
+        ),
     }
 
 

@@ -56,6 +56,11 @@ QUERIES: dict[str, tuple[tuple[Any, ...], dict[str, set[str]]]] = {
         (0, FAR, 500, 262144, 262144),
         {"links": {"links_pkey"}, "events": {"events_pkey"}, "streams": {"streams_pkey"}},
     ),
+    "replay_category": ((0, FAR, 500, 262144, 262144, "rare"), CATEGORY),
+    "replay_stream": (
+        (0, FAR, 500, 262144, 262144, "s-7"),
+        {"events": {"events_stream_version"}, "streams": {"streams_pkey", "streams_stream_key"}},
+    ),
     "last_position": ((FAR,), {"events": {"events_pkey"}}),
     "last_feed_position": ((FAR,), {"events": {"events_pkey"}, "links": {"links_pkey"}}),
     "all_info": ((), {"events": {"events_pkey"}}),

@@ -8,6 +8,7 @@ import typer
 from trunkline_ops.commands.append import append
 from trunkline_ops.commands.read import read, tail
 from trunkline_ops.commands.relay import relay
+from trunkline_ops.commands.replay import replay
 from trunkline_ops.commands.roles import roles
 from trunkline_ops.commands.schema import create, drop, init, migrate, migrations, reset
 from trunkline_ops.failure import Program
@@ -32,6 +33,7 @@ for _panel, _command, _example in (
     ("Events", read, "trunkline read order-42 --from 3"),
     ("Events", tail, "trunkline tail --category order --json | jq .data"),
     ("RabbitMQ", relay, "trunkline relay --amqp-url amqp://guest:guest@localhost"),
+    ("RabbitMQ", replay, "trunkline replay --to billing --from 2048 --category order"),
 ):
     app.command(rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)
 

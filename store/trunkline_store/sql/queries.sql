@@ -264,6 +264,34 @@ CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stre
 WHERE e.bytes_before < $4
 ORDER BY e.feed_position
 
+-- name: replay_category
+-- As relay_page, of category $6.
+SELECT e.position, s.stream, e.category, e.stream_version, e.event_id::text, e.type, e.size,
+       CASE WHEN e.size <= $5 THEN e.data@data_out@ END AS data, e.metadata::text,
+       e.correlation_id, e.causation_id, e.traceparent,
+       to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time
+FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - least(size, $5) AS bytes_before
+      FROM @schema@.events
+      WHERE category = $6 AND position >= $1 AND position <= $2
+      ORDER BY position LIMIT $3) AS e
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
+WHERE e.bytes_before < $4
+ORDER BY e.position
+
+-- name: replay_stream
+-- As relay_page, of stream $6, and from version $1 on: in a stream, the versions' order is the positions'.
+SELECT e.position, s.stream, e.category, e.stream_version, e.event_id::text, e.type, e.size,
+       CASE WHEN e.size <= $5 THEN e.data@data_out@ END AS data, e.metadata::text,
+       e.correlation_id, e.causation_id, e.traceparent,
+       to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time
+FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY stream_version ROWS UNBOUNDED PRECEDING) - least(size, $5) AS bytes_before
+      FROM @schema@.events
+      WHERE stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $6) AND stream_version >= $1
+      ORDER BY stream_version LIMIT $3) AS e
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
+WHERE e.bytes_before < $4 AND e.position <= $2
+ORDER BY e.stream_version
+
 -- name: previous_in_category
 -- The last position below $2[i] in category $1[i], for each i; 0 where there is none.
 SELECT coalesce((SELECT e.position FROM @schema@.events AS e

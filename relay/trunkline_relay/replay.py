@@ -1,0 +1,246 @@
+"""Republishes history to one queue: for a plain consumer that found a hole, or is new.
+
+The messages are those of the relay, cut at the same borders, with the header `replayed` in the chain's place: what is
+chosen here does not follow upon what is in the queue. Other queues receive nothing, and the relay goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, NamedTuple
+
+import aio_pika
+from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
+
+from trunkline_relay.tail import PAGE_BYTES, PAGE_EVENTS
+from trunkline_store import EventStore, InvalidArgument, QueueNotFound, StreamNotFound
+from trunkline_store.batch import Cutter, block_start
+from trunkline_store.cancellation import obey_cancellation
+from trunkline_store.errors import BrokerUnavailable
+from trunkline_store.names import app_id
+from trunkline_store.wire import CONTENT_TYPE, Message, StoredEvent, encode
+
+WINDOW: Final = 200
+PATIENCE_SECONDS: Final = 30.0
+
+_BROKER_ERRORS: Final = (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError)
+
+
+class _Page(NamedTuple):
+    """Up to `end` there are no other events than these, and there may be `more` behind it."""
+
+    events: Sequence[StoredEvent]
+    end: int
+    more: bool
+
+
+class Replay:
+    """Puts the events from `start` up to `end` (both inclusive; at most up to what is safe now) into a queue that is
+    there: those of a category, or of a stream (its own, without what is linked into it), or all; of some types, or all.
+
+    window: messages that may be outstanding, which bounds what a fault leaves unknown. patience: seconds without a
+    confirm after which the broker counts as stuck.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        amqp_url: str,
+        queue: str,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        category: str | None = None,
+        stream: str | None = None,
+        types: Collection[str] = (),
+        window: int = WINDOW,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        if start < 0 or (end is not None and end < 0):
+            raise InvalidArgument("start and end are positions, from 0 on")
+        if category is not None and stream is not None:
+            raise InvalidArgument("a category or a stream, not both")
+        if window < 1:
+            raise InvalidArgument("window: at least one message is outstanding at a time")
+        self.start = start
+        self.end = end
+        """Where it ends; known when it has begun."""
+        self.position = start - 1
+        """What is wanted up to here is in the queue, confirmed: go on behind it."""
+        self.events = 0
+        self.messages = 0
+        self._store = store
+        self._url = amqp_url
+        self._queue = queue
+        self._category = category
+        self._stream = stream
+        self._types = frozenset(types)
+        self._window = window
+        self._patience = patience
+        self._version = 0  # of the stream: where its next page begins
+
+    async def run(self) -> None:
+        """Returns when all is confirmed.
+
+        Raises `QueueNotFound`, `StreamNotFound`, `BrokerUnavailable`, and what the store raises. What was confirmed by
+        then stays in the queue: a new replay from `position` + 1 goes on, and may repeat the last `window` messages.
+        """
+        store = self._store
+        history = str(await store.fetchval(store.sql["history"]))
+        safe = await store.safe_position()
+        self.end = end = safe if self.end is None else min(self.end, safe)
+        if self._stream is not None and await store.fetchrow(store.sql["stream_state"], self._stream) is None:
+            raise StreamNotFound(self._stream)
+        async with self._channel() as channel:
+            sending = _Sending(self, channel, self._queue, self._window, app_id(store.schema))
+            try:
+                async for batches, read_to in self._batches(end):
+                    for batch in batches:
+                        message = encode(
+                            batch, None, store=store.schema, history=history, content_type=store.content_type
+                        )
+                        await sending.send(message, self._patience)
+                    if not sending.outstanding:
+                        self.position = max(self.position, read_to)
+                await sending.flush()
+            finally:
+                await sending.end()
+        self.position = max(self.position, end)
+
+    @asynccontextmanager
+    async def _channel(self) -> AsyncIterator[AbstractChannel]:
+        """A channel with confirms, on a connection of its own; the queue is there."""
+        connection = None
+        try:
+            async with asyncio.timeout(self._patience):
+                connection = await aio_pika.connect(
+                    self._url, client_properties={"connection_name": f"{self._store.schema} replay"}
+                )
+                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                await channel.declare_queue(self._queue, passive=True)
+            obey_cancellation()
+            yield channel
+        except (ChannelNotFoundEntity, PublishError) as error:  # before the first message, or after it
+            raise QueueNotFound(self._queue) from error
+        except DeliveryError as error:
+            raise BrokerUnavailable(
+                f"queue {self._queue!r} refused a message: it is full, or has no majority"
+            ) from error
+        except TimeoutError as error:
+            raise BrokerUnavailable(
+                f"RabbitMQ did not answer for {self._patience:g} s: it is blocked by an alarm, or stuck"
+            ) from error
+        except _BROKER_ERRORS as error:
+            obey_cancellation()
+            raise BrokerUnavailable.because(error) from error
+        finally:
+            if connection is not None:
+                await _close(connection)
+
+    async def _batches(self, end: int) -> AsyncIterator[tuple[list[list[StoredEvent]], int]]:
+        """What is wanted, page by page, and up to where it is complete."""
+        cutter: Cutter[StoredEvent] = Cutter(self._store.batch_count, self._store.batch_bytes)
+        position, more = block_start(self.start), self.start <= end
+        while more:
+            page = await self._page(position, end)
+            batches = cutter.cut(page.events)
+            if not page.more:
+                batches += cutter.rest()
+            wanted = [kept for batch in batches if (kept := [event for event in batch if self._wants(event)])]
+            # where there is more, the last block may go on, and with it the batch that is still open
+            yield wanted, block_start(page.end) - 1 if page.more else page.end
+            position, more = page.end + 1, page.more
+
+    async def _page(self, start: int, end: int) -> _Page:
+        largest = self._store.batch_bytes
+        limits = (end, PAGE_EVENTS, PAGE_BYTES, largest)
+        if self._stream is not None:
+            rows = await self._rows("replay_stream", self._version, *limits, self._stream)
+        elif self._category is not None:
+            rows = await self._rows("replay_category", start, *limits, self._category)
+        else:
+            rows = await self._rows("relay_page", start, *limits)
+        more = len(rows) == PAGE_EVENTS or sum(min(event.size, largest) for event in rows) >= PAGE_BYTES
+        if rows:
+            self._version = rows[-1].stream_version + 1
+        return _Page(rows, rows[-1].position if more else end, more)
+
+    async def _rows(self, query: str, *args: object) -> list[StoredEvent]:
+        rows = await self._store.fetch(self._store.sql[query], *args)
+        return [StoredEvent(*row[: len(StoredEvent.__struct_fields__)]) for row in rows]
+
+    def _wants(self, event: StoredEvent) -> bool:
+        return event.position >= self.start and (not self._types or event.type in self._types)
+
+
+class _Sending:
+    """Messages on their way, in their order, and what is known of them."""
+
+    def __init__(self, replay: Replay, channel: AbstractChannel, queue: str, window: int, app_id: str) -> None:
+        self.outstanding: deque[tuple[asyncio.Task[object], Message]] = deque()
+        self._replay = replay
+        self._channel = channel
+        self._queue = queue
+        self._window = window
+        self._app_id = app_id
+
+    async def send(self, message: Message, patience: float) -> None:
+        """Returns when the window has room for the next one. Raises what became of an earlier one."""
+        publishing = self._channel.default_exchange.publish(
+            aio_pika.Message(
+                message.body,
+                headers=message.headers,
+                content_type=CONTENT_TYPE,
+                delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                correlation_id=message.correlation_id,
+                message_id=message.message_id,
+                timestamp=message.timestamp,
+                type=message.type,
+                app_id=self._app_id,
+            ),
+            self._queue,
+            timeout=patience,
+        )
+        # each takes the channel's lock in its turn, so they are written in this order
+        self.outstanding.append((asyncio.create_task(publishing, name=f"replay {message.message_id}"), message))
+        while self.outstanding and (len(self.outstanding) >= self._window or self.outstanding[0][0].done()):
+            await self._settle()
+
+    async def flush(self) -> None:
+        while self.outstanding:
+            await self._settle()
+
+    async def end(self) -> None:
+        """Counts what was confirmed before something failed, and forgets the rest."""
+        while self.outstanding and _succeeded(self.outstanding[0][0]):
+            await self._settle()
+        tasks = [task for task, _ in self.outstanding]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _settle(self) -> None:
+        task, message = self.outstanding[0]
+        await asyncio.wait({task})
+        task.result()
+        self.outstanding.popleft()
+        replay = self._replay
+        replay.events += message.count
+        replay.messages += 1
+        replay.position = message.last_position
+
+
+def _succeeded(task: asyncio.Task[object]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
+    try:
+        async with asyncio.timeout(2):
+            await connection.close()
+    except _BROKER_ERRORS:
+        pass  # it is gone, which is what was wanted
