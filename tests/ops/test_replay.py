@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractChannel
 from typer.testing import CliRunner, Result
 
 from tests.ops.test_cli import NOWHERE, environment, program, shown_on, terminal
 from tests.proxy import Proxy
 from trunkline_ops.commands import app
+from trunkline_relay.replay import WINDOW
 from trunkline_store import ANY_VERSION, EventData, EventStore
 
 QUEUE = "heal"
@@ -34,10 +37,10 @@ def replay(database: str, vhost: str) -> Replay:
     """Runs the command in this process; given a dsn or a URL, with that one."""
     runner = CliRunner(env=environment(database))
 
-    async def run(*args: str, code: int = 0) -> Result:
+    async def run(*args: str, code: int | None = 0) -> Result:
         given = ["replay", *args, *([] if "--amqp-url" in args else ["--amqp-url", vhost])]
         result = await asyncio.to_thread(runner.invoke, app, given, catch_exceptions=False)
-        assert result.exit_code == code, result.output
+        assert code is None or result.exit_code == code, result.output
         return result
 
     return run
@@ -47,6 +50,11 @@ async def declared(url: str, **arguments: Any) -> None:
     """The consumer's queue."""
     async with await aio_pika.connect(url) as connection, connection.channel() as channel:
         await channel.declare_queue(QUEUE, durable=True, arguments=arguments)
+
+
+async def ready(channel: AbstractChannel) -> int:
+    """How many messages are in the queue."""
+    return (await channel.declare_queue(QUEUE, passive=True)).declaration_result.message_count or 0
 
 
 async def arrived(url: str) -> list[int]:
@@ -63,7 +71,8 @@ async def test_it_says_what_it_did(replay: Replay, last: int, vhost: str, store:
     """For people in a sentence; for programs in one object; and so it was."""
     await declared(vhost)
     result = await replay("--to", QUEUE)
-    assert result.stdout == f"replayed 40 events in 40 messages to 'heal', up to position {last}\n"
+    safe = await store.safe_position()
+    assert result.stdout == f"replayed 40 events in 40 messages to 'heal', up to position {safe}\n"
     every = await arrived(vhost)
     assert every == [event.position for event in await store.read_all_streams_forward()]
     between = ["--from", str(every[10]), "--to-position", str(every[20])]
@@ -103,24 +112,46 @@ async def test_bad_input_is_one_line(replay: Replay, last: int, vhost: str, data
 
 
 async def test_where_it_stops_it_says_from_where_to_go_on(replay: Replay, last: int, vhost: str) -> None:
-    """Obeying the error's `--from`, again and again, brings everything in the end."""
+    """Doing as the error says, again and again, brings everything in the end."""
     await declared(vhost, **{"x-max-length": 9, "x-overflow": "reject-publish"})
     result = await replay("--to", QUEUE, code=1)
-    assert "go on with --from" in result.stderr
+    start = int(re.search(r"events were replayed; go on with --from (\d+)\)$", result.stderr.strip())[1])  # type: ignore[index]
     found = await arrived(vhost)
-    result = await replay("--to", QUEUE, "--from", str(found[0]), "--json", code=1)
-    start = json.loads(result.stderr)["next"]
-    while True:
-        found += await arrived(vhost)
-        result = await asyncio.to_thread(
-            CliRunner().invoke,
-            app,
-            ["replay", "--to", QUEUE, "--from", str(start), "--json"],
-            env=environment(None) | {"TRUNKLINE_DSN": _dsn(replay), "TRUNKLINE_AMQP_URL": vhost},
-        )
-        if result.exit_code == 0:
-            break
+    while (result := await replay("--to", QUEUE, "--from", str(start), "--json", code=None)).exit_code:
+        assert json.loads(result.stderr)["next"] > start
         start = json.loads(result.stderr)["next"]
+        found += await arrived(vhost)
     found += await arrived(vhost)
-    assert sorted(set(found))[-1] == last
-    assert len(set(found)) == 40
+    assert (len(set(found)), max(found)) == (40, last)
+
+
+async def test_ctrl_c_says_from_where_to_go_on(replay: Replay, store: EventStore, database: str, vhost: str) -> None:
+    """Interrupted in the middle, it ends with 130 and the position; what is before that has arrived."""
+    await asyncio.gather(*(store.append_to_stream(f"a-{n}", ANY_VERSION, [EventData("Made", n)]) for n in range(2000)))
+    every = [event.position async for event in store.stream_all_forward()]
+    await declared(vhost)
+    async with await aio_pika.connect(vhost) as connection, connection.channel() as channel, Proxy(vhost) as proxy:
+        with program(database, "replay", "--to", QUEUE, "--json", "--amqp-url", proxy.url) as process:
+            while await ready(channel) <= WINDOW:
+                await asyncio.sleep(0.002)  # between two looks
+            proxy.stall()
+            process.send_signal(signal.SIGINT)
+            _, errors = await asyncio.to_thread(process.communicate, timeout=30)
+            assert process.returncode == 130
+        stopped = json.loads(errors)
+        found = await arrived(vhost)
+        assert stopped["error"] == "Interrupted"
+        assert set(found) >= {position for position in every if position < stopped["next"]}
+        await replay("--to", QUEUE, "--from", str(stopped["next"]))
+        found += await arrived(vhost)
+    assert list(dict.fromkeys(found)) == every
+
+
+async def test_on_a_terminal_it_shows_how_far_it_is(database: str, vhost: str, last: int) -> None:
+    """A bar with the position while it runs, which makes room for the result."""
+    await declared(vhost)
+    with terminal(database, "replay", "--to", QUEUE, "--amqp-url", vhost) as (process, screen):
+        shown = await asyncio.to_thread(shown_on, screen)
+        assert process.wait() == 0
+    assert re.search(r"position \d+, \d+ events", shown)
+    assert "replayed 40 events in 40 messages to 'heal'" in shown
