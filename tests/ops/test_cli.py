@@ -167,6 +167,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "replay": sorted(
             [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
         ),
+        "asyncapi": ["--help", "--json", "--schema"],
     }
 
 
