@@ -119,7 +119,7 @@ def document(store: str) -> dict[str, Any]:
             "events": {
                 "address": "{category}.{type}.{stream}",
                 "title": "Events as they are appended",
-                "description": "The address is the routing key, with `.`, `*`, `#` and `%` percent-escaped in its words. "
+                "description": "The routing key, with `.`, `*`, `#` and `%` percent-escaped in its words. "
                 "Bind with `#`, `order.#`, `*.OrderPlaced.*`, `order.*.order-42`.",
                 "parameters": {
                     "category": {
