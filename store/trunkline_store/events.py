@@ -27,6 +27,12 @@ BLOCK: Final = 1024
 
 _decode_metadata: Final = msgspec.json.Decoder().decode
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+NO_TEXT: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef"
+    + "".join(f"{chr(n + 0xFFFE)}{chr(n + 0xFFFF)}" for n in range(0, 0x110000, 0x10000))
+    + "]"
+)
+"""Control characters and Unicode's noncharacters, which CloudEvents allows in no attribute (spec.md, Type System)."""
 
 
 class ExpectedVersion(enum.IntEnum):
@@ -184,7 +190,8 @@ def check_events(events: Sequence[EventData]) -> None:
 
 
 def check_text(field: str, value: str, limit: int, error: type[InvalidArgument | InvalidEvent] = InvalidEvent) -> None:
-    """Raises `error` unless `value` is text without control characters, not blank, of at most `limit` bytes."""
+    """Raises `error` unless `value` is text without control characters and noncharacters, not blank, of at most `limit`
+    bytes."""
     problem = _problem(value, limit)
     if problem is not None:
         raise InvalidEvent(field, problem) if error is InvalidEvent else InvalidArgument(f"{field}: {problem}")
@@ -204,6 +211,6 @@ def _problem(value: str, limit: int) -> str | None:
         return f"{shown} is {size} bytes long, at most {limit} are allowed"
     if not value.strip():
         return f"{shown} is blank"
-    if _CONTROL.search(value):
-        return f"{shown} holds a control character"
+    if found := NO_TEXT.search(value):
+        return f"{shown} holds a control character or noncharacter, U+{ord(found[0]):04X}"
     return None

@@ -8,6 +8,7 @@ JSON data is spliced in and taken out byte by byte: what a consumer decodes is w
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,6 +19,7 @@ from uuid import UUID
 
 import msgspec
 
+from trunkline_store.events import NO_TEXT
 from trunkline_store.names import links_key, routing_key
 
 WIRE_VERSION: Final = 1
@@ -167,7 +169,7 @@ def _body(batch: Sequence[StoredEvent], store: str, content_type: str) -> bytes:
         if event.traceparent is not None:
             parts.append(b',"traceparent":' + _json(event.traceparent))
         if event.metadata is not None:
-            parts.append(b',"metadata":' + _json(event.metadata))
+            parts.append(b',"metadata":' + _json(_printable(event.metadata)))
         data = event.data.encode() if isinstance(event.data, str) else event.data
         if data is None:
             parts.append(b',"dataref":' + _json(f"{_source(store, stream)}/{version}") + b"},")
@@ -176,6 +178,19 @@ def _body(batch: Sequence[StoredEvent], store: str, content_type: str) -> bytes:
         else:
             parts.append(b',"data_base64":"' + b64encode(data) + b'"},')
     return b"[" + b"".join(parts)[:-1] + b"]"
+
+
+def _printable(text: str) -> str:
+    """The same JSON without what no attribute of a CloudEvent may hold: outside of strings it is white space, inside of
+    them it can be escaped."""
+    return NO_TEXT.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    if found[0] in "\n\r\t":
+        return " "
+    units = found[0].encode("utf-16-be").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
 
 def _constant(stream: str, correlation_id: str | None, store: str, content_type: str) -> bytes:

@@ -174,6 +174,11 @@ def test_the_commands_and_their_options_are_these() -> None:
             [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
         ),
         "relay": sorted([*common, "--from", "--lease", "--listen", "--amqp-url"]),
+        "relay": sorted([*common, "--from", "--lease", "--amqp-url"]),
+        "replay": sorted(
+            [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
+        ),
+        "asyncapi": ["--help", "--json", "--schema"],
     }
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,10 +30,11 @@ from trunkline_ops.servers import (
 )
 from trunkline_ops.servers.cache import cached
 from trunkline_ops.servers.guard_process import descendants
+from trunkline_ops.servers.packages import has_own_loader, start_with_own_loader
 from trunkline_ops.servers.pgbouncer import pgbouncer_server
 from trunkline_ops.servers.ports import HOST, reserved_ports
 from trunkline_ops.servers.postgres import programs_of_wheel
-from trunkline_ops.servers.rabbitmq import unpacked_home
+from trunkline_ops.servers.rabbitmq import home_of, unpacked_home
 from trunkline_ops.servers.ways import first_open
 
 PROGRAM = """
@@ -239,6 +241,63 @@ def test_where_no_way_is_open_the_error_lists_them_all(monkeypatch: pytest.Monke
         "  - The distribution's package, unpacked without root: it takes apt-get, of Debian or a descendant",
         "  install one",
     ]
+
+
+def test_a_version_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """A version that no suite has, and one whose suite is not to be had on this system: one line says why; and a
+    program that has asked for a version is given no other one, not even that of its environment."""
+
+    def installed() -> Path:
+        raise Unavailable("none is installed")
+
+    monkeypatch.setattr("trunkline_ops.servers.rabbitmq.installed_home", installed)
+    with pytest.raises(Unavailable, match=r"use 4\.3, 4\.0, 3\.10 or newest"):
+        home_of("5.7")
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"ID": "arch", "NAME": "Arch Linux"})
+    with pytest.raises(Unavailable, match=r"Debian.*Arch Linux"):
+        home_of("4.3")
+    monkeypatch.setenv("TRUNKLINE_AMQP_URL", "amqp://elsewhere/")
+    monkeypatch.setenv("TRUNKLINE_MANAGEMENT_URL", "http://elsewhere:15672/")
+    monkeypatch.setenv("TRUNKLINE_RABBITMQ_VERSION", "newest")
+    with pytest.raises(Unavailable, match=r"forky: .*; trixie: .*; bookworm: "), rabbitmq_server():
+        pass
+    done = subprocess.run(
+        [sys.executable, "-m", "trunkline_ops.servers", "5.7"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+
+
+def test_a_programs_own_c_library_comes_with_it_and_reaches_no_other(tmp_path: Path) -> None:
+    """It starts with the loader of its folder, under its own name, by a link too; what it starts itself has the host's,
+    and files that are no programs stay as they are."""
+    host = next(
+        each for pattern in ("/usr/lib", "/lib") for each in Path(pattern).glob("*-linux-gnu*/libc.so.6")
+    ).parent
+    libraries = tmp_path / "usr" / "lib" / host.name
+    programs = tmp_path / "usr" / "lib" / "programs"
+    libraries.mkdir(parents=True)
+    programs.mkdir()
+    for each in (*host.glob("ld-linux*.so.*"), host / "libc.so.6", *host.glob("libtinfo.so.*")):
+        shutil.copy(each, libraries)
+    shutil.copy("/bin/bash", programs / "shell")
+    (programs / "link").symlink_to("shell")
+    (programs / "text").write_text("text")
+    assert has_own_loader(tmp_path)
+    start_with_own_loader(tmp_path, programs)
+    moved = tmp_path.rename(tmp_path.with_name("moved"))  # as the cache does when all is made
+    for name in ("shell", "link"):
+        script = 'grep -c "$1" /proc/$$/maps; sh -c "grep -c $1 /proc/\\$\\$/maps"; echo "$0 $LD_LIBRARY_PATH"'
+        program = moved / "usr" / "lib" / "programs" / name
+        shown = subprocess.run(
+            [program, "-c", script, "own name", f"moved/usr/lib/{host.name}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.splitlines()
+        assert int(shown[0]) > 0
+        assert shown[1:] == ["0", "own name "]
+    assert (moved / "usr" / "lib" / "programs" / "text").read_text() == "text"
+    assert not has_own_loader(programs)
 
 
 def test_a_server_that_does_not_start_shows_its_log() -> None:

@@ -54,6 +54,7 @@ def vhost_of(url: str) -> str:
     return urlsplit(url).path.removeprefix("/")
 
 
+@pytest.mark.every_rabbitmq
 async def test_without_a_fault_everything_comes_by_the_queue(database: str, vhost: str) -> None:
     """The chain raises no false alarm: no hole is seen, and once live nothing is read from the store."""
     async with Flow(database, vhost) as flow:

@@ -2,12 +2,15 @@
 
 import asyncio
 
+import pytest
+
 from tests.whole.flow import QUICK, relay_running
 from trunkline_consumer import Consumer
 from trunkline_store import ANY_VERSION, EventData, EventStore
 from trunkline_store.rights import Role
 
 
+@pytest.mark.every_rabbitmq
 async def test_the_whole_way_takes_no_more_than_the_roles(logins: dict[Role, str], vhost: str) -> None:
     """A writer appends, a relay publishes, a subscriber follows and writes its checkpoint, each with its own login."""
     async with (

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from trunkline_ops.commands.append import append
+from trunkline_ops.commands.asyncapi import asyncapi
 from trunkline_ops.commands.read import read, tail
 from trunkline_ops.commands.relay import relay
 from trunkline_ops.commands.replay import replay
@@ -35,6 +36,7 @@ for _panel, _command, _example in (
     ("Events", tail, "trunkline tail --category order --json | jq .data"),
     ("RabbitMQ", relay, "trunkline relay --amqp-url amqp://guest:guest@localhost"),
     ("RabbitMQ", replay, "trunkline replay --to billing --from 2048 --category order"),
+    ("RabbitMQ", asyncapi, "trunkline asyncapi --schema invoices > invoices.asyncapi.json"),
 ):
     app.command(rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)
 app.add_typer(subscriptions, name="subscriptions", rich_help_panel="RabbitMQ")

@@ -1,0 +1,221 @@
+"""The examples of plain consumers, in two languages, against the real broker: what they do is what the relay's README
+says that a consumer without the SDK can rely on."""
+
+import asyncio
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from tests.whole.flow import relay_running
+from trunkline_ops.management import Management
+from trunkline_ops.servers.cache import cached, run
+from trunkline_ops.servers.ways import Unavailable
+from trunkline_relay import Replay
+from trunkline_store import ANY_VERSION, EventData, EventStore
+
+EXAMPLES = Path(__file__).parents[2] / "ops" / "examples"
+QUEUE = "billing"
+
+pytestmark = pytest.mark.every_rabbitmq
+
+
+@pytest.fixture(params=["python", "node"])
+def command(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    """The example of one language, ready to be run."""
+    if request.param == "python":
+        return [sys.executable, str(EXAMPLES / "plain_consumer.py")]
+    if not (node := shutil.which("node")) or not shutil.which("npm"):
+        pytest.skip("there is no Node.js with npm here: the example in JavaScript was not run")
+    try:
+        modules = cached(_name(), _install) / "node_modules"
+    except Unavailable as reason:
+        pytest.skip(f"npm cannot get amqplib: the example in JavaScript was not run: {reason}")
+    shutil.copy(EXAMPLES / "plain_consumer.mjs", tmp_path)  # a module looks for others beside itself
+    (tmp_path / "node_modules").symlink_to(modules)
+    return [node, str(tmp_path / "plain_consumer.mjs")]
+
+
+def _name() -> str:
+    version = json.loads((EXAMPLES / "package.json").read_text())["dependencies"]["amqplib"]
+    return f"amqplib-{version}"
+
+
+def _install(folder: Path) -> None:
+    shutil.copy(EXAMPLES / "package.json", folder)
+    run("npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder))
+
+
+class Consumer:
+    """A running example, and what it has printed."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.events: list[dict[str, Any]] = []
+        self.said: list[str] = []
+
+    @property
+    def positions(self) -> list[int]:
+        return [event["position"] for event in self.events]
+
+    async def read(self) -> None:
+        """Its output, as it comes."""
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        await asyncio.gather(self._events(self.process.stdout), self._words(self.process.stderr))
+
+    async def _events(self, output: asyncio.StreamReader) -> None:
+        async for line in output:
+            if line.endswith(b"\n"):  # else it was killed in the middle of one
+                self.events.append(json.loads(line))
+
+    async def _words(self, errors: asyncio.StreamReader) -> None:
+        async for line in errors:
+            self.said.append(line.decode().rstrip())
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not condition():
+                assert self.process.returncode is None, self.said
+                await asyncio.sleep(0.01)  # between two looks
+
+
+@asynccontextmanager
+async def consuming(command: list[str], *args: str) -> AsyncIterator[Consumer]:
+    """An example that runs, until it is killed."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, *args, stdout=pipe, stderr=pipe, limit=1024 * 1024)
+    consumer = Consumer(process)
+    reading = asyncio.create_task(consumer.read())
+    try:
+        yield consumer
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reading
+
+
+async def append(store: EventStore, count: int) -> list[int]:
+    """Events of two categories, some of them together; returns their positions."""
+    found: list[int] = []
+    for n in range(count):
+        events = [EventData("Made", {"n": n}) for _ in range(n % 3 + 1)]
+        appended = await store.append_to_stream(f"{'order' if n % 2 else 'user'}-{n % 5}", ANY_VERSION, events)
+        found += range(appended.first_position, appended.last_position + 1)
+    return found
+
+
+async def wait_for_queue(management: Management, url: str) -> None:
+    """Until the example has bound its queue."""
+    async with asyncio.timeout(60):
+        vhost = urlsplit(url).path.removeprefix("/")
+        while not [each for each in await management.queues(vhost) if each["name"] == QUEUE and each.get("consumers")]:
+            await asyncio.sleep(0.05)  # between two looks
+
+
+async def test_a_plain_consumer_handles_all_in_order_whatever_happens_to_it(
+    command: list[str], store: EventStore, database: str, vhost: str, management: Management, tmp_path: Path
+) -> None:
+    """Killed in the middle, with messages that come again, and with a relay that publishes everything once more: every
+    event is handled in order, and none again but the one that was not written down."""
+    place = str(tmp_path / "place.json")
+    async with consuming(command, vhost, QUEUE, place) as first:
+        await wait_for_queue(management, vhost)
+        async with relay_running(database, vhost):
+            every = await append(store, 60)
+            await first.until(lambda: len(first.events) >= 20)
+            first.process.kill()  # in the middle of the rest
+            await first.process.wait()
+            every += await append(store, 60)
+    handled = first.positions
+    connection = await asyncpg.connect(database)
+    await connection.execute("UPDATE eventstore.relays SET position = 0")  # a relay that begins again
+    await connection.close()
+    async with relay_running(database, vhost), consuming(command, vhost, QUEUE, place) as second:
+        every += await append(store, 5)
+        await second.until(lambda: every[-1] in second.positions)
+    handled += second.positions
+    assert list(dict.fromkeys(handled)) == every
+    assert len(handled) <= len(every) + 3, "one message, of at most three events, was handled and not written down"
+    assert first.said + second.said == []
+    assert second.events[-1] == {"position": every[-1], "stream": "user-4", "type": "Made", "data": {"n": 4}}
+
+
+@pytest.mark.parametrize("category", [None, "order"])
+async def test_a_plain_consumer_sees_a_hole_and_a_replay_fills_it(
+    command: list[str],
+    category: str | None,
+    store: EventStore,
+    database: str,
+    vhost: str,
+    management: Management,
+    tmp_path: Path,
+) -> None:
+    """Its queue is purged while it is away: one comparison shows what is missing, it says how to get it, and obeying
+    that to the letter brings exactly that. So it is with what was there before the consumer was."""
+    place = tmp_path / "place.json"
+    args = (vhost, QUEUE, str(place), *([category] if category else []))
+    name = urlsplit(vhost).path.removeprefix("/")
+    before = await append(store, 10)
+    async with relay_running(database, vhost):
+        async with consuming(command, *args) as first:
+            await wait_for_queue(management, vhost)
+            at_first = await append(store, 10)
+            wanted = await of(store, category)
+            await first.until(lambda: wanted[-1] in first.positions)
+        purged = await append(store, 20)
+        await published(store, purged[-1])
+        await management.purge_queue(name, QUEUE)
+        async with consuming(command, *args) as second:
+            at_last = await append(store, 10)
+            wanted = await of(store, category)
+            await second.until(lambda: wanted[-1] in second.positions and bool(second.said))
+            assert not {*purged} & {*first.positions, *second.positions}
+            for said in first.said + second.said:
+                await obey(said, store, vhost, category)
+            await second.until(lambda: len(first.events) + len(second.events) >= len(wanted))
+    assert sorted(first.positions + second.positions) == wanted
+    assert {*before, *at_first, *purged, *at_last} >= {*wanted}
+    assert json.loads(place.read_text())[1:] == [wanted[-1], []]
+
+
+async def of(store: EventStore, category: str | None) -> list[int]:
+    """Positions of all events of the feed."""
+    events = store.stream_all_forward() if category is None else store.stream_category_forward(category)
+    return [event.position async for event in events]
+
+
+async def published(store: EventStore, position: int) -> None:
+    """Waits until the relay has recorded it."""
+    async with asyncio.timeout(60):
+        while True:
+            row = await store.fetchrow(store.sql["see_relay"], "relay")
+            if row is not None and row["position"] >= position:
+                return
+            await asyncio.sleep(0.01)  # between two looks
+
+
+async def obey(said: str, store: EventStore, url: str, category: str | None) -> None:
+    """Does what the command would do that the consumer has named."""
+    words = shlex.split(said.removeprefix("a hole: "))
+    assert words[:2] == ["trunkline", "replay"]
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    assert options["--to"] == QUEUE
+    assert options.get("--category") == category
+    await Replay(
+        store,
+        url,
+        QUEUE,
+        start=int(options["--from"]),
+        end=int(options["--to-position"]),
+        category=options.get("--category"),
+    ).run()
