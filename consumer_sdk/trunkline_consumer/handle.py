@@ -291,8 +291,9 @@ class Runner:
         return list(shelf.ready)
 
 
-def _counts(error: Exception) -> bool:
-    return not isinstance(error, SubscriptionLost | BeginAgain)
+def _counts(error: BaseException) -> bool:
+    """A cancellation is nobody's failure, though it is shown to us too."""
+    return isinstance(error, Exception) and not isinstance(error, SubscriptionLost | BeginAgain)
 
 
 def _text(key: Hashable) -> str:

@@ -121,10 +121,9 @@ class Tenure:
     def _was_finished(self, position: int) -> bool:
         """By a predecessor, above its checkpoint."""
         before = self._before
-        index = bisect_left(before, (position, -1))
-        if index == len(before) and before[-1][1] < position:
+        if before and before[-1][1] < position:
             before.clear()
-            return False
+        index = bisect_left(before, (position, -1))
         return index > 0 and before[index - 1][1] >= position
 
     def hold_nothing_up(self) -> None:

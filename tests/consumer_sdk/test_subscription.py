@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -24,6 +25,8 @@ from trunkline_store import (
     SubscriptionLost,
     UnexpectedAck,
 )
+from trunkline_store.errors import LeaseLost
+from trunkline_store.lease import Lease
 
 ONE_BY_ONE = msgspec.structs.replace(QUICK, checkpoint_threshold=1)
 
@@ -236,10 +239,21 @@ async def test_an_owner_that_vanished_is_replaced_within_the_lease_and_can_do_no
     await owner.wait()
 
 
+async def test_a_renewal_that_was_overtaken_by_the_release_renews_nothing(store: EventStore) -> None:
+    """A stop hands over at once, also when a renewal was on its way: one lease alone, and all of a process."""
+    owner = uuid4()
+    lease = await Lease.acquire(store, "subscription 1", owner, 60.0)
+    assert lease is not None
+    await lease.release()
+    rows = await store.fetch(store.sql["renew_leases"], [lease.name], [owner], [lease.epoch])
+    assert [row["renewed"] for row in rows] == [False]
+    with pytest.raises(LeaseLost):
+        await lease.renew()
+    assert await Lease.acquire(store, "subscription 1", uuid4(), 60.0) is not None
+
+
 async def test_a_replaced_owner_cannot_move_the_checkpoint(store: EventStore) -> None:
     """P7: one guarded statement checks row, owner, epoch and history, and never goes back."""
-    from uuid import uuid4
-
     old, new, q = uuid4(), uuid4(), store.sql
     row = await store.fetchrow(q["create_subscription"], "s", "$all", 0)
     assert row is not None

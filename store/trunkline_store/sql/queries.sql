@@ -324,9 +324,10 @@ ON CONFLICT (name) DO UPDATE
 RETURNING epoch
 
 -- name: renew_lease
--- Also after it ran out, as long as nobody took it: a database that was away has not replaced anybody.
+-- Also after it ran out, as long as nobody took it: a database that was away has not replaced anybody. But not after it
+-- was released, by a statement that overtook this one.
 UPDATE @schema@.leases SET until = clock_timestamp() + length
-WHERE name = $1 AND owner = $2 AND epoch = $3 RETURNING epoch
+WHERE name = $1 AND owner = $2 AND epoch = $3 AND until > '-infinity' RETURNING epoch
 
 -- name: release_lease
 UPDATE @schema@.leases SET until = '-infinity' WHERE name = $1 AND owner = $2 AND epoch = $3
@@ -526,6 +527,7 @@ ORDER BY p.number
 -- others. `ours`: it was not taken, whether it could be renewed now or not.
 WITH wanted AS (SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS w (name, owner, epoch)),
 free AS (SELECT l.name FROM @schema@.leases AS l JOIN wanted AS w USING (name, owner, epoch)
+         WHERE l.until > '-infinity'  -- as in renew_lease
          ORDER BY l.name FOR NO KEY UPDATE OF l SKIP LOCKED),
 renewed AS (UPDATE @schema@.leases SET until = clock_timestamp() + length
             WHERE name IN (SELECT name FROM free) RETURNING name)
