@@ -26,7 +26,6 @@ BLOCK: Final = 1024
 """Positions of one block: `position = block * BLOCK + index`."""
 
 _decode_metadata: Final = msgspec.json.Decoder().decode
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 NO_TEXT: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef"
     + "".join(f"{chr(n + 0xFFFE)}{chr(n + 0xFFFF)}" for n in range(0, 0x110000, 0x10000))
