@@ -14,6 +14,7 @@ from typing import Any, Final
 from trunkline_store import names
 from trunkline_store.wire import CONTENT_TYPE, Message
 
+_FRAME_MAX: Final = 131_072
 _END: Final = b"\xce"
 _FRAME: Final = Struct(">BHI").pack
 _PUBLISH: Final = bytes.fromhex("003c00280000")  # class 60, method 40, a reserved short
@@ -43,11 +44,11 @@ class HeaderTooLarge(ValueError):
 
 
 class Frames:
-    """Of one channel to the exchanges of one store. frame_max: the broker's, in bytes."""
+    """Of one channel to the exchanges of one store. frame_max: the broker's, in bytes; 0 where it has no limit."""
 
     def __init__(self, channel: int, frame_max: int, store: str) -> None:
         self._channel = channel
-        self._max = frame_max - 8  # each frame has seven bytes before it and one behind
+        self._max = (frame_max or _FRAME_MAX) - 8  # each frame has seven bytes before it and one behind
         self._exchange = _PUBLISH + _short(names.exchange(store))
         self._links = _PUBLISH + _short(names.links_exchange(store))
         self._content_type = _short(CONTENT_TYPE)

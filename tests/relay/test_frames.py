@@ -76,3 +76,9 @@ def test_the_bytes_are_those_of_the_library(message: Message, channel: int, room
     )
     with pytest.raises(HeaderTooLarge):
         Frames(channel, frame_max - room - 1, "eventstore").of(message)
+
+
+@given(messages())
+def test_a_broker_without_a_limit_is_sent_frames_of_the_usual_size(message: Message) -> None:
+    """P9: it says so with a `frame_max` of 0, by which nothing would fit."""
+    assert Frames(1, 0, "eventstore").of(message) == Frames(1, 131_072, "eventstore").of(message)

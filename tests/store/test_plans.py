@@ -63,6 +63,7 @@ QUERIES: dict[str, tuple[tuple[Any, ...], dict[str, set[str]]]] = {
     ),
     "last_position": ((FAR,), {"events": {"events_pkey"}}),
     "last_feed_position": ((FAR,), {"events": {"events_pkey"}, "links": {"links_pkey"}}),
+    "relay_lag": ((FAR, "relay"), {"events": {"events_pkey"}, "links": {"links_pkey"}}),
     "all_info": ((), {"events": {"events_pkey"}}),
     "list_subscriptions": (("s", FAR), {}),
     "previous_in_category": ((["rare"], [FAR]), {"events": {"events_category"}}),
