@@ -7,11 +7,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aio_pika
 import asyncpg
 import pytest
 
@@ -24,8 +25,6 @@ from trunkline_store import ANY_VERSION, EventData, EventStore
 
 EXAMPLES = Path(__file__).parents[2] / "ops" / "examples"
 QUEUE = "billing"
-
-pytestmark = pytest.mark.every_rabbitmq
 
 
 @pytest.fixture(params=["python", "node"])
@@ -114,22 +113,27 @@ async def append(store: EventStore, count: int) -> list[int]:
     return found
 
 
-async def wait_for_queue(management: Management, url: str) -> None:
-    """Until the example has bound its queue."""
-    async with asyncio.timeout(60):
-        vhost = urlsplit(url).path.removeprefix("/")
-        while not [each for each in await management.queues(vhost) if each["name"] == QUEUE and each.get("consumers")]:
-            await asyncio.sleep(0.05)  # between two looks
+async def bound(url: str) -> None:
+    """Waits until the example consumes from its queue."""
+    async with asyncio.timeout(60), await aio_pika.connect(url) as connection:
+        while True:
+            with suppress(aio_pika.exceptions.ChannelNotFoundEntity):
+                async with connection.channel() as channel:
+                    queue = await channel.declare_queue(QUEUE, passive=True)
+                    if queue.declaration_result.consumer_count:
+                        return
+            await asyncio.sleep(0.02)  # between two looks
 
 
+@pytest.mark.every_rabbitmq
 async def test_a_plain_consumer_handles_all_in_order_whatever_happens_to_it(
-    command: list[str], store: EventStore, database: str, vhost: str, management: Management, tmp_path: Path
+    command: list[str], store: EventStore, database: str, vhost: str, tmp_path: Path
 ) -> None:
     """Killed in the middle, with messages that come again, and with a relay that publishes everything once more: every
     event is handled in order, and none again but the one that was not written down."""
     place = str(tmp_path / "place.json")
     async with consuming(command, vhost, QUEUE, place) as first:
-        await wait_for_queue(management, vhost)
+        await bound(vhost)
         async with relay_running(database, vhost):
             every = await append(store, 60)
             await first.until(lambda: len(first.events) >= 20)
@@ -168,7 +172,7 @@ async def test_a_plain_consumer_sees_a_hole_and_a_replay_fills_it(
     before = await append(store, 10)
     async with relay_running(database, vhost):
         async with consuming(command, *args) as first:
-            await wait_for_queue(management, vhost)
+            await bound(vhost)
             at_first = await append(store, 10)
             wanted = await of(store, category)
             await first.until(lambda: wanted[-1] in first.positions)
