@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from trunkline_ops.commands.append import append
+from trunkline_ops.commands.consume import consume
 from trunkline_ops.commands.read import read, tail
 from trunkline_ops.commands.relay import relay
 from trunkline_ops.commands.roles import roles
@@ -33,6 +34,7 @@ for _panel, _command, _example in (
     ("Events", read, "trunkline read order-42 --from 3"),
     ("Events", tail, "trunkline tail --category order --json | jq .data"),
     ("RabbitMQ", relay, "trunkline relay --amqp-url amqp://guest:guest@localhost"),
+    ("RabbitMQ", consume, "trunkline consume app.projections:consumer"),
 ):
     app.command(rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)
 app.add_typer(subscriptions, name="subscriptions", rich_help_panel="RabbitMQ")
