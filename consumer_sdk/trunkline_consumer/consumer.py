@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Any, Literal, Self, TypeVar, Unpack
@@ -27,6 +28,7 @@ from trunkline_store import (
     SubscriptionHalted,
     SubscriptionLost,
     SubscriptionNotFound,
+    Unavailable,
 )
 from trunkline_store.lease import Keeper
 
@@ -61,6 +63,11 @@ class Consumer:
         self._subscriptions: list[Subscription] = []
         self._handlers: list[Callable[[], Subscription]] = []
         self._transactions = asyncio.Semaphore(max(1, store.pool_size - 2))  # the leases need a connection meanwhile
+
+    @property
+    def store(self) -> EventStore:
+        """Whose events they are."""
+        return self._store
 
     async def __aenter__(self) -> Self:
         return self
@@ -209,6 +216,7 @@ class Consumer:
         wait_max: float = 5.0,
         timeout: float | None = None,
         on_failure: Literal["halt", "park", "park_key"] = "halt",
+        grace: float = 5.0,
         options: Options | None = None,
         **limits: Unpack[Limits],
     ) -> Callable[[H], H]:
@@ -227,6 +235,7 @@ class Consumer:
             wait_max=wait_max,
             timeout=timeout,
             on_failure=on_failure,
+            grace=grace,
         )
         if tx and self._store.pool_size < 3:
             raise InvalidArgument(
@@ -248,7 +257,7 @@ class Consumer:
                     except BaseExceptionGroup as group:
                         raise _first(group) from group
 
-                return self._subscribe(name, feed, start_from, shape, given, standby=standby, work=work)
+                return self._subscribe(name, feed, start_from, shape, given, standby=standby, work=work, grace=grace)
 
             self._handlers.append(make)
             return function
@@ -257,7 +266,10 @@ class Consumer:
 
     async def run(self) -> None:
         """Runs all handlers, until it is cancelled. One that halts does not stop the others; when all have, the first
-        one's `SubscriptionHalted` is raised. One that was replaced subscribes again."""
+        one's `SubscriptionHalted` is raised. One that was replaced subscribes again; servers that are away are waited
+        for. Cancelled, it gives running handlers their `grace`. Raises `InvalidArgument` if there is no handler."""
+        if not self._handlers:
+            raise InvalidArgument("the consumer has no handlers to run")
         ended = await asyncio.gather(*(self._run(make) for make in self._handlers), return_exceptions=True)
         for error in ended:
             if isinstance(error, BaseException):
@@ -272,6 +284,9 @@ class Consumer:
                     return
             except SubscriptionLost as error:
                 log.warning("%s", error)
+            except Unavailable as error:
+                log.warning("subscription %s: %s", subscription.name, error)
+                await asyncio.sleep(random.uniform(0.5, 1.5))
             except SubscriptionHalted:
                 raise
             finally:

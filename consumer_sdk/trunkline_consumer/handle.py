@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 import traceback
-from collections.abc import Awaitable, Callable, Hashable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -26,6 +27,7 @@ from trunkline_consumer.tenure import Tenure
 from trunkline_store import (
     EventStore,
     InvalidArgument,
+    OperationTimeout,
     RecordedEvent,
     StoreUnavailable,
     SubscriptionHalted,
@@ -36,6 +38,7 @@ from trunkline_store import (
 log = logging.getLogger("trunkline.consumer")
 
 Handler = Callable[..., Awaitable[None]]
+_AWAY: Final = (StoreUnavailable, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
 LOOK_SECONDS: Final = 0.5
 """How often the owner of parked batches looks for what an operator wants."""
 
@@ -59,6 +62,7 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True):
     - `timeout`: seconds that one attempt may take.
     - `on_failure`: what is done with a batch whose attempts are used up. `halt`: the subscription ends, nothing of it
       is finished. `park`: it is put aside. `park_key`: as well, and later batches of its key wait behind it.
+    - `grace`: seconds that running handlers have to come to their end, when the subscription is stopped.
     """
 
     concurrency: int = 1
@@ -68,6 +72,7 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True):
     wait_max: float = 5.0
     timeout: float | None = None
     on_failure: Literal["halt", "park", "park_key"] = "halt"
+    grace: float = 5.0
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "attempts"):
@@ -78,6 +83,8 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidArgument(f"on_failure: {self.on_failure!r} is neither halt, park nor park_key")
         if self.timeout is not None and not self.timeout > 0:
             raise InvalidArgument(f"timeout: {self.timeout!r} is not above 0")
+        if not self.grace >= 0:
+            raise InvalidArgument(f"grace: {self.grace!r} is not at least 0")
 
 
 class _Failed(Exception):
@@ -120,10 +127,17 @@ class Runner:
         self._replaying: set[int] = set()
 
     async def run(self) -> None:
-        """For ever. Raises `SubscriptionHalted`, `SubscriptionLost`, `BeginAgain`."""
+        """Until the tenure is closing and no handler runs. Raises `SubscriptionHalted`, `SubscriptionLost`,
+        `BeginAgain`."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._look(), name="parked batches")
+            looking = tasks.create_task(self._look(), name="parked batches")
             while True:
+                if self._tenure.closing:
+                    if not self._running:
+                        looking.cancel()
+                        return
+                    await self._free.wait()
+                    continue
                 while self._tenure.ready:
                     if not self._claim.held:
                         await self._claim.until_held()
@@ -185,7 +199,7 @@ class Runner:
         while True:
             try:
                 return await do()
-            except (StoreUnavailable, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+            except _AWAY as error:
                 log.warning("subscription %s waits for the database: %s", self._claim.name, error)
             await asyncio.sleep(pause)
             pause = min(2.0, pause * 2)
@@ -195,14 +209,29 @@ class Runner:
             raise batch.error
         if not self._claim.held:
             await self._claim.until_held()
-        async with asyncio.timeout(self._handling.timeout):
-            if not self._handling.tx:
-                await self._handler(batch)
-            else:
-                async with self._transactions, batch.transaction() as connection:
-                    await self._handler(batch, connection)
         if not self._handling.tx:
+            async with asyncio.timeout(self._handling.timeout):
+                await self._handler(batch)
             self._tenure.finished(batch.unit)
+        else:
+            async with self._transactions, self._never_idle(), batch.transaction() as connection:
+                async with asyncio.timeout(self._handling.timeout):
+                    await self._handler(batch, connection)
+
+    @asynccontextmanager
+    async def _never_idle(self) -> AsyncIterator[None]:
+        """A transaction that its handler left idle for too long was ended by the server: that is the handler's failure.
+        asyncpg knows only that the connection has gone; but if leases are renewed, the database has not."""
+        began = time.monotonic()
+        try:
+            yield
+        except _AWAY as error:
+            limit = self._claim.transaction_idle
+            if time.monotonic() - began < limit or not self._claim.held:
+                raise
+            raise OperationTimeout(
+                f"the transaction waited over {limit:g} s (transaction_idle) between two statements, and was ended"
+            ) from error
 
     async def _halt(self, batch: Batch, error: BaseException) -> None:
         why = _failure(error) | {
@@ -259,7 +288,7 @@ class Runner:
         """Returns whether it is gone."""
 
         async def attempt() -> None:
-            async with self._claim.transaction() as connection:
+            async with self._never_idle(), self._claim.transaction() as connection:
                 if work.wanted != "discard":
                     for batch in batches:
                         if batch.error is not None:

@@ -54,6 +54,7 @@ class Claim:
         self.parked_keys = keys
         self._store = store
         self._number = number
+        self.transaction_idle = transaction_idle
         self._idle = f"{transaction_idle * 1000:.0f}ms"
 
     @property

@@ -73,6 +73,7 @@ class Subscription:
         standby: bool = False,
         transient: bool = False,
         work: Work | None = None,
+        grace: float = 0.0,
     ) -> None:
         self.name = names.check_subscription(name)
         self.feed = feed
@@ -85,6 +86,7 @@ class Subscription:
         self._standby = standby
         self._transient = transient
         self._work = work
+        self._grace = grace
         self._owner = Owner(store, keeper, name, feed, self._start_from, uuid4(), options)
         self._receiver = Receiver(
             amqp_url,
@@ -153,13 +155,18 @@ class Subscription:
         self._begin(await self._claim(standby=self._standby))
         self._living = asyncio.create_task(self._live(), name=f"subscription {self.name}")
 
-    async def stop(self) -> None:
-        """Writes the checkpoint, hands the subscription over at once, and ends the iteration. The row stays."""
+    async def stop(self, *, grace: float | None = None) -> None:
+        """Writes the checkpoint, hands the subscription over at once, and ends the iteration. The row stays.
+
+        grace: seconds that running handlers have to come to their end, before they are cancelled (None: as `handler`
+        was told).
+        """
         if self._living is None:
             return
         if self._stopped is None:
             self._stopping = True
-            self._stopped = asyncio.create_task(self._stop(self._living), name=f"{self.name} stop")
+            seconds = self._grace if grace is None else grace
+            self._stopped = asyncio.create_task(self._stop(self._living, seconds), name=f"{self.name} stop")
         await asyncio.shield(self._stopped)  # who waits may be cancelled, the stop is not
 
     async def ended(self) -> None:
@@ -193,6 +200,8 @@ class Subscription:
 
     def _begin(self, claim: Claim | NoClaim) -> None:
         self._tenure = Tenure(claim, self.feed, self._options, self._shape, self._arrived)
+        if self._stopping:
+            self._tenure.close()
 
     async def _live(self) -> None:
         pause = 0.1
@@ -201,6 +210,8 @@ class Subscription:
             assert tenure is not None
             try:
                 await self._follow(tenure)
+                if self._stopping:
+                    return
             except BeginAgain:
                 tenure.end(None)
             except Exception as error:  # noqa: BLE001 - whatever it is, it ends here and is told to the user
@@ -249,11 +260,12 @@ class Subscription:
         self._error = error
         tenure.end(error)
 
-    async def _stop(self, living: asyncio.Task[None]) -> None:
+    async def _stop(self, living: asyncio.Task[None], grace: float) -> None:
         tenure = self._tenure
         assert tenure is not None
-        tenure.ready.clear()
-        self._arrived.ring()
+        tenure.close()
+        if self._work is not None:
+            await asyncio.wait([living], timeout=grace)
         living.cancel()
         try:
             await asyncio.gather(living, return_exceptions=True)

@@ -45,6 +45,8 @@ class Tenure:
         """The feed was handed over, or read, up to here."""
         self.durable = claim.checkpoint
         self.ready: deque[Batch] = deque()
+        self.closing = False
+        """No handler is to begin any more."""
         self.over = False
         self.error: BaseException | None = None
         """Why it ended, where acks are to fail for it."""
@@ -207,6 +209,12 @@ class Tenure:
             self._counted = self.acks.finished
             self.durable = max(self.durable, await self.claim.write(position))
             self.settled.ring()
+
+    def close(self) -> None:
+        """Nothing more is handed out; what is in flight may come to its end."""
+        self.closing = True
+        self.ready.clear()
+        self.arrived.ring()
 
     def end(self, error: BaseException | None) -> None:
         """Nothing more is handed out. Acks fail with `error`, or have no effect."""

@@ -184,6 +184,7 @@ def test_the_commands_and_their_options_are_these() -> None:
             [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
         ),
         "asyncapi": ["--help", "--json", "--schema"],
+        "consume": ["--help", "--json", "where"],
         "subscriptions list": common,
         "subscriptions show": [*common, "name"],
         "subscriptions reset": sorted([*common, "--to", "name"]),

@@ -1,0 +1,195 @@
+"""Handlers that take too long, are cancelled, or are told what to do with what they could not handle."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from tests.consumer_sdk.test_handlers import EFFECTS, effects, running, store_has, until
+from tests.consumer_sdk.test_subscription import append, take
+from tests.ops.test_subscriptions_cli import trunkline
+from tests.whole.flow import QUICK
+from trunkline_consumer import Batch, Consumer
+from trunkline_store import EventStore, OperationTimeout
+
+
+@pytest.mark.parametrize("tx", [False, True])
+async def test_an_attempt_that_takes_too_long_is_a_failure(store: EventStore, vhost: str, tx: bool) -> None:
+    """It is cancelled at its limit, its effects are rolled back, and after its attempts the batch is parked."""
+    await store.fetch(EFFECTS)
+    cancelled: list[int] = []
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("s", tx=tx, timeout=0.3, attempts=2, wait_initial=0.01, on_failure="park", options=QUICK)
+        async def handle(batch: Batch, *given: Any) -> None:
+            for connection in given:
+                await connection.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+            if batch[0].data == "slow":
+                try:
+                    await asyncio.sleep(60)  # the case
+                except asyncio.CancelledError:
+                    cancelled.append(batch[0].position)
+                    raise
+
+        await append(store, "slow")
+        await append(store, "quick")
+        last = (await store.stream_info("$all")).version
+        async with running(consumer):
+            await store_has(store, "s")
+            await store.subscriptions.wait_for("s", last, seconds=60)
+        parked = await store.subscriptions.parked("s")
+        assert [(each.attempts, "TimeoutError" in (each.error or "")) for each in parked] == [(2, True)]
+        assert cancelled == [parked[0].first_position] * 2
+        assert await effects(store) == ([last] if tx else [])
+
+
+async def test_a_transaction_that_its_handler_leaves_idle_is_a_failure(store: EventStore, vhost: str) -> None:
+    """The server ends it, which looks like a database that went away, and is not waited for without end."""
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler(
+            "s",
+            tx=True,
+            attempts=2,
+            wait_initial=0.01,
+            on_failure="park",
+            options=QUICK,
+            transaction_idle=0.3,
+            lease=30.0,
+        )
+        async def handle(batch: Batch, tx: Any) -> None:
+            if batch[0].data == "idle":
+                await asyncio.sleep(1.5)  # the case
+            await tx.execute("SELECT 1")
+
+        await append(store, "idle")
+        await append(store, "busy")
+        last = (await store.stream_info("$all")).version
+        async with running(consumer):
+            await store_has(store, "s")
+            await store.subscriptions.wait_for("s", last, seconds=60)
+        (parked,) = await store.subscriptions.parked("s")
+        assert parked.attempts == 2
+        assert "transaction_idle" in (parked.error or "")
+
+
+async def test_a_handler_may_take_longer_than_the_lease(store: EventStore, vhost: str) -> None:
+    """The lease is renewed beside it: a standby does not get the subscription, and the work is done once."""
+    seen: list[int] = []
+    async with Consumer(store, vhost) as one, Consumer(store, vhost) as two:
+        for consumer in (one, two):
+
+            @consumer.handler("s", options=QUICK)
+            async def handle(batch: Batch) -> None:
+                seen.append(batch[0].data)
+                await asyncio.sleep(3 * QUICK.lease)  # the case
+
+        await append(store, 1)
+        last = (await store.stream_info("$all")).version
+        async with running(one), running(two):
+            await store_has(store, "s")
+            await store.subscriptions.wait_for("s", last, seconds=60)
+        assert seen == [1]
+
+
+async def test_a_standby_takes_over_at_once_from_one_that_stops(store: EventStore, vhost: str) -> None:
+    """It waits as long as the owner lives, whatever the lease, and goes on at its checkpoint."""
+    async with Consumer(store, vhost) as one, Consumer(store, vhost) as two:
+        await append(store, 1)
+        long = {"options": QUICK, "checkpoint_threshold": 1, "lease": 600.0}
+        first = one.subscribe_to_all_streams("s", **long)  # type: ignore[arg-type] # options as they are
+        await first.start()
+        second = two.subscribe_to_all_streams("s", standby=True, **long)  # type: ignore[arg-type] # as above
+        waiting = asyncio.create_task(second.start())
+        await (await take(first)).ack()
+        assert not waiting.done()
+        await append(store, 2)
+        await first.stop()
+        async with asyncio.timeout(60):
+            await waiting
+        assert (await take(second))[0].data == 2
+
+
+async def test_a_stop_lets_running_handlers_come_to_their_end(store: EventStore, vhost: str) -> None:
+    """Within their grace, their work counts and no other begins; without, they are cancelled and it comes again."""
+    began, may_end = asyncio.Event(), asyncio.Event()
+    ended: list[int] = []
+    for n in range(3):
+        await append(store, n)
+    positions = [event.position for event in await store.read_all_streams_forward()]
+
+    def program(consumer: Consumer, grace: float) -> None:
+        @consumer.handler("s", grace=grace, options=QUICK)
+        async def handle(batch: Batch) -> None:
+            began.set()
+            await may_end.wait()
+            ended.append(batch[0].data)
+
+    for grace, expected in ((0.0, 0), (60.0, positions[0])):
+        async with Consumer(store, vhost) as consumer:
+            program(consumer, grace)
+            began.clear()
+            task = asyncio.create_task(consumer.run())
+            await until(began.is_set)
+            task.cancel()
+            if grace:
+                await asyncio.sleep(0.1)  # it is stopping
+                assert not task.done()
+                may_end.set()
+            await asyncio.wait([task])
+        assert (await store.subscriptions.get("s")).checkpoint == expected
+    assert ended == [0]
+
+
+async def test_what_is_parked_is_retried_and_discarded_one_by_one(store: EventStore, database: str, vhost: str) -> None:
+    """By the API and the command line; a batch that fails again stays, with its attempts counted; discarding the first
+    of a key lets those behind it go on."""
+    broken, seen = {1, 2, 4}, list[int]()
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("s", on_failure="park_key", attempts=1, wait_initial=0.01, options=QUICK)
+        async def handle(batch: Batch) -> None:
+            if batch[0].data in broken:
+                raise RuntimeError("poison")
+            seen.append(batch[0].data)
+
+        for n, stream in ((1, "a-1"), (2, "b-1"), (3, "b-1"), (4, "c-1")):
+            await append(store, n, stream=stream)
+        first, second, third, fourth = [event.position for event in await store.read_all_streams_forward()]
+        async with running(consumer):
+            await store_has(store, "s")
+            await store.subscriptions.wait_for("s", fourth, seconds=60)
+
+            async def parked() -> dict[int, int]:
+                return {each.first_position: each.attempts for each in await store.subscriptions.parked("s")}
+
+            async def until_parked(expected: dict[int, int]) -> None:
+                async with asyncio.timeout(60):
+                    while await parked() != expected:
+                        await asyncio.sleep(0.02)  # between two looks
+
+            assert await parked() == {first: 1, second: 1, third: 0, fourth: 1}
+            assert await store.subscriptions.retry("s", first) == 1
+            await until_parked({first: 2, second: 1, third: 0, fourth: 1})
+            broken.remove(1)
+            assert (await trunkline(database, "retry", "s", "--at", str(first)))[0]["wanted"] == 1
+            await until_parked({second: 1, third: 0, fourth: 1})
+            assert await store.subscriptions.discard("s", second) == 1
+            await until_parked({fourth: 1})
+            assert seen == [1, 3]
+            assert [line["first_position"] for line in await trunkline(database, "parked", "s")] == [fourth]
+            assert (await trunkline(database, "discard", "s"))[0]["wanted"] == 1
+            await until_parked({})
+            assert seen == [1, 3]
+
+
+async def test_waiting_for_a_subscription_has_an_end(store: EventStore, vhost: str) -> None:
+    """`wait_for` gives up after its seconds, and says of whom."""
+    await append(store, 1)
+    last = (await store.stream_info("$all")).version
+    async with Consumer(store, vhost) as consumer, consumer.subscribe_to_all_streams("s", options=QUICK):
+        began = time.monotonic()
+        with pytest.raises(OperationTimeout, match=r"'s' has not finished"):
+            await store.subscriptions.wait_for("s", last, seconds=0.2)
+        assert time.monotonic() - began < 30
