@@ -19,7 +19,7 @@ from trunkline_store import EventStore
 FAULTS = {
     "password": "refuses us: ACCESS_REFUSED - Login was refused",
     "vhost": "does not exist",
-    "permission": "access to exchange 'eventstore'",  # of 4.3: "configure access to exchange …"
+    "permission": "access to exchange 'eventstore'",  # of 4.x: "configure access to exchange …"
     "exchange": "refuses us: PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'eventstore'",
 }
 
