@@ -26,3 +26,12 @@ def test_the_map_of_the_stores_claims_names_tests_that_exist() -> None:
     assert len(claims) > 100
     assert [claim for claim in claims if f"def test_{claim[1]}(" not in files.get(claim[0], "")] == []
     assert [name for name in files if f"`test_{name}.py`" not in text] == []
+
+
+def test_the_map_of_the_sdks_claims_names_tests_that_exist() -> None:
+    """As above, for tests/consumer_sdk/README.md."""
+    text = (TESTS / "consumer_sdk" / "README.md").read_text()
+    files = {file.stem.removeprefix("test_"): file.read_text() for file in (TESTS / "consumer_sdk").glob("test_*.py")}
+    claims = re.findall(r"`(\w+): (\w+)`", text)
+    assert len(claims) > 30
+    assert [claim for claim in claims if f"def test_{claim[1]}(" not in files.get(claim[0], "")] == []

@@ -1,5 +1,6 @@
 """What a subscription follows: all streams, a category, a stream with its links; and transient ones."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -131,3 +132,67 @@ async def test_a_running_owner_adopts_a_reset(store: EventStore, consumer: Consu
         assert subscription.checkpoint == 0
         await again.ack()
         assert data(await take(subscription)) == [2]
+
+
+async def test_a_reset_to_a_time_brings_what_was_appended_since(store: EventStore, consumer: Consumer) -> None:
+    """While it runs; what was there before the time does not come again."""
+    await append(store, 1)
+    await append(store, 2)
+    when = await store.fetchval("SELECT clock_timestamp()")
+    await append(store, 3)
+    await append(store, 4)
+    async with consumer.subscribe_to_all_streams("s", options=QUICK, checkpoint_threshold=1) as subscription:
+        for n in range(1, 5):
+            batch = await take(subscription)
+            assert data(batch) == [n]
+            await batch.ack()
+        await store.subscriptions.reset("s", when)
+        for n in (3, 4):
+            batch = await take(subscription)
+            assert data(batch) == [n]
+            await batch.ack()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+async def test_what_is_too_large_for_a_message_is_fetched_and_is_no_hole(
+    store: EventStore, database: str, vhost: str, consumer: Consumer, linked: bool
+) -> None:
+    """The message has a reference; the handler gets the event, whole, in its place, and the chain goes on."""
+    large = "x" * 300_000
+    async with relay_running(database, vhost):
+        async with consumer.subscribe_to_stream("t-1", "s", options=QUICK, idle=60.0) as subscription:
+            await live(store, subscription, "t-1")
+            before = subscription.counts.from_queue
+            version = (await store.stream_info("t-1")).version
+            if linked:
+                await append(store, large, stream="a-1")
+                await store.link_to_stream("t-1", version, await store.read_stream_forward("a-1"))
+            else:
+                await append(store, large, stream="t-1")
+            await append(store, "next", stream="t-1")
+            batch = await take(subscription)
+            assert list(batch) == list(await store.read_stream_forward("t-1", start=version + 1, count=1))
+            assert data(batch) == [large]
+            assert data(await take(subscription)) == ["next"]
+            assert subscription.counts.from_queue - before == 2, "it did not come by a message: this shows nothing"
+
+
+async def test_the_window_is_of_bytes_too(store: EventStore, consumer: Consumer) -> None:
+    """P8: what is in flight is over the limit by one batch at most, and one that is larger by itself comes alone."""
+    for n in (600, 700, 5000, 1):
+        await append(store, "x" * n)
+    async with consumer.subscribe_to_all_streams("s", options=QUICK, buffer_bytes=1000) as subscription:
+        first, second = await take(subscription), await take(subscription)
+        for held, expected in ((first, 5000), (second, None)):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):  # long enough for a batch that should not come
+                    await anext(subscription)
+            await held.ack()
+            if expected is not None:
+                third = await take(subscription)
+                assert len(third[0].data) == expected
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):  # as above: the third alone is over the limit
+                await anext(subscription)
+        await third.ack()
+        assert data(await take(subscription)) == ["x"]
