@@ -196,3 +196,26 @@ async def test_the_window_is_of_bytes_too(store: EventStore, consumer: Consumer)
                 await anext(subscription)
         await third.ack()
         assert data(await take(subscription)) == ["x"]
+
+
+async def test_a_stream_need_not_be_there_yet(store: EventStore, consumer: Consumer) -> None:
+    """Its events come when it is made; one whose name begins alike is another one."""
+    async with consumer.subscribe_to_stream("a-1", "s", start_from=CURRENT, options=QUICK) as subscription:
+        await append(store, 0, stream="a-10")
+        await append(store, 1, stream="a-1")
+        batch = await take(subscription)
+        assert (data(batch), batch[0].event_number) == ([1], 1)
+
+
+async def test_below_the_threshold_the_checkpoint_is_written_after_a_while(
+    store: EventStore, consumer: Consumer
+) -> None:
+    """The acknowledgement does not wait for it, and no other one is needed."""
+    await append(store, 1)
+    async with consumer.subscribe_to_all_streams(
+        "s", options=QUICK, checkpoint_threshold=1000, checkpoint_after=0.2
+    ) as subscription:
+        batch = await take(subscription)
+        await batch.ack()
+        await store.subscriptions.wait_for("s", batch[0].position, seconds=60)
+        assert (await store.subscriptions.get("s")).checkpoint == batch[0].position
