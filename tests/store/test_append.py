@@ -263,7 +263,7 @@ async def test_a_retry_meets_the_append_of_a_lost_connection_that_is_still_runni
                 await asyncio.sleep(0.005)  # PostgreSQL tells nobody who waits
             await proxy.cut()
             while await store.fetchval(waiting) < 2:
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.005)  # the same
         await transaction.rollback()
         answer = await appending
     await holder.close()

@@ -77,7 +77,7 @@ async def test_only_one_page_is_read_ahead(store: EventStore) -> None:
     feed = (await asked.pages()).forward(0)
     await anext(feed)
     while asked.queries.count("page_all") < 2:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the loop's next turn
     await asyncio.gather(*(store.safe_position() for _ in range(20)))
     assert asked.queries.count("page_all") == 2
     await feed.aclose()

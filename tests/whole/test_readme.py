@@ -30,7 +30,7 @@ async def run(readme: str, **given: Any) -> dict[str, Any]:
 
 
 async def test_the_readme_is_true(database: str, vhost: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Appending in a transaction of one's own, appending and reading, subscribing."""
+    """Appending in a transaction of one's own, appending and reading, subscribing, handlers."""
     names = await run("README.md", dsn=database)
     async with asyncpg.create_pool(database, min_size=1, max_size=1) as pool, names["EventStore"](database) as store:
         await pool.execute("CREATE TABLE orders (id int, total int)")
@@ -38,6 +38,19 @@ async def test_the_readme_is_true(database: str, vhost: str, capsys: pytest.Capt
         assert (await store.read_stream_forward("order-42"))[0].data == {"total": 12}
     async with relay_running(database, vhost):
         await until_printed(names["follow"], database, vhost, capsys, "order-42 1 OrderPlaced {'total': 12}")
+    async with (
+        asyncpg.create_pool(database, min_size=1, max_size=1) as pool,
+        names["EventStore"](database) as store,
+        names["Consumer"](store, vhost) as consumer,
+    ):
+        await pool.execute("CREATE TABLE bills (stream text, type text)")
+        names["handlers"](consumer)
+        running = asyncio.create_task(consumer.run())
+        async with asyncio.timeout(20):
+            while ("order-42", "OrderPlaced") not in [tuple(row) for row in await pool.fetch("SELECT * FROM bills")]:
+                await asyncio.sleep(0.01)  # between two looks
+        running.cancel()
+        await asyncio.wait([running])
 
 
 async def test_the_stores_guide_is_true(database: str) -> None:
