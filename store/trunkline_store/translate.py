@@ -78,6 +78,8 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             return ConcurrencyFailure(f"{_shown(error)}: run the whole transaction again")
         case TimeoutError() | asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError():
             return OperationTimeout(f"the database did not answer in time: {_shown(error)}")
+        case asyncpg.ObjectNotInPrerequisiteStateError() if "accepting connections" in str(error):
+            return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")  # it is being replaced, say
         case asyncpg.ObjectNotInPrerequisiteStateError():
             return UnsafeRead(_shown(error))
         case asyncpg.DataError() | DataError():

@@ -20,6 +20,8 @@ Names = dict[str, Any]
 
 ORDERS = "CREATE TABLE orders (id int PRIMARY KEY, total int, state text)"
 INTERFACE = """
+ahead_v1(_feed text, _checkpoint bigint, _finished int8multirange, _upto bigint, _most integer, OUT events bigint, \
+OUT since timestamp with time zone) record
 append_many_v1(_together boolean, _streams text[], _expected bigint[], _counts integer[], _ids uuid[], _types text[], \
 _data text[], _metadata text[] DEFAULT NULL::text[], _correlation_ids text[] DEFAULT NULL::text[], \
 _causation_ids text[] DEFAULT NULL::text[], _traceparents text[] DEFAULT NULL::text[], \
@@ -37,6 +39,9 @@ history_v1() text
 link_v1(_stream text, _expected bigint, _ids uuid[], OUT status text, OUT actual bigint, OUT first_version bigint, \
 OUT last_version bigint, OUT first_position bigint, OUT last_position bigint, OUT duplicate uuid) record
 safe_position_v1() bigint
+settled_v1(_checkpoint bigint, _finished int8multirange, _more int8multirange, OUT checkpoint bigint, \
+OUT finished int8multirange) record
+version_above_v1(_stream_id bigint, _position bigint) bigint
 """.strip()
 
 
