@@ -141,3 +141,20 @@ async def test_the_comparison_would_notice(connection: asyncpg.Connection) -> No
     await connection.execute("DEALLOCATE asked")
     ordered = await plan(connection, "SELECT FROM eventstore.events WHERE size = $1 ORDER BY created_at", 20)
     assert any("Sort" in node["Node Type"] for node in nodes(ordered))
+
+
+@pytest.mark.parametrize("connection", ["filled"], indirect=True)
+@pytest.mark.parametrize("name", ["read_category_forward", "page_category", "replay_category", "previous_in_category"])
+async def test_a_category_is_read_by_its_index_when_the_tables_are_known_too(
+    connection: asyncpg.Connection, name: str
+) -> None:
+    """As after autovacuum's ANALYZE; and bounds of the position alone would be another plan, through all events."""
+    args, expected = QUERIES[name]
+    await connection.execute("ANALYZE eventstore.events, eventstore.streams")
+    found = await plan(connection, EventStore("postgresql://localhost/unused").sql[name], *args)
+    assert indexes(found)["events"] == expected["events"]
+    await connection.execute("DEALLOCATE asked")
+    bounds = "position >= $1::bigint AND position <= $2::bigint"
+    query = f"SELECT data FROM eventstore.events WHERE category = $3 AND {bounds} ORDER BY position LIMIT $4"
+    found = await plan(connection, query, 0, FAR, "rare", 1000)
+    assert indexes(found)["events"] == {"events_pkey"}

@@ -198,11 +198,13 @@ WHERE e.bytes_before < $4
 ORDER BY e.position DESC
 
 -- name: read_category_forward
--- As read_all_forward, of category $5.
+-- As read_all_forward, of category $5. Its bounds are pairs, which only the category's index serves: with bounds of the
+-- position alone, a plan for any values goes through all events and leaves out the others'.
 SELECT e.position, s.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
        e.correlation_id, e.causation_id, e.created_at, e.size
 FROM (SELECT *, sum(size) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - size AS bytes_before
-      FROM @schema@.events WHERE category = $5 AND position >= $1 AND position <= $2 ORDER BY position LIMIT $3) AS e
+      FROM @schema@.events WHERE category = $5 AND (category, position) >= ($5, $1) AND (category, position) <= ($5, $2)
+      ORDER BY position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE e.bytes_before < $4
 ORDER BY e.position
@@ -220,7 +222,8 @@ FROM @schema@.events AS e WHERE e.position >= $1 AND e.position <= $2 ORDER BY e
 SELECT e.position, e.stream_id, e.stream_version, e.event_id, e.type,
        CASE WHEN e.size <= $4 THEN e.data@data_out@ END AS data, CASE WHEN e.size <= $4 THEN e.metadata::text END AS metadata,
        e.correlation_id, e.causation_id, e.created_at, e.size
-FROM @schema@.events AS e WHERE e.category = $5 AND e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
+FROM @schema@.events AS e WHERE e.category = $5 AND (e.category, e.position) >= ($5, $1) AND (e.category, e.position) <= ($5, $2)
+ORDER BY e.position LIMIT $3
 
 -- name: stream_names
 SELECT i.stream_id, s.stream FROM unnest($1::bigint[]) AS i (stream_id)
@@ -276,7 +279,7 @@ SELECT e.position, s.stream, e.category, e.stream_version, e.event_id::text, e.t
        to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time
 FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - least(size, $5) AS bytes_before
       FROM @schema@.events
-      WHERE category = $6 AND position >= $1 AND position <= $2
+      WHERE category = $6 AND (category, position) >= ($6, $1) AND (category, position) <= ($6, $2)
       ORDER BY position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE e.bytes_before < $4
@@ -299,7 +302,8 @@ ORDER BY e.stream_version
 -- name: previous_in_category
 -- The last position below $2[i] in category $1[i], for each i; 0 where there is none.
 SELECT coalesce((SELECT e.position FROM @schema@.events AS e
-                 WHERE e.category = w.category AND e.position < w.position ORDER BY e.position DESC LIMIT 1), 0) AS previous
+                 WHERE e.category = w.category AND (e.category, e.position) < (w.category, w.position)
+                 ORDER BY e.position DESC LIMIT 1), 0) AS previous
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (category, position, ord) ORDER BY w.ord
 
 -- name: previous_in_stream

@@ -78,7 +78,8 @@ BEGIN
     ELSIF starts_with(_feed, '$category-') THEN
         SELECT count(*), (array_agg(a.created_at ORDER BY a.position))[1] INTO events, since FROM (
             SELECT e.position, e.created_at FROM @schema@.events AS e
-            WHERE e.category = substr(_feed, 11) AND e.position > _checkpoint AND e.position <= _upto
+            WHERE e.category = substr(_feed, 11) AND (e.category, e.position) > (substr(_feed, 11), _checkpoint)
+                AND (e.category, e.position) <= (substr(_feed, 11), _upto)
               AND NOT _finished @> e.position
             ORDER BY e.position LIMIT _most) AS a;
     ELSE
