@@ -52,7 +52,7 @@ class Frames:
         self._exchange = _PUBLISH + _short(names.exchange(store))
         self._links = _PUBLISH + _short(names.links_exchange(store))
         self._content_type = _short(CONTENT_TYPE)
-        self._app_id = _short(f"trunkline/{store}")
+        self._app_id = _short(names.app_id(store))
         self._strings: dict[str, bytes] = {}  # the headers' names
 
     def of(self, message: Message) -> bytes:
