@@ -9,6 +9,7 @@ back to the pool, which closes it in its time.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import suppress
 from types import TracebackType
 from typing import Final
@@ -33,7 +34,7 @@ class Connections:
         self._pool = pool
         self._schema = schema
         self._timeout = timeout
-        self._free = asyncio.Semaphore(pool.get_max_size())
+        self._queue: deque[asyncio.Future[None]] = deque()
         self._kept: list[tuple[asyncpg.pool.PoolConnectionProxy, float]] = []  # and since when; used from its end
         self._tidying: asyncio.TimerHandle | None = None
         self._given_back: set[asyncio.Task[None]] = set()
@@ -44,12 +45,7 @@ class Connections:
             try:
                 if not self.own:
                     return await self._pool.acquire(timeout=self._timeout)
-                if self._free.locked():
-                    async with asyncio.timeout(self._timeout):
-                        await self._free.acquire()
-                else:
-                    await self._free.acquire()  # at once
-                self._taken += 1
+                await self._turn()
                 try:
                     while self._kept:
                         connection, _ = self._kept.pop()
@@ -65,13 +61,33 @@ class Connections:
                     f"no connection within {self._timeout:g} s: the pool is exhausted, or the database does not answer"
                 ) from error
 
-    @property
-    def keeps(self) -> bool:
-        """Whether connections are kept at hand."""
-        return self.own and not self._closing
+    async def _turn(self) -> None:
+        """Until there is one for us, in the order of coming."""
+        if self._taken < self._pool.get_max_size() and not self._queue:
+            self._taken += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._put_back()
+            raise
 
-    def keep(self, connection: asyncpg.pool.PoolConnectionProxy) -> None:
-        """Keeps it at hand: its session is as it was."""
+    def at_hand(self) -> asyncpg.pool.PoolConnectionProxy | None:
+        """A connection, if that takes no time: as `take`."""
+        if self._kept and not self._queue and not self._kept[-1][0].is_closed():
+            self._taken += 1
+            return self._kept.pop()[0]
+        return None
+
+    async def done(self, connection: asyncpg.pool.PoolConnectionProxy) -> None:
+        """After a statement of the store's own, which has left the session as it was: keeps the connection at hand."""
+        if not self.own or self._closing:
+            await self.release(connection)
+            return
         loop = asyncio.get_running_loop()
         self._kept.append((connection, loop.time()))
         self._put_back()
@@ -88,8 +104,12 @@ class Connections:
                 self._put_back()
 
     def _put_back(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
         self._taken -= 1
-        self._free.release()
 
     @property
     def spare(self) -> bool:
@@ -136,7 +156,7 @@ class Statement:
     async def __aexit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if error is None and self._connections.keeps:
-            self._connections.keep(self._connection)
+        if error is None:
+            await self._connections.done(self._connection)
         else:
             await self._connections.release(self._connection)

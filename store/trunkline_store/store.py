@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, Literal, Self
 from uuid import UUID
@@ -106,7 +106,7 @@ class EventStore:
             },
         }
         self._nudger = nudge.Nudger(self._nudge)
-        self._coalescer = Coalescer(self._send, self._send_many, connections=self.pool_size)
+        self._coalescer = Coalescer(self._send_at_once, self._send, self._send_many, connections=self.pool_size)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -278,7 +278,7 @@ class EventStore:
         with span("append", stream=stream, events=len(events)):
             args = append.arguments(stream, expected_version, events, self.serializer, data_type=self._data_type)
             if connection is not None:
-                row = (await self._append(connection, stream, "append", args))[0]
+                row = (await self._append(connection, stream, _append_query(args), args))[0]
             else:
                 row = await self._coalescer.append(args)
             return append.outcome(stream, expected_version, row)
@@ -368,8 +368,6 @@ class EventStore:
     async def _append(
         self, connection: Connection, stream: str, query: str, args: Sequence[Any]
     ) -> list[asyncpg.Record]:
-        if query == "append" and len(args[2]) == 1:
-            query, args = "append_one", append.of_one(args)
         try:
             with translated(self.schema):
                 rows: list[asyncpg.Record] = await connection.fetch(self.sql[query], *args)
@@ -391,7 +389,24 @@ class EventStore:
         raise AssertionError
 
     async def _send(self, args: list[Any]) -> asyncpg.Record:
-        return self._told(await self._send_again(args[0], "append", args))[0]
+        return self._told(await self._send_again(args[0], _append_query(args), args))[0]
+
+    def _send_at_once(self, args: list[Any]) -> Coroutine[Any, Any, asyncpg.Record] | None:
+        """As `_send`, where a connection is at hand; it is tried once only."""
+        connections = self._open_connections()
+        connection = connections.at_hand()
+        return None if connection is None else self._send_with(connections, connection, args)
+
+    async def _send_with(
+        self, connections: Connections, connection: asyncpg.pool.PoolConnectionProxy, args: list[Any]
+    ) -> asyncpg.Record:
+        try:
+            rows = await self._append(connection, args[0], _append_query(args), args)
+        except BaseException:
+            await connections.release(connection)
+            raise
+        await connections.done(connection)
+        return self._told(rows)[0]
 
     async def _send_many(self, appends: Sequence[list[Any]]) -> Sequence[asyncpg.Record]:
         args = append.many_arguments(False, appends)
@@ -403,8 +418,10 @@ class EventStore:
 
     def _told(self, rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
         """The answers of appends that were committed, of which relays are told."""
-        if any(row[0] == "appended" for row in rows):
-            self._committed()
+        for row in rows:
+            if row[0] == "appended":
+                self._committed()
+                break
         return rows
 
     def _committed(self) -> None:
@@ -483,8 +500,10 @@ class EventStore:
         self, stream: str, *, start: int | None = None, page: int = read.PAGE_EVENTS
     ) -> AsyncIterator[RecordedEvent]:
         """All events of a stream, page by page, also those that are appended meanwhile. Errors as when read."""
-        position = _start(start, 0)
-        while events := await self.read_stream_forward(stream, start=position, count=page):
+        position, page = _start(start, 0), _count(page)
+        while events := await self.read_stream_forward(
+            stream, start=position, count=await self._fits("forward", stream, position, page)
+        ):
             for event in events:
                 yield event
             position = events[-1].event_number + 1
@@ -493,13 +512,20 @@ class EventStore:
         self, stream: str, *, start: int | None = None, page: int = read.PAGE_EVENTS
     ) -> AsyncIterator[RecordedEvent]:
         """All events of a stream from version `start` (the last) down, page by page."""
-        position = _start(start, MAX_POSITION)
-        while events := await self.read_stream_backward(stream, start=position, count=page):
+        position, page = _start(start, MAX_POSITION), _count(page)
+        while events := await self.read_stream_backward(
+            stream, start=position, count=await self._fits("backward", stream, position, page)
+        ):
             for event in events:
                 yield event
             position = events[-1].event_number - 1
             if position < 1:
                 return
+
+    async def _fits(self, direction: str, stream: str, start: int, page: int) -> int:
+        """Of a page, what may be in memory at once."""
+        query = f"stream_fits_{direction}"
+        return int((await self._read(None, query, check_stream(stream), start, page, read.PAGE_BYTES))[0][0])
 
     # --- reading all streams, or a category
 
@@ -641,6 +667,10 @@ class EventStore:
     async def delete_snapshot(self, source: str) -> None:
         """Removes the snapshot of a source, if there is one. Raises `Unavailable`."""
         await self._read(None, "delete_snapshot", source)
+
+
+def _append_query(args: append.Arguments) -> str:
+    return "append_one" if append.is_one(args) else "append"
 
 
 async def _end_session(connection: Connection) -> None:

@@ -43,6 +43,8 @@ QUERIES: dict[str, tuple[tuple[Any, ...], dict[str, set[str]]]] = {
     "read_stream_backward": (("s-7", FAR, 1000), STREAM),
     "read_linked_stream_forward": (("s-507", 0, 1000), LINKED),
     "read_linked_stream_backward": (("s-507", FAR, 1000), LINKED),
+    "stream_fits_forward": (("s-507", 0, 1000, FAR), LINKED | {"streams": {"streams_stream_key"}}),
+    "stream_fits_backward": (("s-507", FAR, 1000, FAR), LINKED | {"streams": {"streams_stream_key"}}),
     "stream_state": (("s-7",), {"streams": {"streams_stream_key"}, "links": {"links_stream_version"}}),
     "stream_info": (("s-7",), {"streams": {"streams_stream_key"}}),
     "stream_names": (([1, 2, 3],), {"streams": {"streams_pkey"}}),

@@ -136,6 +136,7 @@ RIGHTS: list[tuple[str, tuple[Role, ...]]] = [
     ("SELECT * FROM eventstore.leases, eventstore.relays, eventstore.subscriptions, eventstore.snapshots", ROLES),
     ("SELECT eventstore.safe_position_v1(), eventstore.history_v1()", ROLES),
     (f"SELECT eventstore.append_v1('b-1', -1, ARRAY[{ID}], ARRAY['E'], ARRAY['1'])", ("writer",)),
+    (f"SELECT eventstore.append_one_v1('b-1', -1, {ID}, 'E', '1')", ("writer",)),
     (f"SELECT eventstore.append_many_v1(true, '{{b-1}}', '{{-1}}', '{{1}}', ARRAY[{ID}], '{{E}}', '{{1}}')",
      ("writer",)),
     ("SELECT eventstore.link_v1('b-1', -1, ARRAY(SELECT event_id FROM eventstore.events))", ("writer",)),
@@ -307,6 +308,7 @@ async def test_the_functions_cannot_be_led_astray(store: EventStore, logins: Log
     for n in range(3):
         for call in (
             f"append_v1('a-1', -1, {one})",
+            "append_one_v1('a-1', -1, $1::pg_catalog.uuid, 'E', '1')",
             f"append_many_v1(true, ARRAY['b-1', 'b-2'], ARRAY[-1, -1], ARRAY[1, 0], {one})",
             f"append_many_v1(false, ARRAY['c-1'], ARRAY[-1], ARRAY[1], {one})",
         ):

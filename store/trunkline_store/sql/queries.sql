@@ -140,6 +140,34 @@ WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1 AN
   AND e.stream_version <= $2
 ORDER BY e.stream_version DESC LIMIT $3
 
+-- name: stream_fits_forward
+-- How many of a stream's events from version $2 on, at most $3, begin before $4 bytes of data; 1 at least.
+SELECT greatest(1, count(*) FILTER (WHERE bytes_before < $4)) FROM (
+    SELECT sum(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size AS bytes_before FROM (
+        (SELECT e.stream_version AS number, e.size FROM @schema@.events AS e
+         WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1) AND e.stream_version >= $2
+         ORDER BY e.stream_version LIMIT $3)
+        UNION ALL
+        (SELECT l.stream_version, e.size FROM @schema@.links AS l
+         CROSS JOIN LATERAL (SELECT size FROM @schema@.events WHERE position = l.position OFFSET 0) AS e
+         WHERE l.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1) AND l.stream_version >= $2
+         ORDER BY l.stream_version LIMIT $3)) AS mixed
+    ORDER BY number LIMIT $3) AS page
+
+-- name: stream_fits_backward
+-- From version $2 down.
+SELECT greatest(1, count(*) FILTER (WHERE bytes_before < $4)) FROM (
+    SELECT sum(size) OVER (ORDER BY number DESC ROWS UNBOUNDED PRECEDING) - size AS bytes_before FROM (
+        (SELECT e.stream_version AS number, e.size FROM @schema@.events AS e
+         WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1) AND e.stream_version <= $2
+         ORDER BY e.stream_version DESC LIMIT $3)
+        UNION ALL
+        (SELECT l.stream_version, e.size FROM @schema@.links AS l
+         CROSS JOIN LATERAL (SELECT size FROM @schema@.events WHERE position = l.position OFFSET 0) AS e
+         WHERE l.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1) AND l.stream_version <= $2
+         ORDER BY l.stream_version DESC LIMIT $3)) AS mixed
+    ORDER BY number DESC LIMIT $3) AS page
+
 -- name: read_linked_stream_forward
 -- Its own events, and those linked into it: asked only where there are links, for it takes half as long again.
 SELECT * FROM (

@@ -254,7 +254,6 @@ CREATE FUNCTION @schema@.append_one_v1(
 ) LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
-SET jit = off
 AS $$
 DECLARE
     _stream_id bigint;
@@ -265,14 +264,15 @@ BEGIN
             WHERE s.stream = _stream AND s.deleted_at IS NULL AND (s.version = _expected OR _expected < 0)
             RETURNING s.stream_id, s.version INTO _stream_id, last_version;
         IF FOUND THEN
-            IF NOT EXISTS (SELECT FROM @schema@.events AS e WHERE e.event_id = _id) THEN
-                _held := @schema@.hold_readers_back();
-                first_position := nextval('@schema@.blocks') * 1024;
-                INSERT INTO @schema@.events (position, stream_id, stream_version, created_at, event_id, size, category,
-                        type, correlation_id, causation_id, traceparent, metadata, data)
-                    VALUES (first_position, _stream_id, last_version, coalesce(_created_at, clock_timestamp()), _id,
-                            octet_length(_data) + coalesce(octet_length(_metadata), 0), split_part(_stream, '-', 1),
-                            _type, _correlation_id, _causation_id, _traceparent, _metadata::json, _data::@data_type@);
+            _held := @schema@.hold_readers_back();
+            first_position := nextval('@schema@.blocks') * 1024;
+            INSERT INTO @schema@.events (position, stream_id, stream_version, created_at, event_id, size, category, type,
+                    correlation_id, causation_id, traceparent, metadata, data)
+                SELECT first_position, _stream_id, last_version, coalesce(_created_at, clock_timestamp()), _id,
+                    octet_length(_data) + coalesce(octet_length(_metadata), 0), split_part(_stream, '-', 1), _type,
+                    _correlation_id, _causation_id, _traceparent, _metadata::json, _data::@data_type@
+                WHERE NOT EXISTS (SELECT FROM @schema@.events AS e WHERE e.event_id = _id);
+            IF FOUND THEN
                 status := 'appended';
                 actual := last_version - 1;
                 first_version := last_version;
