@@ -84,6 +84,8 @@ class Coalescer:
         self._alone_now: dict[str, deque[Pending]] = {}  # by stream: what waits behind the one that is under way
         self._sending: set[object] = set()
         """The calls that the others wait for."""
+        self._crowd = False
+        """Whether the last call carried several: their callers are answered together, and append together again."""
         self._carried: set[str] = set()
         """The streams of these calls, but for those of a lone append."""
         self._lone: tuple[object, float] | None = None
@@ -94,11 +96,13 @@ class Coalescer:
 
     async def append(self, args: list[Any]) -> Row:
         """The answer's row, or the error. A caller that is cancelled does not cancel what is under way."""
-        if not (self._sending or self._waiting or self._alone_now) and (sent := self._at_once(args)) is not None:
-            try:
-                return await uncancelled(self._lonely(args[0], sent), self._start)
-            except StoreUnavailable:
-                pass  # the connection was lost while it was at hand: once more, with another
+        if not (self._crowd or self._sending or self._waiting or self._alone_now):
+            sent = self._at_once(args)
+            if sent is not None:
+                try:
+                    return await uncancelled(self._lonely(args[0], sent), self._start)
+                except StoreUnavailable:
+                    pass  # the connection was lost while it was at hand: once more, with another
         pending = Pending(args, asyncio.get_running_loop().create_future())
         if pending.stream in self._alone_now:
             self._alone_now[pending.stream].append(pending)
@@ -158,6 +162,7 @@ class Coalescer:
                     return
                 self._sending.add(me)
                 group = self._next_group()
+                self._crowd = len(group) > 1
                 if len(group) == 1 and len(self._sending) == 1 and not self._alone.locked():
                     self._watch(me)
                     self._alone_now[group[0].stream] = deque()

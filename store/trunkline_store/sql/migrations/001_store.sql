@@ -27,7 +27,7 @@ CREATE TABLE @schema@.store (
 );
 
 CREATE SEQUENCE @schema@.blocks AS bigint CACHE 1 NO CYCLE;
-SELECT nextval('@schema@.blocks');  -- with a virgin sequence, a safe position taken during the first append covers it
+SELECT nextval('@schema@.blocks');  -- from a virgin sequence, whoever reads last_value believes that block 1 was drawn
 
 -- Bounds of what every append writes. They are domains, and not checks of the tables, since each statement reads its
 -- table's checks from their text again: that was a quarter of what an append of one event cost.
@@ -254,6 +254,7 @@ CREATE FUNCTION @schema@.append_one_v1(
 ) LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     _stream_id bigint;
