@@ -213,7 +213,7 @@ BEGIN
 
         EXIT WHEN _stream_id IS NOT NULL;
         -- Whoever creates a stream holds its name's bucket, so that a caller who must not wait can see that he would.
-        PERFORM pg_advisory_xact_lock_shared('@schema@.streams'::regclass::oid::integer, hashtext(_stream) & 1023);
+        _held := pg_advisory_xact_lock_shared('@schema@.streams'::regclass::oid::integer, hashtext(_stream) & 1023) IS NULL;
         INSERT INTO @schema@.streams (stream, category, version, created_at)
             VALUES (_stream, _category, _n, coalesce(_created_at[1], _now))
             ON CONFLICT DO NOTHING RETURNING stream_id INTO _stream_id;
