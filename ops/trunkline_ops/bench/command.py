@@ -20,6 +20,7 @@ from trunkline_ops.bench.broker import Broker
 from trunkline_ops.bench.lab import SETTINGS, Lab
 from trunkline_ops.bench.report import as_table, noise, plot
 from trunkline_ops.bench.rounds import Effort, Measure
+from trunkline_ops.demo.processes import Died
 from trunkline_ops.servers import ServerError, postgres_server, rabbitmq_server
 from trunkline_store import TrunklineError
 
@@ -84,7 +85,7 @@ def bench(
         if plot_folder is not None:
             for file in plot(measured, plot_folder):
                 print(f"bench: {file}", file=sys.stderr)
-    except (ServerError, TrunklineError, asyncpg.PostgresError, ModuleNotFoundError, OSError) as error:
+    except (ServerError, TrunklineError, Died, asyncpg.PostgresError, ModuleNotFoundError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     if not as_json:
