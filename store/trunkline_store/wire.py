@@ -12,6 +12,7 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 from json.encoder import encode_basestring
 from typing import Any, Final
@@ -109,7 +110,7 @@ def encode(
     of the relay; a replay has none, and says so."""
     first, last = batch[0], batch[-1]
     linked = isinstance(first, StoredLink)
-    types = list(dict.fromkeys(event.type for event in batch))
+    types = list(dict.fromkeys([event.type for event in batch]))
     keys = [links_key(first.stream)] if linked else [routing_key(first.category, type, first.stream) for type in types]
     headers: dict[str, Any] = {
         "wire_version": WIRE_VERSION,
@@ -205,10 +206,12 @@ def _constant(stream: str, correlation_id: str | None, store: str, content_type:
     )
 
 
+@lru_cache(maxsize=4096)
 def _source(store: str, stream: str) -> str:
     return f"/{store}/{quote(stream, safe='')}"
 
 
+@lru_cache(maxsize=16)
 def _is_json(content_type: str) -> bool:
     media_type = content_type.partition(";")[0].strip().lower()
     return media_type == "application/json" or media_type.endswith("+json")

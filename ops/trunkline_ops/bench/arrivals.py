@@ -11,7 +11,6 @@ from typing import Final
 import uvloop
 
 from trunkline_consumer import CURRENT, Consumer, Options, Subscription
-from trunkline_consumer.subscription import State
 from trunkline_ops.demo.leash import report, told_to_stop
 from trunkline_store import EventStore
 
@@ -30,7 +29,7 @@ async def follow() -> None:
     ):
         handling = asyncio.create_task(_handle(subscription, came))
         while not stop.is_set() and not handling.done():
-            report(live=subscription.state is State.LIVE, arrivals=came)
+            report(received=subscription.counts.from_queue, arrivals=came)
             came.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(REPORT_SECONDS):

@@ -15,6 +15,7 @@ from trunkline_ops.demo.processes import Process, Processes
 READY_SECONDS: Final = 60.0
 ARRIVE_SECONDS: Final = 60.0
 """After the last append, everything has so long to arrive."""
+WARM_RATE: Final = 100
 WARM_SECONDS: Final = 0.5
 """At the beginning of a run, which are not counted: new processes fill their caches."""
 
@@ -54,7 +55,7 @@ class Line:
         self.room = room
         self._processes = processes
         self._arrivals: list[Arrival] = []
-        self._ready = asyncio.Event()
+        self._receiving = False
 
     async def relay(self, *arguments: str) -> Process:
         """Starts `trunkline relay`; returns when it is starting. It stands by if there is one."""
@@ -78,16 +79,17 @@ class Line:
             await asyncio.sleep(0.02)  # between two looks
 
     async def subscribe(self) -> None:
-        """Starts a subscriber; returns when it is live."""
+        """Starts a subscriber; returns when events come to it through its queue."""
 
         def reported(report: dict[str, Any]) -> None:
             self._arrivals += [Arrival(*pair) for pair in report["arrivals"]]
-            if report["live"]:
-                self._ready.set()
+            if report["received"]:
+                self._receiving = True
 
         await self._processes.start("subscriber", "trunkline_ops.bench.arrivals", on_report=reported)
-        async with asyncio.timeout(READY_SECONDS):
-            await self._processes.during(self._ready.wait())
+        writer = await self.write(WARM_RATE, 2 * READY_SECONDS)
+        await self._until(lambda: self._receiving, READY_SECONDS)
+        await writer.stop()
 
     async def write(self, rate: float, seconds: float) -> Process:
         """Starts a writer that appends at that rate."""
