@@ -63,9 +63,10 @@ class RawPublisher(asyncio.Protocol):
                 break
             if kind == _METHOD:
                 method, tag, multiple = _CONFIRM(received, at + _HEAD)
-                if method != _ACK:
-                    self._error = ConnectionError(f"an answer that was not expected: method {method:#x}")
-                self._confirmed(tag, bool(multiple & 1))
+                if method == _ACK:
+                    self._confirmed(tag, bool(multiple & 1))
+                else:
+                    self._error = ConnectionError(f"not a confirm, but class {method >> 16}, method {method & 0xFFFF}")
             at += _HEAD + size + _END
         del received[:at]
         self._changed.set()
