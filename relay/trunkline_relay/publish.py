@@ -162,16 +162,13 @@ class Publisher:
 
     async def _write(self, payload: bytes) -> None:
         drained = asyncio.get_running_loop().create_future()
+        drained.add_done_callback(lambda _: self._changed.set())
         try:
             await self._channel.write_queue.put(ChannelFrame(payload, False, drained))
         except _BROKER_ERRORS as error:
             raise BrokerUnavailable.because(error) from error
         while not drained.done():  # a socket that takes nothing has messages outstanding: they are watched
-            failed = asyncio.ensure_future(self._changed.wait())
-            self._changed.clear()
-            await asyncio.wait({drained, failed, self._closing}, return_when=asyncio.FIRST_COMPLETED)
-            failed.cancel()
-            self._check()
+            await self._change()
 
     async def flush(self) -> None:
         """Waits until everything that was published is confirmed or given up. Raises `BrokerUnavailable`."""

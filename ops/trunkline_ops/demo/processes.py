@@ -93,6 +93,20 @@ class Process:
         )
         self._life = asyncio.create_task(self._live(self._process, on_report), name=self.name)
 
+    @property
+    def pid(self) -> int:
+        """Of the program, which must have been started."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def kill(self) -> None:
+        """Ends it with SIGKILL, as a crash would."""
+        assert self._process is not None
+        assert self._life is not None
+        self._told = True
+        self._process.kill()
+        await self._life
+
     async def stop(self) -> None:
         """Lets it finish what it is doing. Raises `Died` if it did not end well."""
         self._told = True
