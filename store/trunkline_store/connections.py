@@ -53,7 +53,7 @@ class Connections:
                 try:
                     while self._kept:
                         connection, _ = self._kept.pop()
-                        if not connection.is_closed():
+                        if _alive(connection):
                             return connection
                         await self._pool.release(connection)
                     return await self._pool.acquire(timeout=self._timeout)
@@ -119,6 +119,13 @@ class Connections:
             self._given_back.add(task)
             task.add_done_callback(self._given_back.discard)
         self._tidying = loop.call_later(KEPT_SECONDS, self._tidy) if self._kept else None
+
+
+def _alive(connection: asyncpg.pool.PoolConnectionProxy) -> bool:
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:  # it was lost, and the pool has taken it back
+        return False
 
 
 class Statement:
