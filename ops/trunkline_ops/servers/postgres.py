@@ -84,7 +84,7 @@ def postgres_server(
     """
     if not private and (dsn := os.environ.get("TRUNKLINE_DSN")):
         return nullcontext(PostgresServer(dsn))
-    return _own_server(bin_dir or _programs(), settings or {})
+    return _own_server(bin_dir or postgres_programs(), settings or {})
 
 
 def standby_of(
@@ -154,7 +154,8 @@ def _own_server(
         yield server
 
 
-def _programs() -> Path:
+def postgres_programs() -> Path:
+    """The folder of PostgreSQL's programs: the newest ones that are installed, else those of the wheel."""
     return first_open(
         "PostgreSQL",
         "install one (Debian, Ubuntu: apt install postgresql), or name a running one in TRUNKLINE_DSN",
