@@ -9,9 +9,10 @@ back to the pool, which closes it in its time.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -37,6 +38,8 @@ class Connections:
         self._kept: list[tuple[asyncpg.pool.PoolConnectionProxy, float]] = []  # and since when; used from its end
         self._tidying: asyncio.TimerHandle | None = None
         self._given_back: set[asyncio.Task[None]] = set()
+        self.generation = 0
+        """Counts the servers: those of an earlier one are not used again."""
 
     async def take(self) -> asyncpg.pool.PoolConnectionProxy:
         """A connection. Raises `OperationTimeout` where none gets free in time, and `StoreUnavailable`."""
@@ -78,6 +81,37 @@ class Connections:
         if self._tidying is None:
             self._tidying = loop.call_later(KEPT_SECONDS, self._tidy)
 
+    async def after(self, error: BaseException | None, connection: asyncpg.pool.PoolConnectionProxy) -> None:
+        """Gives it back after what was done with it has failed, or not. Whoever is cancelled, or has waited for as long
+        as he may, does not wait again for a server that may hang to end what is still under way."""
+        if is_read_only(error):
+            await self._leave()
+        if isinstance(error, asyncio.CancelledError | OperationTimeout):
+            self._soon(self.release(connection))
+        else:
+            await self.release(connection)
+
+    async def _leave(self) -> None:
+        """A server that cannot be written any more may be a former primary: what is connected to it is not used again,
+        and new connections may lead to its successor. The application's own pool is left alone."""
+        if not self.own:
+            return
+        self.generation += 1
+        await self._pool.expire_connections()
+        for connection, _ in self._kept:
+            self._soon(self._pool.release(connection))
+        self._kept.clear()
+
+    def _soon(self, giving_back: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(giving_back)
+        self._given_back.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._given_back.discard(task)
+        if not task.cancelled():
+            task.exception()  # the pool has terminated the connection then
+
     async def release(self, connection: asyncpg.pool.PoolConnectionProxy) -> None:
         """Gives it back to the pool, which ends what is still under way in it."""
         try:
@@ -115,10 +149,15 @@ class Connections:
         unneeded = [connection for connection, since in self._kept if since < loop.time() - KEPT_SECONDS]
         del self._kept[: len(unneeded)]
         for connection in unneeded:
-            task = loop.create_task(self._pool.release(connection))
-            self._given_back.add(task)
-            task.add_done_callback(self._given_back.discard)
+            self._soon(self._pool.release(connection))
         self._tidying = loop.call_later(KEPT_SECONDS, self._tidy) if self._kept else None
+
+
+def is_read_only(error: BaseException | None) -> bool:
+    """Whether the server refused to write anything at all."""
+    return isinstance(error, asyncpg.ReadOnlySQLTransactionError) or (
+        error is not None and isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError)
+    )
 
 
 def _alive(connection: asyncpg.pool.PoolConnectionProxy) -> bool:
@@ -131,19 +170,21 @@ def _alive(connection: asyncpg.pool.PoolConnectionProxy) -> bool:
 class Statement:
     """What `Connections.statement` gives."""
 
-    __slots__ = ("_connection", "_connections")
+    __slots__ = ("_connection", "_connections", "_generation")
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     async def __aenter__(self) -> asyncpg.pool.PoolConnectionProxy:
+        self._generation = self._connections.generation
         self._connection = await self._connections.take()
         return self._connection
 
     async def __aexit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if error is None and self._connections.keeps:
-            self._connections.keep(self._connection)
+        connections = self._connections
+        if error is None and connections.keeps and self._generation == connections.generation:
+            connections.keep(self._connection)
         else:
-            await self._connections.release(self._connection)
+            await connections.after(error, self._connection)

@@ -165,11 +165,12 @@ class EventStore:
         self.history = row["history"]
         self._data_type = row["data_type"]
 
-    async def close(self) -> None:
-        """Lets appends that are under way finish, then closes the pool, if it is ours; at most for the timeout."""
+    async def close(self, *, seconds: float | None = None) -> None:
+        """Lets appends that are under way finish, then closes the pool, if it is ours; for `seconds` at most (None: the
+        timeout). What is not done by then is given up."""
         pool = self._pool if self._own_pool else None
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout if seconds is None else seconds):
                 await self._coalescer.drain()
                 await self._nudger.drain()
                 if pool is not None and self._connections is not None:
@@ -192,7 +193,10 @@ class EventStore:
         connection = await connections.take()
         try:
             yield connection
-        finally:
+        except BaseException as error:
+            await connections.after(error, connection)
+            raise
+        else:
             await connections.release(connection)
 
     def _open_connections(self) -> Connections:
