@@ -14,8 +14,7 @@ from tests.relay.plain import append, recorded
 from tests.relay.test_neighbours import gauge, until
 from tests.whole.flow import relay_running
 from trunkline_ops.servers import PostgresServer
-from trunkline_relay import Relay
-from trunkline_relay.run import HAND_OVER_SECONDS, STOP_SECONDS
+from trunkline_relay import Relay, run
 from trunkline_relay.status import UNSEEN_SECONDS, Status
 from trunkline_store import EventStore
 
@@ -35,8 +34,12 @@ async def close_connections(admin: asyncpg.Connection, name: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["leader", "standby"])
-async def test_a_stop_is_quick_while_the_database_hangs(database: str, vhost: str, role: str) -> None:
-    """Neither the relay nor its store waits for a server that answers nothing."""
+async def test_a_stop_is_quick_while_the_database_hangs(
+    database: str, vhost: str, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the relay nor its store waits for a server that answers nothing, beyond what they give it."""
+    monkeypatch.setattr(run, "STOP_SECONDS", 0.6)
+    monkeypatch.setattr(run, "HAND_OVER_SECONDS", 0.3)
     async with Proxy(database) as proxy, relay_running(database, vhost, lease=60) as other:
         relays_store = EventStore(proxy.url)
         await relays_store.open()
@@ -53,11 +56,9 @@ async def test_a_stop_is_quick_while_the_database_hangs(database: str, vhost: st
             began = asyncio.get_running_loop().time()
             relay.stop()
             await asyncio.wait_for(running, 20)
-            await relays_store.close(seconds=1)
-        took = asyncio.get_running_loop().time() - began
-        assert took < STOP_SECONDS + 2 * HAND_OVER_SECONDS + 1 + 5, "5 for a busy machine; a statement may take 15"
+            await relays_store.close(seconds=0.3)
+        assert asyncio.get_running_loop().time() - began < 10, "a statement may take 15 s, and its end as long again"
         assert "stopped while PostgreSQL did not answer" in [entry["event"] for entry in logs]
-        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("relay ")] or role == "standby"
 
 
 async def test_a_database_that_became_read_only(

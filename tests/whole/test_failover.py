@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import msgspec
+import pytest
 
 from tests.conftest import POSTGRES_SETTINGS
 from tests.relay.plain import plain, recorded
@@ -14,21 +16,29 @@ from tests.whole.flow import QUICK, Flow, committed_positions, relay_running
 from trunkline_consumer import Consumer, Subscription
 from trunkline_consumer.subscription import State
 from trunkline_ops.servers import PostgresServer, postgres_server, standby_of
-from trunkline_store import ANY_VERSION, EventData, EventStore, RecordedEvent, Unavailable
+from trunkline_store import (
+    ANY_VERSION,
+    EventData,
+    EventStore,
+    OperationTimeout,
+    RecordedEvent,
+    StreamNotFound,
+    Unavailable,
+)
 from trunkline_store.migrate import initialise
 
 
 class Pair:
-    """A primary and its standby. dsn: names both, and leads to the one that is the primary."""
+    """A primary and its standby. dsn: names both, and leads to the one that can be written."""
 
     def __init__(self, primary: PostgresServer, standby: PostgresServer) -> None:
         self.primary = primary
         self.standby = standby
         one, two = urlsplit(primary.dsn), urlsplit(standby.dsn)
         both = f"{one.netloc},{two.hostname}:{two.port}"
-        self.dsn = one._replace(netloc=both, query="target_session_attrs=primary").geturl()
+        self.dsn = one._replace(netloc=both, query="target_session_attrs=read-write").geturl()
 
-    async def ask(self, server: PostgresServer, question: str) -> object:
+    async def ask(self, server: PostgresServer, question: str) -> Any:
         connection = await asyncpg.connect(server.dsn)
         try:
             return await connection.fetchval(question)
@@ -57,9 +67,18 @@ class Pair:
         await self.ask(self.primary, "SELECT pg_reload_conf()")
         await self.until(self.primary, "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync')")
 
+    async def fence(self) -> None:
+        """The primary goes on, and lets nobody write."""
+        await self.ask(self.primary, "ALTER SYSTEM SET default_transaction_read_only = on")
+        await self.ask(self.primary, "SELECT pg_reload_conf()")
+        await self.until(self.primary, "SELECT current_setting('default_transaction_read_only')::boolean")
+
     async def fail_over(self) -> None:
         """The primary is gone, without a word; the standby takes its place."""
         await asyncio.to_thread(self.primary.kill)
+        await self.promote()
+
+    async def promote(self) -> None:
         assert await self.ask(self.standby, "SELECT pg_promote()")
 
 
@@ -104,7 +123,7 @@ class Handled:
 
 
 async def until(fact: Callable[[], bool]) -> None:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while not fact():
             await asyncio.sleep(0.01)  # between two looks
 
@@ -183,6 +202,50 @@ async def test_a_synchronous_standby_has_all_that_was_acknowledged(vhost: str) -
             committed = await flow.rest()
             assert len(committed) == flow.written
             assert list(dict.fromkeys(flow.handled)) == committed
+
+
+async def test_a_primary_that_is_fenced_and_still_answers(vhost: str) -> None:
+    """P6: the old primary is read-only, and nobody's connection to it breaks: all leave it for the new one, where
+    nothing is missing."""
+    async with pair() as servers, Flow(servers.dsn, vhost) as flow:
+        await flow.until(lambda: flow.subscription.counts.from_queue > 50)
+        await servers.fence()
+        await servers.in_step()
+        await servers.promote()
+        before = flow.subscription.counts.from_queue
+        await flow.until(lambda: flow.subscription.counts.from_queue > before + 50)
+        committed = await flow.rest()
+        assert len(committed) == flow.written
+        assert list(dict.fromkeys(flow.handled)) == committed
+        assert await servers.ask(servers.primary, "SELECT max(position) FROM eventstore.events") < committed[-1]
+
+
+async def test_a_commit_that_stopped_waiting_for_its_standby(vhost: str) -> None:
+    """A synchronous standby is away: appends wait, and nobody sees them. One whose caller has waited for long enough is
+    seen without being on the standby; if the primary is lost then, so is it, and all find themselves in another
+    history. Sent again, as `OperationTimeout` says, it is there."""
+    async with pair() as servers, EventStore(servers.dsn) as store, EventStore(servers.dsn, timeout=1) as hasty:
+        await servers.synchronous()
+        await appended(store, "Kept", 1)
+        await servers.part()
+        event, before = EventData("Hasty", 1), store.history
+        waiting = asyncio.create_task(store.append_to_stream("waiting-1", ANY_VERSION, [EventData("Waiting", 1)]))
+        with pytest.raises(OperationTimeout):
+            await hasty.append_to_stream("hasty-1", ANY_VERSION, [event])
+        assert [each.type for each in await store.read_stream_forward("hasty-1")] == ["Hasty"]
+        with pytest.raises(StreamNotFound):
+            await store.read_stream_forward("waiting-1")
+        await servers.fail_over()
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(Unavailable):
+                    await hasty.append_to_stream("hasty-1", ANY_VERSION, [event])
+                    break
+                await asyncio.sleep(0.05)  # between tries
+        with suppress(Unavailable):  # it failed with the primary, or the store itself has sent it again
+            await waiting
+        assert [each.type for each in await store.read_all_streams_forward()].count("Hasty") == 1
+        assert await store.fetchval(store.sql["history"]) != before
 
 
 async def test_another_history_is_noticed_in_a_flow_that_never_pauses(
