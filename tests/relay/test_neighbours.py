@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from tests.relay.plain import append, recorded
+from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
 from trunkline_ops.servers import RabbitMQServer, rabbitmq_server
 from trunkline_relay import Relay
@@ -70,6 +70,11 @@ class Broker:
                 await self.ctl("set_permissions", "-p", self.vhost, self.user, ".*", ".*", ".*")
             case "exchange":
                 await self._exchange(None)
+
+    async def process_of(self, queue: str, what: str) -> None:
+        """Has a queue's process stand still (suspend), or go on (resume): https://www.erlang.org/doc/man/sys."""
+        name = f'rabbit_misc:r(<<"{self.vhost}">>, queue, <<"{queue}">>)'
+        await self.ctl("eval", f"{{ok, Q}} = rabbit_amqqueue:lookup({name}), sys:{what}(amqqueue:get_pid(Q)).")
 
     async def _exchange(self, type: str | None) -> None:
         """The store's exchange, deleted, and made anew of another type."""
@@ -133,6 +138,35 @@ async def test_an_alarm_blocks_the_relay_and_nothing_is_given_up(
         await recorded(store, positions[-1])
         await gauge(relay, "blocked", 0)
         await gauge(relay, "skipped_total", 0)
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+async def test_a_queue_that_never_confirms(store: EventStore, database: str, broker: Broker, kind: str) -> None:
+    """P9: the process of one queue stands still, and so do the confirms of all that is routed to it. After patience the
+    relay goes on past it, names it, and counts; a queue beside it has every event, and what is published to others
+    meanwhile is confirmed."""
+    async with await aio_pika.connect(broker.url) as connection, connection.channel() as channel:
+        await channel.declare_exchange("eventstore", "topic", durable=True)
+        mute = await channel.declare_queue("mute", durable=True, arguments={"x-queue-type": kind})
+        await mute.bind("eventstore", "mute.#")
+        with capture_logs() as logs:
+            async with plain(broker.url, "#") as other, relay_running(database, broker.url, patience=1) as relay:
+                positions = await append(store, "a-1", "E")
+                await recorded(store, positions[-1])
+                await broker.process_of("mute", "suspend")
+                try:
+                    positions += await append(store, "mute-1", "Lost", "Lost")
+                    positions += await append(store, "a-1", "E")
+                    await recorded(store, positions[-1])
+                    positions += await append(store, "a-1", "E")
+                    await recorded(store, positions[-1])
+                finally:
+                    await broker.process_of("mute", "resume")
+                await other.until(len(positions))
+                assert relay.metrics.skipped._value.get() == 1
+        assert list(dict.fromkeys(other.positions)) == positions
+        given_up = [entry for entry in logs if entry["event"] == "message given up"]
+        assert [(entry["why"], entry["routing_key"]) for entry in given_up] == [("never confirmed", "mute.Lost.mute-1")]
 
 
 async def until(fact: Callable[[], bool]) -> None:

@@ -229,6 +229,12 @@ ORDER BY e.position LIMIT $3
 SELECT i.stream_id, s.stream FROM unnest($1::bigint[]) AS i (stream_id)
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = i.stream_id OFFSET 0) AS s
 
+-- name: traceparents
+-- In which traces events were appended, where they were.
+SELECT e.traceparent FROM unnest($1::bigint[]) AS w (position)
+CROSS JOIN LATERAL (SELECT traceparent FROM @schema@.events WHERE position = w.position OFFSET 0) AS e
+WHERE e.traceparent IS NOT NULL
+
 -- name: last_position
 -- The last event at or below a position; 0 where there is none.
 SELECT coalesce((SELECT position FROM @schema@.events WHERE position <= $1 ORDER BY position DESC LIMIT 1), 0)
