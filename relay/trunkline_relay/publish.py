@@ -23,7 +23,7 @@ from aiormq.abc import ChannelFrame
 from pamqp import commands
 
 from trunkline_relay.confirms import Sent, Window
-from trunkline_relay.frames import Frames, HeaderTooLarge
+from trunkline_relay.frames import Frames, HeaderTooLarge, halves
 from trunkline_relay.metrics import Metrics
 from trunkline_relay.patience import Patience
 from trunkline_relay.trace import Spans
@@ -155,7 +155,10 @@ class Publisher:
                 try:
                     parts.append(self._frames.of(message))
                 except HeaderTooLarge as error:
-                    raise BrokerUnavailable(f"{error}: raise frame_max of RabbitMQ to its default or more") from error
+                    if (both := halves(message)) is None:
+                        raise BrokerUnavailable(f"{error}: raise RabbitMQ's frame_max to its default") from error
+                    ahead.extendleft(reversed(both))
+                    continue
                 size += len(parts[-1])
                 tag = self.window.sent(
                     message.last_position, message.first_position, message.routing_key, now, len(parts[-1])

@@ -27,6 +27,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import trunkline_store.migrate
+from tests.proxy import Proxy
 from trunkline_ops.commands import app
 from trunkline_ops.failure import FAILED, USAGE
 from trunkline_ops.lines import MAX_LINE_BYTES, bursts
@@ -880,6 +881,28 @@ def test_the_relay_waits_for_servers_that_are_away(away: str, database: str, vho
             assert unquote(PASSWORD) not in line
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
+
+
+async def test_the_relay_stops_while_the_database_hangs(database: str, vhost: str) -> None:
+    """At SIGTERM, it ends before whoever sent it loses patience: Docker kills after ten seconds."""
+    async with Proxy(database) as proxy:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "trunkline_ops.cli", "relay", "--dsn", proxy.url, "--amqp-url", vhost),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stderr is not None
+        while b'"publishing"' not in await process.stderr.readline():
+            pass
+        proxy.stall()
+        process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(15):  # 5, and a busy machine; without it, more than 18
+                _, rest = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            raise
+    assert process.returncode == 0
+    assert b"stopped while PostgreSQL did not answer" in rest
 
 
 def answer(port: int, path: str) -> tuple[int, str]:

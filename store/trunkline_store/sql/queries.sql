@@ -305,6 +305,25 @@ CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stre
 WHERE e.bytes_before < $4 AND e.position <= $2
 ORDER BY e.stream_version
 
+-- name: replay_links
+-- As relay_links, of those into stream $6, and from version $1 on.
+SELECT e.feed_position AS position, t.stream, t.category, e.number AS stream_version, e.event_id::text, e.type, e.size,
+       CASE WHEN e.size <= $5 THEN e.data@data_out@ END AS data, e.metadata::text,
+       e.correlation_id, e.causation_id, e.traceparent,
+       to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time,
+       e.position AS own_position, s.stream AS own_stream, e.stream_version AS own_version
+FROM (SELECT l.feed_position, l.stream_id AS target_id, l.stream_version AS number, e.*,
+             sum(least(e.size, $5)) OVER (ORDER BY l.stream_version ROWS UNBOUNDED PRECEDING) - least(e.size, $5)
+                 AS bytes_before
+      FROM (SELECT * FROM @schema@.links
+            WHERE stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $6) AND stream_version >= $1
+            ORDER BY stream_version LIMIT $3) AS l
+      CROSS JOIN LATERAL (SELECT * FROM @schema@.events WHERE position = l.position OFFSET 0) AS e) AS e
+CROSS JOIN LATERAL (SELECT stream, category FROM @schema@.streams WHERE stream_id = e.target_id OFFSET 0) AS t
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
+WHERE e.bytes_before < $4 AND e.feed_position <= $2
+ORDER BY e.number
+
 -- name: previous_in_category
 -- The last position below $2[i] in category $1[i], for each i; 0 where there is none.
 SELECT coalesce((SELECT e.position FROM @schema@.events AS e
