@@ -16,8 +16,13 @@ _SECONDS: Final = 15.0
 
 
 @asynccontextmanager
-async def opened(settings: Settings, command: str, *, connections: int = 1) -> AsyncIterator[EventStore]:
-    """The store, with events' data as text. Raises `InvalidSettings`, `StoreNotReady`, `StoreUnavailable`."""
+async def opened(
+    settings: Settings, command: str, *, connections: int = 1, closing: float = _SECONDS
+) -> AsyncIterator[EventStore]:
+    """The store, with events' data as text. Raises `InvalidSettings`, `StoreNotReady`, `StoreUnavailable`.
+
+    closing: seconds that a database which hangs may take to close its connections.
+    """
     store = EventStore(
         settings.database(),
         schema=settings.store,
@@ -32,7 +37,7 @@ async def opened(settings: Settings, command: str, *, connections: int = 1) -> A
     try:
         yield store
     finally:
-        await store.close()
+        await store.close(seconds=closing)
 
 
 @asynccontextmanager

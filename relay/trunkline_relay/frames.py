@@ -12,6 +12,8 @@ from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
 
+import msgspec
+
 from trunkline_store import names
 from trunkline_store.wire import CONTENT_TYPE, Message
 
@@ -117,6 +119,17 @@ class Frames:
         if known is None:
             known = self._names[names] = [(name, _short(name)) for name in sorted(names)]
         return known
+
+
+def halves(message: Message) -> tuple[Message, Message] | None:
+    """A message twice, each with half of its routing keys; None where it has but one. Whoever bound keys of both halves
+    gets a repeat. While the second is not confirmed, nothing of the message counts as arrived."""
+    keys = [message.routing_key, *message.further_keys]
+    if len(keys) == 1:
+        return None
+    middle = len(keys) // 2
+    first = msgspec.structs.replace(message, further_keys=keys[1:middle], last_position=message.first_position - 1)
+    return first, msgspec.structs.replace(message, routing_key=keys[middle], further_keys=keys[middle + 1 :])
 
 
 def _short(text: str) -> bytes:

@@ -49,7 +49,9 @@ _GAUGES = {
 _COUNTERS = {
     "published": "Messages sent, repeated ones too.",
     "confirmed": "Messages that RabbitMQ has confirmed.",
-    "retries": "Times that publishing began again after a fault.",
+    "retries": "Times that publishing began again after a fault of RabbitMQ, or in another history.",
+    "broker_faults": "Times that RabbitMQ was found to be away, stuck, or against us.",
+    "database_faults": "Times that PostgreSQL was found to be away, stuck, or read-only.",
     "unroutable": "Messages that no queue wanted.",
     "refused": "Refusals (nacks) of RabbitMQ.",
     "skipped": "Messages given up after a queue refused them, or never confirmed them.",
@@ -68,6 +70,7 @@ class Metrics:
         self.holder_seconds = gauges["holder_seconds"]
         self.leader, self.blocked = gauges["leader"], gauges["blocked"]
         self.published, self.confirmed, self.retries = counters["published"], counters["confirmed"], counters["retries"]
+        self.broker_faults, self.database_faults = counters["broker_faults"], counters["database_faults"]
         self.unroutable, self.refused, self.skipped = counters["unroutable"], counters["refused"], counters["skipped"]
         self.batch_events = registry.batch_events.labels(store)
         self.confirm_seconds = registry.confirm_seconds.labels(store)

@@ -23,9 +23,10 @@ from aiormq.abc import ChannelFrame
 from pamqp import commands
 
 from trunkline_relay.confirms import Sent, Window
-from trunkline_relay.frames import Frames, HeaderTooLarge
+from trunkline_relay.frames import Frames, HeaderTooLarge, halves
 from trunkline_relay.metrics import Metrics
 from trunkline_relay.patience import Patience
+from trunkline_relay.trace import Spans
 from trunkline_store import names
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
@@ -86,6 +87,7 @@ class Publisher:
         self._frames: Frames | None = None
         self._failure: BrokerUnavailable | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._spans = Spans()
 
     async def __aenter__(self) -> Self:
         try:
@@ -123,6 +125,8 @@ class Publisher:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        if self._spans:
+            self._spans.end()
         await self._close()
 
     async def _close(self) -> None:
@@ -151,11 +155,17 @@ class Publisher:
                 try:
                     parts.append(self._frames.of(message))
                 except HeaderTooLarge as error:
-                    raise BrokerUnavailable(f"{error}: raise frame_max of RabbitMQ to its default or more") from error
+                    if (both := halves(message)) is None:
+                        raise BrokerUnavailable(f"{error}: raise RabbitMQ's frame_max to its default") from error
+                    ahead.extendleft(reversed(both))
+                    continue
                 size += len(parts[-1])
-                self.window.sent(
+                tag = self.window.sent(
                     message.last_position, message.first_position, message.routing_key, now, len(parts[-1])
                 )
+                if self._spans:
+                    exchange = names.links_exchange(self._store) if message.linked else self._exchange
+                    self._spans.begin(tag, message, exchange)
                 self._metrics.batch_events.observe(message.count)
             self._metrics.published.inc(len(parts))
             await self._write(b"".join(parts))
@@ -253,6 +263,8 @@ class Publisher:
             self._metrics.confirmed.inc(len(done))
             if done:
                 self._metrics.confirm_seconds.observe(now - done[0].at)
+                if self._spans:
+                    self._spans.confirmed_before(self.window.oldest and self.window.oldest.tag)
         else:
             self._metrics.refused.inc()
             if self._patience.refused(now):
@@ -263,6 +275,8 @@ class Publisher:
 
     def _given_up(self, messages: Sequence[Sent], why: str) -> None:
         self._metrics.skipped.inc(len(messages))
+        if self._spans:
+            self._spans.given_up((sent.tag for sent in messages), why)
         for sent in messages[:_NAMED]:
             log.error(
                 "message given up",

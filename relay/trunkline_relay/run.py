@@ -37,8 +37,16 @@ RECORD_SECONDS: Final = 0.05
 """Between two writes of the confirmed position. After a crash, as much is published again."""
 STOP_SECONDS: Final = 3.0
 """From `stop` on, what was published has so long to be confirmed; what is not is sent again by the next leader."""
+HAND_OVER_SECONDS: Final = 1.0
+"""After that, for PostgreSQL to record what was confirmed; and as long again to take the lease back."""
+PAUSE_SECONDS: Final = (0.1, 5.0)
+"""After a fault, before the next try; and at most, however often it has failed."""
 
 log = structlog.get_logger("trunkline.relay")
+
+
+class _AnotherPast(Exception):
+    """All that is remembered was learned in another history."""
 
 
 class Relay:
@@ -92,7 +100,10 @@ class Relay:
         """
         watching = asyncio.create_task(observe(self.store, LEASE_NAME, self.metrics, self.status), name="relay observe")
         try:
-            await self._until_stopped()
+            async with self._bounded(STOP_SECONDS + HAND_OVER_SECONDS):
+                await self._until_stopped()
+        except TimeoutError:
+            log.warning("stopped while PostgreSQL did not answer", hint="the lease may have to run out")
         finally:
             await _ended([watching])
 
@@ -103,6 +114,7 @@ class Relay:
                 lease = await Lease.acquire(self.store, LEASE_NAME, self.owner, self._lease)
                 if lease is None:
                     log.debug("standby", owner=str(self.owner))
+                    self.status.blame(None)
                     await self._sleep(min(STANDBY_SECONDS, self._lease / 4))
                     continue
                 await self._lead(lease, pause)
@@ -110,8 +122,12 @@ class Relay:
                 raise
             except LeaseLost:
                 log.warning("replaced", owner=str(self.owner))
+            except _AnotherPast:
+                self.metrics.retries.inc()
             except Unavailable as error:
                 log.warning("store unavailable", error=str(error))
+                self.metrics.database_faults.inc()
+                self.status.blame(str(error))
                 await self._sleep(pause.next())
             except Exception:
                 log.exception("failed", owner=str(self.owner))  # a bug must not stop the line for good
@@ -136,7 +152,9 @@ class Relay:
                     await work
                 except BrokerUnavailable as error:
                     log.warning("broker unavailable", error=str(error))
+                    self.metrics.broker_faults.inc()
                     self.metrics.retries.inc()
+                    self.status.blame(str(error))
                     await self._sleep(pause.next())
         finally:
             self.leading.clear()
@@ -144,13 +162,17 @@ class Relay:
             self.metrics.leader.set(0)
             self.metrics.blocked.set(0)
             await _ended([*tasks, listening])
-            with suppress(Unavailable):
-                await lease.release()
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(HAND_OVER_SECONDS):
+                    await lease.release()
 
     async def _publish(self, lease: Lease, pause: _Pause) -> None:
         """From the recorded position on, until `stop` or a fault."""
         store = self.store
-        self._history = str(await store.fetchval(store.sql["history"]))
+        history = str(await store.fetchval(store.sql["history"]))
+        if self._history not in ("", history):
+            log.warning("history changed", was=self._history, now=history)
+        self._history, self._safe = history, 0
         start = self._start_from
         if start is None:
             start = int(await store.fetchval(store.sql["last_feed_position"], await store.safe_position()))
@@ -162,8 +184,9 @@ class Relay:
             self._url, store.schema, position, window=self._allowed, patience=self._patience, metrics=self.metrics
         )
         try:
-            async with self._bounded(), publisher:
+            async with self._bounded(STOP_SECONDS), publisher:
                 log.info("publishing", position=position, exchange=store.schema)
+                self.status.blame(None)
                 recorder = asyncio.create_task(self._record(lease, publisher, position, pause), name="relay record")
                 try:
                     await self._pump(lease, publisher, Tail(store, self._history, position, lease.epoch), recorder)
@@ -177,17 +200,18 @@ class Relay:
         except TimeoutError:
             if not self._stop.is_set():
                 raise
-            log.warning("stopped before all was confirmed", outstanding=len(publisher.window))
+            if len(publisher.window):
+                log.warning("stopped before all was confirmed", outstanding=len(publisher.window))
         await self._record_once(lease, publisher.window.position)
 
     @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[None]:
-        """Ends what is done within by a `TimeoutError` when it goes on for long after `stop`: a broker may hang."""
+    async def _bounded(self, seconds: float) -> AsyncIterator[None]:
+        """Ends what is done within by a `TimeoutError` when it goes on for longer after `stop`: a server may hang."""
         async with asyncio.timeout(None) as limit:
 
             async def stopping() -> None:
                 await self._stop.wait()
-                limit.reschedule(asyncio.get_running_loop().time() + STOP_SECONDS)
+                limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
             watching = asyncio.create_task(stopping(), name="relay stop")
             try:
@@ -207,8 +231,9 @@ class Relay:
             assert row is not None
             safe, history = row
             if history != self._history:
-                log.warning("history changed", was=self._history, now=history)
-                raise LeaseLost(lease.name)  # all that is remembered here was learned in another past
+                raise _AnotherPast
+            if lease.fault is not None and not lease.held:
+                raise lease.fault  # a database may answer, and be read-only
             self._safe = safe
             self.metrics.safe_position.set(safe)
             moved = False
@@ -252,6 +277,8 @@ class Relay:
             self._history,
         )
         if row is None:
+            if await self.store.fetchval(self.store.sql["history"]) != self._history:
+                raise _AnotherPast
             raise LeaseLost(lease.name)
         self.metrics.position.set(row["position"])
 
@@ -267,17 +294,17 @@ class Relay:
 
 
 class _Pause:
-    """Seconds to wait after a fault: doubling up to five, with jitter; short again after progress."""
+    """Seconds to wait after a fault: doubling up to a ceiling, with jitter; short again after progress."""
 
     def __init__(self) -> None:
-        self._seconds = 0.1
+        self._seconds, self._longest = PAUSE_SECONDS
 
     def next(self) -> float:
-        seconds, self._seconds = self._seconds, min(5.0, self._seconds * 2)
+        seconds, self._seconds = self._seconds, min(self._longest, self._seconds * 2)
         return seconds * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        self._seconds = 0.1
+        self._seconds, self._longest = PAUSE_SECONDS
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:

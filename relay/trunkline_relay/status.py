@@ -31,10 +31,12 @@ class Status:
         self.store = store
         self.leading = False
         self.failure: str | None = None
-        """Why the relay of this store has ended for good."""
+        """Why the relay of this store has ended, if it has; a person is needed."""
         self.holder: Holder | None = None
         self._stalled = stalled
         self._clock = clock
+        self._fault: str | None = None
+        self._fault_since = 0.0
         self._seen: float | None = None
         self._moved = 0.0
         self._facts: dict[str, Any] = {"position": 0, "safe_position": 0, "lag_events": 0, "lag_seconds": 0.0}
@@ -42,6 +44,16 @@ class Status:
     def lead(self, leading: bool) -> None:
         """It has become the leader, which has time to begin; or it is so no more."""
         self.leading, self._moved = leading, self._clock()
+        if leading:
+            self.failure = None
+
+    def blame(self, fault: str | None) -> None:
+        """What keeps it from its work, as it was last found; None: nothing does."""
+        if self._fault is None:
+            self._fault_since = self._clock()
+        self._fault = fault
+        if fault is None:
+            self.failure = None
 
     def see(self, position: int, safe: int, events: int, seconds: float, holder: Holder | None) -> None:
         """What the store says: what is recorded, what can be read, how much and how old what lies between is."""
@@ -55,12 +67,15 @@ class Status:
     def problem(self) -> str | None:
         """Why it is not ready, or None: it moves, has nothing to do, or stands by."""
         now = self._clock()
+        why = "" if self._fault is None else f": {self._fault}"
         if self.failure is not None:
             return self.failure
         if self._seen is None or now - self._seen > UNSEEN_SECONDS:
-            return "the database does not answer"
+            return f"the database does not answer{why}"
         if self.leading and self._facts["lag_events"] and now - self._moved > self._stalled:
-            return f"no progress for {now - self._moved:.0f} s"
+            return f"no progress for {now - self._moved:.0f} s{why}"
+        if not self.leading and self._fault is not None and now - self._fault_since > UNSEEN_SECONDS:
+            return f"cannot lead{why}"
         return None
 
     def report(self) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 import asyncpg
+import msgspec
 
 from trunkline_store import EventStore
 from trunkline_store.batch import Cutter, block_start
+from trunkline_store.context import tracer
 from trunkline_store.wire import Chain, Message, StoredEvent, StoredLink, encode
 
 PAGE_EVENTS: Final = 2000
@@ -42,6 +44,7 @@ class Tail:
         self._store = store
         self._history = history
         self._epoch = epoch
+        self._traced = tracer() is not None
         self._previous: int | None = None
         self._categories: OrderedDict[str, int] = OrderedDict()
         self._streams: OrderedDict[str, int] = OrderedDict()
@@ -109,16 +112,18 @@ class Tail:
                 0 if linked else self._categories[first.category],
                 self._streams[first.stream] if first.stream_version > 1 else 0,
             )
-            messages.append(
-                encode(
-                    batch,
-                    chain,
-                    store=self._store.schema,
-                    history=self._history,
-                    epoch=self._epoch,
-                    content_type=self._store.content_type,
-                )
+            message = encode(
+                batch,
+                chain,
+                store=self._store.schema,
+                history=self._history,
+                epoch=self._epoch,
+                content_type=self._store.content_type,
             )
+            if self._traced:
+                traces = tuple(event.traceparent for event in batch if event.traceparent is not None)
+                message = msgspec.structs.replace(message, traceparents=traces)
+            messages.append(message)
             _remember(self._streams, first.stream, last)
             if not linked:
                 self._previous = last

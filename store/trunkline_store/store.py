@@ -164,11 +164,12 @@ class EventStore:
         self.history = row["history"]
         self._data_type = row["data_type"]
 
-    async def close(self) -> None:
-        """Lets appends that are under way finish, then closes the pool, if it is ours; at most for the timeout."""
+    async def close(self, *, seconds: float | None = None) -> None:
+        """Lets appends that are under way finish, then closes the pool, if it is ours; for `seconds` at most (None: the
+        timeout). What is not done by then is given up."""
         pool = self._pool if self._own_pool else None
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout if seconds is None else seconds):
                 await self._coalescer.drain()
                 await self._nudger.drain()
                 if pool is not None and self._connections is not None:
@@ -191,7 +192,10 @@ class EventStore:
         connection = await connections.take()
         try:
             yield connection
-        finally:
+        except BaseException as error:
+            await connections.after(error, connection)
+            raise
+        else:
             await connections.release(connection)
 
     def _open_connections(self) -> Connections:
@@ -400,12 +404,13 @@ class EventStore:
     async def _send_with(
         self, connections: Connections, connection: asyncpg.pool.PoolConnectionProxy, args: list[Any]
     ) -> asyncpg.Record:
+        generation = connections.generation
         try:
             rows = await self._append(connection, args[0], _append_query(args), args)
-        except BaseException:
-            await connections.release(connection)
+        except BaseException as error:
+            await connections.after(error, connection)
             raise
-        await connections.done(connection)
+        await connections.done(connection, generation)
         return self._told(rows)[0]
 
     async def _send_many(self, appends: Sequence[list[Any]]) -> Sequence[asyncpg.Record]:

@@ -80,6 +80,12 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             return OperationTimeout(f"the database did not answer in time: {_shown(error)}")
         case asyncpg.ObjectNotInPrerequisiteStateError() if "accepting connections" in str(error):
             return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")  # it is being replaced, say
+        case asyncpg.InvalidCatalogNameError(detail=str()):  # this very moment; one that is missing has no detail
+            return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")
+        case asyncpg.ReadOnlySQLTransactionError():
+            return StoreUnavailable(
+                f"PostgreSQL is read-only: {_shown(error)}; it is a standby, or default_transaction_read_only is on"
+            )
         case asyncpg.ObjectNotInPrerequisiteStateError():
             return UnsafeRead(_shown(error))
         case asyncpg.DataError() | DataError():

@@ -69,7 +69,8 @@ class Chain(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A batch ready to be published; linked: to the exchange of links."""
+    """A batch ready to be published; linked: to the exchange of links. traceparents: its events' trace contexts, for
+    whoever traces the publishing; they travel in the body."""
 
     routing_key: str
     further_keys: list[str]
@@ -83,6 +84,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     last_position: int
     count: int
     linked: bool = False
+    traceparents: tuple[str, ...] = ()
 
 
 class Placement(msgspec.Struct, frozen=True):

@@ -63,6 +63,15 @@ QUERIES: dict[str, tuple[tuple[Any, ...], dict[str, set[str]]]] = {
         (0, FAR, 500, 262144, 262144, "s-7"),
         {"events": {"events_stream_version"}, "streams": {"streams_pkey", "streams_stream_key"}},
     ),
+    "replay_links": (
+        (0, FAR, 500, 262144, 262144, "s-7"),
+        {
+            "links": {"links_stream_version"},
+            "events": {"events_pkey"},
+            "streams": {"streams_pkey", "streams_stream_key"},
+        },
+    ),
+    "traceparents": (([1, 2, 3],), {"events": {"events_pkey"}}),
     "last_position": ((FAR,), {"events": {"events_pkey"}}),
     "last_feed_position": ((FAR,), {"events": {"events_pkey"}, "links": {"links_pkey"}}),
     "relay_lag": ((FAR, "relay"), {"events": {"events_pkey"}, "links": {"links_pkey"}}),

@@ -6,7 +6,7 @@ import asyncio
 import re
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -22,7 +22,11 @@ if TYPE_CHECKING:  # what would only make the start of other commands longer is 
     from trunkline_relay.status import Status
 
 _CONNECTIONS: Final = 5
+_CLOSING_SECONDS: Final = 1.0
+"""Whoever stops a relay waits, and may kill it after ten seconds."""
 _RETRY_SECONDS: Final = (0.2, 5.0)
+_REVIVE_SECONDS: Final = (1.0, 30.0)
+"""Between two tries of a store that failed beside others: a person may have mended it."""
 
 
 def relay(
@@ -54,7 +58,8 @@ def relay(
     """Publish the events of stores to RabbitMQ, until SIGTERM or Ctrl-C.
 
     One relay of a store leads, further ones stand by. A database or a broker that is away is waited for, and that is
-    logged. With several stores, each has a relay of its own, and one that fails for good does not stop the others.
+    logged. With several stores, each has a relay of its own; one that needs a person does not stop the others, and is
+    tried again. Where all of them do, or the only one, the program ends.
     """
     settings = Settings.of(dsn=dsn, stores=schema, amqp_url=amqp_url, listen=listen)
     settings.database()
@@ -79,7 +84,7 @@ def _position(start: str) -> int | None:
 
 
 async def _run(settings: Settings, start_from: int | None, lease: float) -> None:
-    """Until it is told to stop, or no relay is left; then the last one's error is raised."""
+    """Until it is told to stop, or each of the relays needs a person; then the last one's error is raised."""
     import structlog
 
     from trunkline_relay.metrics import Registry
@@ -90,28 +95,36 @@ async def _run(settings: Settings, start_from: int | None, lease: float) -> None
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     registry = Registry()
-    stores = {each.store: (each, Status(each.store)) for each in settings.each_store()}
-    async with _listening(settings, registry, [status for _, status in stores.values()]):
-        lives = {
-            asyncio.create_task(_relay(each, status, registry, stop, start_from, lease), name=f"relay of {name}"): name
-            for name, (each, status) in stores.items()
-        }
+    stores = [(each, Status(each.store)) for each in settings.each_store()]
+    statuses = [status for _, status in stores]
+
+    async def live(each: Settings, status: Status) -> None:
+        pause, longest = _REVIVE_SECONDS
+        while not stop.is_set():
+            try:
+                await _relay(each, status, registry, stop, start_from, lease)
+                return
+            except Exception as error:
+                told, status.failure = status.failure, masked(str(error))
+                if all(status.failure is not None for status in statuses):
+                    raise
+                if told is None:
+                    pause = _REVIVE_SECONDS[0]
+                if told != status.failure:
+                    log.error("relay failed", store=each.store, error=str(error), kind=type(error).__name__)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await stop.wait()
+            pause = min(longest, pause * 2)
+
+    async with _listening(settings, registry, statuses):
+        lives = [asyncio.create_task(live(*each), name=f"relay of {each[0].store}") for each in stores]
         try:
-            left, errors = set(lives), []
-            while left:
-                ended, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-                for life in ended:
-                    if (error := life.exception()) is not None:
-                        errors.append(error)
-                        stores[lives[life]][1].failure = masked(str(error))
-                        if len(lives) > 1:
-                            log.error("relay failed", store=lives[life], error=str(error), kind=type(error).__name__)
+            await asyncio.gather(*lives)
         finally:
             for life in lives:
                 life.cancel()
             await asyncio.gather(*lives, return_exceptions=True)
-    if len(errors) == len(lives):
-        raise errors[-1]
     log.info("stopped")
 
 
@@ -170,7 +183,9 @@ async def _open_in_the_end(settings: Settings, stack: AsyncExitStack) -> EventSt
     pause, longest = _RETRY_SECONDS
     while True:
         try:
-            return await stack.enter_async_context(opened(settings, "relay", connections=_CONNECTIONS))
+            return await stack.enter_async_context(
+                opened(settings, "relay", connections=_CONNECTIONS, closing=_CLOSING_SECONDS)
+            )
         except Unavailable as error:
             log.warning("database unavailable", error=str(error), dsn=masked(settings.database()))
             await asyncio.sleep(pause)

@@ -260,6 +260,12 @@ ORDER BY e.position LIMIT $3
 SELECT i.stream_id, s.stream FROM unnest($1::bigint[]) AS i (stream_id)
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = i.stream_id OFFSET 0) AS s
 
+-- name: traceparents
+-- In which traces events were appended, where they were.
+SELECT e.traceparent FROM unnest($1::bigint[]) AS w (position)
+CROSS JOIN LATERAL (SELECT traceparent FROM @schema@.events WHERE position = w.position OFFSET 0) AS e
+WHERE e.traceparent IS NOT NULL
+
 -- name: last_position
 -- The last event at or below a position; 0 where there is none.
 SELECT coalesce((SELECT position FROM @schema@.events WHERE position <= $1 ORDER BY position DESC LIMIT 1), 0)
@@ -329,6 +335,25 @@ FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY stream_version ROWS UNBOUNDE
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE e.bytes_before < $4 AND e.position <= $2
 ORDER BY e.stream_version
+
+-- name: replay_links
+-- As relay_links, of those into stream $6, and from version $1 on.
+SELECT e.feed_position AS position, t.stream, t.category, e.number AS stream_version, e.event_id::text, e.type, e.size,
+       CASE WHEN e.size <= $5 THEN e.data@data_out@ END AS data, e.metadata::text,
+       e.correlation_id, e.causation_id, e.traceparent,
+       to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time,
+       e.position AS own_position, s.stream AS own_stream, e.stream_version AS own_version
+FROM (SELECT l.feed_position, l.stream_id AS target_id, l.stream_version AS number, e.*,
+             sum(least(e.size, $5)) OVER (ORDER BY l.stream_version ROWS UNBOUNDED PRECEDING) - least(e.size, $5)
+                 AS bytes_before
+      FROM (SELECT * FROM @schema@.links
+            WHERE stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $6) AND stream_version >= $1
+            ORDER BY stream_version LIMIT $3) AS l
+      CROSS JOIN LATERAL (SELECT * FROM @schema@.events WHERE position = l.position OFFSET 0) AS e) AS e
+CROSS JOIN LATERAL (SELECT stream, category FROM @schema@.streams WHERE stream_id = e.target_id OFFSET 0) AS t
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
+WHERE e.bytes_before < $4 AND e.feed_position <= $2
+ORDER BY e.number
 
 -- name: previous_in_category
 -- The last position below $2[i] in category $1[i], for each i; 0 where there is none.
