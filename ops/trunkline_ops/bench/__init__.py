@@ -6,6 +6,7 @@ yields them; `command` knows the families by name.
 
     sample     what is appended: 183 bytes of data, 58 of metadata
     lab        a PostgreSQL with real settings, and in it a database for each measure
+    broker     a RabbitMQ, and in it a vhost for each measure and queues that stay small
     bare       the floor: asyncpg and one table, without an event store
     load       callers that call as fast as they are answered
     rounds     turns, medians, ratios

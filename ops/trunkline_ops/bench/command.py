@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -14,10 +15,12 @@ import asyncpg
 import typer
 from rich.console import Console
 
+from trunkline_ops.bench.broker import SETTINGS as BROKER_SETTINGS
+from trunkline_ops.bench.broker import Broker
 from trunkline_ops.bench.lab import SETTINGS, Lab
 from trunkline_ops.bench.report import as_table, noise, plot
 from trunkline_ops.bench.rounds import Effort, Measure
-from trunkline_ops.servers import ServerError, postgres_server
+from trunkline_ops.servers import ServerError, postgres_server, rabbitmq_server
 from trunkline_store import TrunklineError
 
 
@@ -28,7 +31,11 @@ class Family(StrEnum):
     READ = "read"
     GROWTH = "growth"
     PEERS = "peers"
+    RELAY = "relay"
 
+
+WITH_BROKER: Final = frozenset({Family.RELAY})
+"""Those that also need a RabbitMQ."""
 
 Measures = Callable[[Lab, Effort], AsyncIterator[Measure]]
 
@@ -43,24 +50,37 @@ def bench(
     plot_folder: Annotated[
         Path | None, typer.Option("--plot", metavar="DIR", help="Draw throughput over callers there, as PNG.")
     ] = None,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option("--part", metavar="NAME", help="Only these parts of the families that have parts; repeatable."),
+    ] = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="What fills a table or takes a minute is done at a tenth of that.")
+    ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only see that it works: short, small, and no targets.")
     ] = False,
 ) -> int:
-    """Measures the store beside its floor, in turns, and prints medians and ratios.
+    """Measures the store and its relay beside their floors, in turns, and prints medians and ratios.
 
     append: to new streams and to old ones, in one process and in four; bytes of WAL. read: a stream, and all. growth:
-    a table of 5 million events beside one of 100 thousand. peers: the eventsourcing library on the same server.
+    a table of 5 million events beside one of 100 thousand. peers: the eventsourcing library on the same server. relay:
+    its parts are publish, tail, latency, steady, highest, backlog, idle and takeover.
 
-    The PostgreSQL is that of TRUNKLINE_DSN (a superuser's), or else a private one with real settings. Exit code 1 if a
-    target is missed.
+    The PostgreSQL is that of TRUNKLINE_DSN (a superuser's), or else a private one with real settings; the RabbitMQ that
+    of TRUNKLINE_AMQP_URL and TRUNKLINE_MANAGEMENT_URL, or a private one. Exit code 1 if a target is missed.
     """
     import uvloop
 
-    effort = _QUICK if quick else Effort(rounds, seconds, curves=plot_folder is not None)
+    effort = _QUICK if quick else Effort(rounds, seconds, short=short, curves=plot_folder is not None)
+    effort = effort._replace(parts=frozenset(parts or ()))
     try:
-        with postgres_server(settings=SETTINGS) as postgres:
-            measured = uvloop.run(_measure(names, Lab(postgres.dsn), effort, as_json=as_json))
+        with ExitStack() as stack:
+            postgres = stack.enter_context(postgres_server(settings=SETTINGS))
+            broker = None
+            if WITH_BROKER.intersection(names):
+                broker = Broker(stack.enter_context(rabbitmq_server(settings=BROKER_SETTINGS)))
+            measured = uvloop.run(_measure(names, Lab(postgres.dsn, broker), effort, as_json=as_json))
         if plot_folder is not None:
             for file in plot(measured, plot_folder):
                 print(f"bench: {file}", file=sys.stderr)

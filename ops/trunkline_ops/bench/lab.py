@@ -1,4 +1,4 @@
-"""A PostgreSQL with real settings, and in it a database for each measure."""
+"""A PostgreSQL with real settings, and in it a database for each measure; a RabbitMQ beside it where one is needed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from trunkline_ops.bench import sample
+from trunkline_ops.bench.broker import Broker
 from trunkline_store.migrate import initialise
 
 SETTINGS: Final = {
@@ -68,10 +69,17 @@ async def connections(dsn: str, count: int) -> AsyncIterator[list[asyncpg.Connec
 
 
 class Lab:
-    """The server."""
+    """The servers."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, broker: Broker | None = None) -> None:
         self._dsn = dsn
+        self._broker = broker
+
+    @property
+    def broker(self) -> Broker:
+        """RabbitMQ, for the families that the command knows to need it."""
+        assert self._broker is not None
+        return self._broker
 
     @asynccontextmanager
     async def room(self) -> AsyncIterator[Room]:

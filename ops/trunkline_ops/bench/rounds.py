@@ -23,10 +23,22 @@ class Effort(NamedTuple):
     """Only to see that it works."""
     curves: bool = False
     """Also the points that only a plot needs."""
+    short: bool = False
+    """What is long by itself is done at a tenth."""
+    parts: frozenset[str] = frozenset()
+    """Of a family that has parts, only these; all of them where none is named."""
 
     def scaled(self, events: int) -> int:
         """How many events a database is filled with."""
-        return events // 100 if self.quick else events
+        return events // (100 if self.quick else 10 if self.short else 1)
+
+    def lasting(self, seconds: float) -> float:
+        """How long something is watched that takes its time by itself."""
+        return seconds / (100 if self.quick else 10 if self.short else 1)
+
+    def wants(self, part: str) -> bool:
+        """Whether a part of a family is measured."""
+        return not self.parts or part in self.parts
 
 
 class Measure(NamedTuple):
