@@ -11,6 +11,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from trunkline_consumer import CURRENT, Consumer, State, Subscription
+from trunkline_ops.bench.broker import channel_to, declared_exchange
 from trunkline_ops.bench.lab import QUERIES, Lab, Room
 from trunkline_ops.bench.load import percentile_ms
 from trunkline_ops.bench.paced import AT
@@ -59,8 +60,10 @@ async def many(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
         room = await stack.enter_async_context(lab.room())
         url = await stack.enter_async_context(lab.broker.vhost())
         processes = await stack.enter_async_context(programs(room, url))
-        await start_relay(processes)
         store = await stack.enter_async_context(EventStore(room.dsn))
+        async with channel_to(url) as channel:
+            await declared_exchange(channel)
+        await start_relay(processes, store)
         consumer = await stack.enter_async_context(Consumer(store, url))
         following = await stack.enter_async_context(asyncio.TaskGroup())
         tasks = []
@@ -109,8 +112,10 @@ async def joining(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
     """A subscription begins far behind, while another process appends."""
     async with lab.room() as room, lab.broker.vhost() as url, programs(room, url) as processes:
         await room.fill(effort.scaled(_BACKLOG))
-        await start_relay(processes, start_from="current")
+        async with channel_to(url) as channel:
+            await declared_exchange(channel)
         async with EventStore(room.dsn) as store, Consumer(store, url) as consumer:
+            await start_relay(processes, store, start_from="current")
             found = [
                 await _join(room, consumer, processes, f"joining-{number}", effort.lasting(_STEADY_SECONDS))
                 for number in range(effort.rounds)

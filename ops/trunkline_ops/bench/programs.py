@@ -9,6 +9,7 @@ from typing import Final
 
 from trunkline_ops.bench.lab import Room
 from trunkline_ops.demo.processes import Processes
+from trunkline_store import EventStore
 
 _PATIENCE_SECONDS: Final = 60.0
 
@@ -20,9 +21,14 @@ def programs(room: Room, amqp_url: str) -> Processes:
     return Processes(passed_on | {"TRUNKLINE_DSN": room.dsn, "TRUNKLINE_AMQP_URL": amqp_url})
 
 
-async def start_relay(processes: Processes, *, start_from: str = "origin") -> None:
-    """One relay, which publishes what is there and what comes."""
+async def start_relay(processes: Processes, store: EventStore, *, start_from: str = "origin") -> None:
+    """A relay, which publishes what is there and what comes. Returns when it leads."""
+
+    async def leads() -> bool:
+        return await store.fetchrow(store.sql["see_relay"], "relay") is not None
+
     await processes.start("relay", "trunkline_ops.cli", "relay", "--from", start_from)
+    await processes.during(until(leads))
 
 
 async def until(fact: Callable[[], Awaitable[bool]]) -> None:

@@ -49,7 +49,7 @@ async def live(lab: Lab, effort: Effort, *, messages: int, events_each: int) -> 
         Consumer(store, url) as consumer,
     ):
         queue = await bounded_queue(setting_up, "bare", length=2 * messages)
-        await start_relay(processes)
+        await start_relay(processes, store)
         async with (
             await aiormq.connect(url) as connection,
             consumer.subscribe_to_all_streams(

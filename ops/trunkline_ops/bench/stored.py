@@ -14,6 +14,7 @@ import asyncpg
 
 from trunkline_consumer import Batch, Consumer
 from trunkline_ops.bench import bare, queued
+from trunkline_ops.bench.broker import channel_to, declared_exchange
 from trunkline_ops.bench.lab import QUERIES, Lab, Room, connections
 from trunkline_ops.bench.load import Run, whole
 from trunkline_ops.bench.programs import programs
@@ -33,9 +34,18 @@ _names = (f"subscriber-{number}" for number in itertools.count())
 async def backlog(lab: Lab, effort: Effort) -> AsyncIterator[tuple[Room, str, int]]:
     """A room with so many events, in batches of 10, and a vhost in which nothing is published."""
     events = effort.scaled(_BACKLOG)
-    async with lab.room() as room, lab.broker.vhost() as url:
+    async with lab.room() as room, _vhost(lab) as url:
         await room.fill(events)
         yield room, url, events
+
+
+@asynccontextmanager
+async def _vhost(lab: Lab) -> AsyncIterator[str]:
+    """One with an exchange to which nothing is published."""
+    async with lab.broker.vhost() as url:
+        async with channel_to(url) as channel:
+            await declared_exchange(channel)
+        yield url
 
 
 async def catch_up(room: Room, url: str, events: int, effort: Effort) -> Measure:
@@ -81,7 +91,7 @@ async def memory(room: Room, url: str, events: int) -> Measure:
 async def transactions(lab: Lab, effort: Effort) -> Measure:
     """A projection's row for each event, batches of one event, one after the other."""
     most = max(20, int(_TRANSACTIONS * effort.seconds))
-    async with lab.room() as room, lab.broker.vhost() as url, EventStore(room.dsn) as store:
+    async with lab.room() as room, _vhost(lab) as url, EventStore(room.dsn) as store:
         await room.database.execute(QUERIES["projection_tables"])
         await queued.append(store, most + 1, 1)
         events = await store.read_all_streams_forward(count=most)
