@@ -66,7 +66,7 @@ async def drive(callers: Sequence[Callable[[T], Awaitable[object]]], work: Seque
             await call(piece)
             latencies.append(time.perf_counter() - begun)
 
-    with _nothing_to_collect():
+    with nothing_to_collect():
         begun = time.perf_counter()
         await asyncio.gather(*(one(call) for call in callers))
         ended = time.perf_counter()
@@ -92,7 +92,7 @@ def drive_threads(call: Callable[[T], object], threads: int, work: Sequence[T], 
             latencies.append(time.perf_counter() - begun)
 
     callers = [threading.Thread(target=one) for _ in range(threads)]
-    with _nothing_to_collect():
+    with nothing_to_collect():
         begun = time.perf_counter()
         for caller in callers:
             caller.start()
@@ -103,7 +103,7 @@ def drive_threads(call: Callable[[T], object], threads: int, work: Sequence[T], 
 
 
 @contextmanager
-def _nothing_to_collect() -> Iterator[None]:
+def nothing_to_collect() -> Iterator[None]:
     """What was made for the run is kept out of the collector's sight: walking through it is nobody's cost."""
     gc.collect()
     gc.freeze()

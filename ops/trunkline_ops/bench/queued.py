@@ -20,7 +20,7 @@ from trunkline_consumer import Consumer, Subscription
 from trunkline_ops.bench import sample
 from trunkline_ops.bench.broker import bounded_queue, channel_to
 from trunkline_ops.bench.lab import Lab
-from trunkline_ops.bench.load import Run, whole
+from trunkline_ops.bench.load import Run, nothing_to_collect, whole
 from trunkline_ops.bench.programs import programs, start_relay, until
 from trunkline_ops.bench.rounds import Effort, Measure, compared
 from trunkline_ops.servers import ServerError
@@ -37,7 +37,7 @@ _decode = msgspec.json.Decoder().decode
 
 async def live(lab: Lab, effort: Effort, *, messages: int, events_each: int) -> Measure:
     """In each round both queues get so many messages for each second of effort, of so many events each."""
-    messages = 2 * ACK_EVERY if effort.quick else max(2 * ACK_EVERY, int(messages * effort.seconds))
+    messages = 400 // events_each + 1 if effort.quick else max(2 * ACK_EVERY, int(messages * effort.seconds))
     events = messages * events_each
     runs: dict[str, list[Run]] = {"ours": [], "bare": []}
     async with (
@@ -78,7 +78,8 @@ async def live(lab: Lab, effort: Effort, *, messages: int, events_each: int) -> 
 
 
 async def _run(side: Callable[[], Awaitable[Run]]) -> Run:
-    return await side()
+    with nothing_to_collect():
+        return await side()
 
 
 async def _first_messages(store: EventStore, subscription: Subscription, channel: AbstractChannel, queue: str) -> None:
