@@ -58,6 +58,11 @@ def arguments(
     ]
 
 
+def of_one(args: Sequence[Any]) -> list[Any]:
+    """The arguments of `append_one_v1`, from those of `append_v1` for one event."""
+    return [args[0], args[1], *[None if column is None else column[0] for column in args[2:]]]
+
+
 class StreamAppend(NamedTuple):
     """One part of `append_to_streams`."""
 

@@ -1,7 +1,8 @@
 """Group commit in a process: appends that arrive while one is under way are carried together by the next call.
 
 A lone append goes at once and alone. While it is under way others wait, and then travel in one transaction, in which
-each succeeds or fails on its own. Such a call never waits for a stream that somebody else holds: that append comes back
+each succeeds or fails on its own. Where many wait, they travel in two: while the database works on one, the callers of
+the other are answered and append again. Such a call never waits for a stream that somebody else holds: that append comes back
 `busy` and is sent alone, on one of a few other connections, while the rest is committed. Appends to one stream keep
 their order.
 """
@@ -23,6 +24,8 @@ MAX_APPENDS: Final = 256
 MAX_BYTES: Final = 1024 * 1024
 SMALL_EVENTS: Final = 64
 """An append of more events, or of a quarter of `MAX_BYTES`, goes alone: small ones do not wait for it."""
+ENOUGH: Final = 16
+"""Appends that are worth a second call while another is under way."""
 HELD_SECONDS: Final = 0.01
 """After which a lone append that has no answer yet no longer keeps others waiting."""
 
@@ -58,7 +61,7 @@ class Coalescer:
     """Carries appends to the database.
 
     one: sends a single append and returns its row. many: sends several, of different streams, and returns their rows.
-    alone: connections that appends of busy streams, and large ones, may take at once.
+    connections: of the pool, of which one is left for others: appends of busy streams, and large ones, may have to wait.
     """
 
     def __init__(
@@ -66,15 +69,21 @@ class Coalescer:
         one: Callable[[list[Any]], Awaitable[Row]],
         many: Callable[[Sequence[list[Any]]], Awaitable[Sequence[Row]]],
         *,
-        alone: int,
+        connections: int,
     ) -> None:
         self._one = one
         self._many = many
         self._waiting: deque[Pending] = deque()
-        self._alone = asyncio.Semaphore(alone)
+        self._most_calls = 2 if connections > 3 else 1
+        self._alone = asyncio.Semaphore(max(1, connections - self._most_calls - 1))
         self._alone_now: dict[str, deque[Pending]] = {}  # by stream: what waits behind the one that is under way
-        self._sending: asyncio.Task[None] | None = None
-        """Makes the calls that the others wait for."""
+        self._sending: set[asyncio.Task[None]] = set()
+        """Make the calls that the others wait for."""
+        self._carried: set[str] = set()
+        """The streams of these calls, but for those of a lone append."""
+        self._lone: tuple[asyncio.Task[None], float] | None = None
+        """Under way, and since when."""
+        self._watching = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def append(self, args: list[Any]) -> Row:
@@ -100,37 +109,71 @@ class Coalescer:
 
     def _send_soon(self) -> None:
         """When all callers that can run have run: those who were answered together append together again."""
-        if self._waiting and self._sending is None:
-            self._sending = self._start(self._send())
+        if self._worth_a_call:
+            self._sending.add(self._start(self._send()))
+
+    @property
+    def _worth_a_call(self) -> bool:
+        """Whether what waits is to be sent, beside what is under way."""
+        under_way = len(self._sending)
+        return bool(self._waiting) and (
+            not under_way or (under_way < self._most_calls and len(self._waiting) >= ENOUGH)
+        )
 
     async def _send(self) -> None:
         """Sends what waits, then what came meanwhile, until there is nothing more."""
-        me = self._sending
+        me = asyncio.current_task()
+        assert me is not None
         try:
-            while self._waiting and self._sending is me:
+            while me in self._sending:
+                self._sending.discard(me)
+                if not self._worth_a_call:
+                    return
+                self._sending.add(me)
                 group = self._next_group()
-                if len(group) == 1 and not self._alone.locked():
+                if len(group) == 1 and len(self._sending) == 1 and not self._alone.locked():
                     # Nobody else is there: it needs no company. If its stream is held, the next ones do not wait.
-                    patience = asyncio.get_running_loop().call_later(HELD_SECONDS, self._pass_on, me)
+                    self._watch(me)
                     self._alone_now[group[0].stream] = deque()
                     await self._send_alone(group[0])
-                    patience.cancel()
+                    if self._lone is not None and self._lone[0] is me:
+                        self._lone = None
                 elif group:
+                    self._send_soon()  # what is left for a second call
                     await self._send_many(group)
+                elif len(self._sending) > 1:
+                    return  # what waits, waits for the other call
         finally:
-            if self._sending is me:
-                self._sending = None
+            self._sending.discard(me)
 
-    def _pass_on(self, held_up: asyncio.Task[None] | None) -> None:
-        """What waits no longer waits for it."""
-        if self._sending is held_up:
-            self._sending = None
-            self._send_soon()
+    def _watch(self, me: asyncio.Task[None]) -> None:
+        """From now on. One timer does for many appends: starting one for each took as long as all else here."""
+        loop = asyncio.get_running_loop()
+        self._lone = me, loop.time()
+        if not self._watching:
+            self._watching = True
+            loop.call_later(HELD_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._watching = False
+        if self._lone is not None:
+            held_up, since = self._lone
+            loop = asyncio.get_running_loop()
+            if (left := since + HELD_SECONDS - loop.time()) > 0:
+                self._watching = True
+                loop.call_later(left, self._look)
+            else:  # what waits no longer waits for it
+                self._lone = None
+                self._sending.discard(held_up)
+                self._send_soon()
 
     def _next_group(self) -> list[Pending]:
         """As many as one call carries, each stream once; the others stay, in their order."""
         group: list[Pending] = []
-        streams: set[str] = set()
+        streams = set(self._carried)
+        most = MAX_APPENDS
+        if self._most_calls > 1 and not self._carried and len(self._waiting) >= 2 * ENOUGH:
+            most = min(most, len(self._waiting) // 2)
         later: deque[Pending] = deque()
         events = size = 0
         while self._waiting:
@@ -138,7 +181,7 @@ class Coalescer:
             if pending.stream in self._alone_now:
                 self._alone_now[pending.stream].append(pending)
                 continue
-            full = len(group) == MAX_APPENDS or events + pending.events > MAX_EVENTS or size + pending.size > MAX_BYTES
+            full = len(group) == most or events + pending.events > MAX_EVENTS or size + pending.size > MAX_BYTES
             if pending.stream in streams or (group and full):
                 later.append(pending)
                 streams.add(pending.stream)  # what comes after it to the same stream waits as well
@@ -154,6 +197,8 @@ class Coalescer:
         return group
 
     async def _send_many(self, group: list[Pending]) -> None:
+        carried = {pending.stream for pending in group}
+        self._carried |= carried
         try:
             rows = await self._many([pending.args for pending in group])
         except asyncio.CancelledError:
@@ -164,6 +209,8 @@ class Coalescer:
             for pending in group:
                 _ = self._go_alone(pending)
             return
+        finally:
+            self._carried -= carried
         for pending, row in zip(group, rows, strict=True):
             if row[0] == "busy":
                 _ = self._go_alone(pending)

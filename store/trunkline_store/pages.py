@@ -79,7 +79,9 @@ class Pages:
                 if self._large or len(page.rows) == self._count:
                     coming = asyncio.create_task(self._page(page.rows[-1][0] + 1))
                     coming.add_done_callback(_seen)
-                if events := await self._events(page):
+                events = await self._events(page)
+                del page  # its rows need not live while their events are used
+                if events:
                     yield events
                 if coming is None:
                     return

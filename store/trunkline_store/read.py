@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import asyncpg
 
-from trunkline_store.errors import UndecodableEvent
 from trunkline_store.events import RecordedEvent
 from trunkline_store.serialize import Serializer
 from trunkline_store.wire import BadMessage, ReceivedEvent
@@ -16,77 +16,88 @@ PAGE_EVENTS: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
 
 
-def from_stream(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
+def from_stream(rows: Sequence[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
     """A stream's own events; their number is the version."""
-    return [_recorded(row, row[1], row[2], row[0], serializer) for row in rows]
+    if not rows:
+        return []
+    columns = list(zip(*rows, strict=True))
+    return _recorded(columns, columns[1], columns[2], columns[0], serializer)
 
 
-def from_linked_stream(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
+def from_linked_stream(rows: Sequence[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
     """Events of one stream, its own and linked ones; their number is the version there."""
-    return [_recorded(row, row[1], row[11], row[12], serializer) for row in rows]
+    if not rows:
+        return []
+    columns = list(zip(*rows, strict=True))
+    return _recorded(columns, columns[1], columns[11], columns[12], serializer)
 
 
-def from_all(rows: Iterable[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
+def from_all(rows: Sequence[asyncpg.Record], serializer: Serializer) -> list[RecordedEvent]:
     """Events of `$all`; their number is the position."""
-    return [_recorded(row, row[1], row[0], row[0], serializer) for row in rows]
+    if not rows:
+        return []
+    columns = list(zip(*rows, strict=True))
+    return _recorded(columns, columns[1], columns[0], columns[0], serializer)
 
 
-def from_page(rows: Iterable[asyncpg.Record], names: Mapping[int, str], serializer: Serializer) -> list[RecordedEvent]:
+def from_page(rows: Sequence[asyncpg.Record], names: Mapping[int, str], serializer: Serializer) -> list[RecordedEvent]:
     """Events of `$all` whose rows have their streams' ids; those of streams that have been removed since are gone."""
-    return [_recorded(row, names[row[1]], row[0], row[0], serializer) for row in rows if row[1] in names]
+    known = [row for row in rows if row[1] in names]
+    if not known:
+        return []
+    columns = list(zip(*known, strict=True))
+    return _recorded(columns, [names[id] for id in columns[1]], columns[0], columns[0], serializer)
 
 
 def _recorded(
-    row: asyncpg.Record, stream: str, number: int, feed_position: int, serializer: Serializer
-) -> RecordedEvent:
-    position, _, version, event_id, type, data, metadata, correlation, causation, created_at, size, *_ = row
-    return RecordedEvent(
-        event_id,
-        number,
-        stream,
-        version,
-        position,
-        feed_position,
-        type,
-        decoded(serializer, data, type, stream, version, position),
-        metadata,
-        correlation,
-        causation,
-        created_at,
-        size,
+    columns: Sequence[Sequence[Any]],
+    streams: Sequence[str],
+    numbers: Sequence[int],
+    feed_positions: Sequence[int],
+    serializer: Serializer,
+) -> list[RecordedEvent]:
+    """Column by column, which takes half as long as one event after the other; the data is decoded when it is asked for."""
+    positions, _, versions, ids, types, data, metadata, correlations, causations, created_at, sizes, *_ = columns
+    return list(
+        map(
+            RecordedEvent,
+            ids,
+            numbers,
+            streams,
+            versions,
+            positions,
+            feed_positions,
+            types,
+            data,
+            metadata,
+            correlations,
+            causations,
+            created_at,
+            sizes,
+            repeat(serializer),
+        )
     )
 
 
 def from_message(event: ReceivedEvent, number: int, serializer: Serializer) -> RecordedEvent:
     """An event of the broker, equal to the one that the store gives. number: its position for a feed of `$all` or a
     category, `feed_version` for one of a stream. Raises `BadMessage` where only a reference to its data was sent."""
-    position, version = event.position, int(event.streamversion)
     payload = event.payload
     if payload is None:
-        raise BadMessage(f"the data of event {position} was too large for a message")
+        raise BadMessage(f"the data of event {event.position} was too large for a message")
     return RecordedEvent(
         event.id,
         number,
         event.subject,
-        version,
-        position,
+        int(event.streamversion),
+        event.position,
         event.feed_position,
         event.type,
-        decoded(serializer, payload, event.type, event.subject, version, position),
+        payload,
         event.metadata,
         event.correlationid,
         event.causationid,
         event.time,
         len(payload) + (0 if event.metadata is None else len(event.metadata.encode())),
+        serializer,
     )
-
-
-def decoded(serializer: Serializer, data: bytes | str, type: str, stream: str, version: int, position: int) -> Any:
-    """The value of an event's data; an `UndecodableEvent` where it has none, whatever the serializer raises. The event
-    raises it when its data is asked for: the others of a page can be read."""
-    try:
-        return serializer.deserialize(data, type)
-    except Exception as error:  # noqa: BLE001 - the serializer is the application's
-        undecodable = UndecodableEvent(stream, version, position, type, str(error) or repr(error))
-        undecodable.__cause__ = error
-        return undecodable

@@ -105,9 +105,8 @@ class EventStore:
                 **({"jit": "off"} if statement_cache_size else {}),
             },
         }
-        # Two connections stay for the others: appends that go alone may have to wait for a stream.
         self._nudger = nudge.Nudger(self._nudge)
-        self._coalescer = Coalescer(self._send, self._send_many, alone=max(1, self.pool_size - 2))
+        self._coalescer = Coalescer(self._send, self._send_many, connections=self.pool_size)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -369,6 +368,8 @@ class EventStore:
     async def _append(
         self, connection: Connection, stream: str, query: str, args: Sequence[Any]
     ) -> list[asyncpg.Record]:
+        if query == "append" and len(args[2]) == 1:
+            query, args = "append_one", append.of_one(args)
         try:
             with translated(self.schema):
                 rows: list[asyncpg.Record] = await connection.fetch(self.sql[query], *args)
@@ -559,8 +560,9 @@ class EventStore:
             async with aclosing(pages):
                 async for events in pages:
                     found, position = True, events[-1].position + 1
-                    for event in events:
-                        yield event
+                    events.reverse()
+                    while events:
+                        yield events.pop()  # whose data may go as soon as it was used
 
     async def stream_all_backward(
         self, *, start: int | None = None, page: int = read.PAGE_EVENTS

@@ -60,22 +60,29 @@ async def stream_names(room: Room) -> list[str]:
     return [row["stream"] for row in rows]
 
 
-def reads_of_streams(store: EventStore, readers: int, names: list[str]) -> Side:
-    """Reads of whole streams, chosen at random."""
+def reads_of_streams(store: EventStore, readers: int, names: list[str], *, decoded: bool = True) -> Side:
+    """Reads of whole streams, chosen at random; `decoded`: all their data is asked for."""
+
+    async def call(name: str) -> None:
+        events = await store.read_stream_forward(name)
+        if decoded:
+            for event in events:
+                _ = event.data
 
     def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
-        work = random.choices(names, k=calls)
-        return partial(drive, [store.read_stream_forward] * readers, work, events_each=STREAM_EVENTS)
+        return partial(drive, [call] * readers, random.choices(names, k=calls), events_each=STREAM_EVENTS)
 
     return prepare
 
 
-def reads_of_all(store: EventStore) -> Side:
-    """Reads of the whole store."""
+def reads_of_all(store: EventStore, *, decoded: bool = True) -> Side:
+    """Reads of the whole store; `decoded`: all data is asked for."""
 
     async def do() -> Run:
         begun, events = time.perf_counter(), 0
-        async for _ in store.stream_all_forward():
+        async for event in store.stream_all_forward():
+            if decoded:
+                _ = event.data
             events += 1
         return whole(events, begun)
 

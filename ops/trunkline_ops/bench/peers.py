@@ -1,6 +1,6 @@
 """The library `eventsourcing` on the same server: its recorders for PostgreSQL, without the application around them.
 
-They take and give bytes: what encodes and decodes is left out on their side, and is in ours. Their callers are threads,
+They take and give bytes: what encodes is left out on their side, and is in ours; data that is read is decoded by neither. Their callers are threads,
 as many as serve them best.
 """
 
@@ -108,7 +108,7 @@ async def _read_stream(room: Room, store: EventStore, effort: Effort, callers: i
 
             return prepare
 
-        sides = {"ours": ours.reads_of_streams(store, callers, names)}
+        sides = {"ours": ours.reads_of_streams(store, callers, names, decoded=False)}
         sides |= {f"{threads} threads": side(threads) for threads in bare.sizes(callers)}
         runs = await interleaved(sides, effort, first=2 * callers, events_each=STREAM_EVENTS)
         await room.database.execute("TRUNCATE stored_events")
@@ -129,7 +129,7 @@ async def _read_all(room: Room, store: EventStore, effort: Effort) -> Measure:
             return whole(events, begun)
 
         sides: dict[str, Side] = {
-            "ours": ours.reads_of_all(store),
+            "ours": ours.reads_of_all(store, decoded=False),
             "theirs": lambda _: partial(asyncio.to_thread, theirs),
         }
         runs = await interleaved(sides, effort, first=1, fixed=1)

@@ -50,6 +50,9 @@ SELECT @schema@.history_v1()
 -- name: append
 SELECT * FROM @schema@.append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
+-- name: append_one
+SELECT * FROM @schema@.append_one_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+
 -- name: append_many
 SELECT * FROM @schema@.append_many_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 

@@ -110,17 +110,20 @@ CREATE TABLE @schema@.relays (
 -- transaction (one lock per append would fill the lock table in a long import). The setting that remembers it is
 -- named by the events table (two stores in one transaction) and holds this transaction's id (a setting made by a
 -- user cannot disarm it); it goes with a savepoint that is rolled back, as the lock does.
-CREATE FUNCTION @schema@.hold_readers_back() RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION @schema@.hold_readers_back() RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     _events  constant oid := '@schema@.events'::regclass;
     _setting constant text := 'trunkline.drawing_' || _events;
     _me      constant text := pg_current_xact_id()::text;
+    _done    boolean;
 BEGIN
+    -- As assignments these take no queries: every append comes by here.
     IF current_setting(_setting, true) IS DISTINCT FROM _me THEN
-        PERFORM pg_advisory_xact_lock_shared(_events::integer, (b.last_value & 2147483647)::integer)
-            FROM @schema@.blocks AS b;
-        PERFORM set_config(_setting, _me, true);
+        _done := pg_advisory_xact_lock_shared(_events::integer,
+            (coalesce(pg_sequence_last_value('@schema@.blocks'), 0) & 2147483647)::integer) IS NULL;
+        _done := set_config(_setting, _me, true) IS NULL;
     END IF;
+    RETURN true;
 END $$;
 
 -- Appends events to one stream, or says why not. Conflicts are values, so that a caller's transaction survives them.
@@ -150,6 +153,7 @@ DECLARE
     _deleted   boolean;
     _counted   boolean := false;  -- whether the stream's version counts the new events already
     _blocks    bigint[];
+    _held      boolean;
 BEGIN
     -- Mostly the stream is there, and the version fits: then one statement locks and counts, which costs a tenth less
     -- WAL than two. Otherwise, and for a repetition, we look more closely.
@@ -216,7 +220,7 @@ BEGIN
         _counted := _stream_id IS NOT NULL;
     END LOOP;
 
-    PERFORM @schema@.hold_readers_back();
+    _held := @schema@.hold_readers_back();
     FOR i IN 0 .. (_n - 1) / 1024 LOOP
         _blocks[i + 1] := nextval('@schema@.blocks');  -- as an assignment it takes no query
     END LOOP;
@@ -237,6 +241,51 @@ BEGIN
     last_version := actual + _n;
     first_position := _blocks[1] * 1024;
     last_position := _blocks[cardinality(_blocks)] * 1024 + (_n - 1) % 1024;
+END $$;
+
+-- The same for one event, which is what most appends are: without arrays it takes a quarter less of the server's time.
+CREATE FUNCTION @schema@.append_one_v1(
+    _stream text, _expected bigint, _id uuid, _type text, _data @data_param@,
+    _metadata text DEFAULT NULL, _correlation_id text DEFAULT NULL, _causation_id text DEFAULT NULL,
+    _traceparent text DEFAULT NULL, _created_at timestamptz DEFAULT NULL,
+    OUT status text, OUT actual bigint,
+    OUT first_version bigint, OUT last_version bigint, OUT first_position bigint, OUT last_position bigint,
+    OUT duplicate uuid
+) LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET jit = off
+AS $$
+DECLARE
+    _stream_id bigint;
+    _held      boolean;
+BEGIN
+    IF _expected > 0 OR _expected = -1 OR _expected = -3 THEN
+        UPDATE @schema@.streams AS s SET version = s.version + 1
+            WHERE s.stream = _stream AND s.deleted_at IS NULL AND (s.version = _expected OR _expected < 0)
+            RETURNING s.stream_id, s.version INTO _stream_id, last_version;
+        IF FOUND THEN
+            IF NOT EXISTS (SELECT FROM @schema@.events AS e WHERE e.event_id = _id) THEN
+                _held := @schema@.hold_readers_back();
+                first_position := nextval('@schema@.blocks') * 1024;
+                INSERT INTO @schema@.events (position, stream_id, stream_version, created_at, event_id, size, category,
+                        type, correlation_id, causation_id, traceparent, metadata, data)
+                    VALUES (first_position, _stream_id, last_version, coalesce(_created_at, clock_timestamp()), _id,
+                            octet_length(_data) + coalesce(octet_length(_metadata), 0), split_part(_stream, '-', 1),
+                            _type, _correlation_id, _causation_id, _traceparent, _metadata::json, _data::@data_type@);
+                status := 'appended';
+                actual := last_version - 1;
+                first_version := last_version;
+                last_position := first_position;
+                RETURN;
+            END IF;
+            UPDATE @schema@.streams AS s SET version = last_version - 1 WHERE s.stream_id = _stream_id;
+        END IF;
+    END IF;
+    -- A new stream, a repetition or a conflict.
+    SELECT * INTO status, actual, first_version, last_version, first_position, last_position, duplicate
+        FROM @schema@.append_v1(_stream, _expected, ARRAY[_id], ARRAY[_type], ARRAY[_data], ARRAY[_metadata],
+            ARRAY[_correlation_id], ARRAY[_causation_id], ARRAY[_traceparent], ARRAY[_created_at]);
 END $$;
 
 -- Up to here no event can appear any more, if the rows are read in a later statement.

@@ -81,6 +81,7 @@ DECLARE
     _blocks    bigint[];
     _r         record;
     _patience  constant text := current_setting('lock_timeout');
+    _held      boolean;
 BEGIN
     FOR i IN 1 .. _a LOOP
         _first[i] := _next;
@@ -125,13 +126,13 @@ BEGIN
             END LOOP;
         END LOOP;
     ELSE
-        FOR _r IN SELECT s.stream_id, s.stream, s.version, s.deleted_at FROM @schema@.streams AS s
-                WHERE s.stream = ANY (_streams) ORDER BY s.stream_id FOR UPDATE SKIP LOCKED LOOP
-            _next := array_position(_streams, _r.stream);
-            _stream_id[_next] := _r.stream_id;
-            _actual[_next] := _r.version;
-            _status[_next] := CASE WHEN _r.deleted_at IS NOT NULL THEN 'stream_deleted' END;
-        END LOOP;
+        WITH free AS MATERIALIZED (
+            SELECT s.stream_id, s.stream, s.version, s.deleted_at FROM @schema@.streams AS s
+            WHERE s.stream = ANY (_streams) ORDER BY s.stream_id FOR UPDATE SKIP LOCKED)
+        SELECT array_agg(f.stream_id ORDER BY x.ord), array_agg(f.version ORDER BY x.ord),
+               array_agg(CASE WHEN f.deleted_at IS NOT NULL THEN 'stream_deleted' END ORDER BY x.ord)
+            INTO _stream_id, _actual, _status
+            FROM unnest(_streams) WITH ORDINALITY AS x (stream, ord) LEFT JOIN free AS f ON f.stream = x.stream;
         IF array_position(_stream_id, NULL) IS NOT NULL THEN
             FOR _r IN SELECT s.stream FROM @schema@.streams AS s WHERE s.stream = ANY (_streams) LOOP
                 _next := array_position(_streams, _r.stream);
@@ -223,7 +224,7 @@ BEGIN
     END IF;
 
     IF array_position(_status, NULL) IS NOT NULL THEN
-        PERFORM @schema@.hold_readers_back();
+        _held := @schema@.hold_readers_back();
         _blocks := ARRAY(SELECT nextval('@schema@.blocks') FROM generate_series(0, (cardinality(_ids) - 1) / 1024));
         INSERT INTO @schema@.events (position, stream_id, stream_version, created_at, event_id, size, category, type,
                 correlation_id, causation_id, traceparent, metadata, data)
@@ -235,10 +236,9 @@ BEGIN
                         _created_at) WITH ORDINALITY
                 AS i (append, event_id, type, data, metadata, correlation_id, causation_id, traceparent, created_at, ord)
             WHERE _status[i.append] IS NULL;
-        UPDATE @schema@.streams AS s
-            SET version = _actual[array_position(_stream_id, s.stream_id)] + _counts[array_position(_stream_id, s.stream_id)]
-            WHERE s.stream_id = ANY (ARRAY(SELECT x.id FROM unnest(_stream_id, _status) AS x (id, status)
-                                           WHERE x.status IS NULL));
+        UPDATE @schema@.streams AS s SET version = x.actual + x.n
+            FROM unnest(_stream_id, _actual, _counts, _status) AS x (id, actual, n, status)
+            WHERE s.stream_id = x.id AND x.status IS NULL;
     END IF;
 
     PERFORM set_config('lock_timeout', _patience, true);
@@ -273,6 +273,7 @@ DECLARE
     _deleted   boolean;
     _found     bigint[];
     _blocks    bigint[];
+    _held      boolean;
 BEGIN
     LOOP
         SELECT s.stream_id, s.version, s.deleted_at IS NOT NULL INTO _stream_id, actual, _deleted
@@ -318,7 +319,7 @@ BEGIN
         EXIT WHEN _stream_id IS NOT NULL;
     END LOOP;
 
-    PERFORM @schema@.hold_readers_back();
+    _held := @schema@.hold_readers_back();
     _blocks := ARRAY(SELECT nextval('@schema@.blocks') FROM generate_series(0, (_n - 1) / 1024));
     INSERT INTO @schema@.links (feed_position, stream_id, stream_version, position)
         SELECT _blocks[(ord + 1023) / 1024] * 1024 + (ord - 1) % 1024, _stream_id, actual + ord, i.position
