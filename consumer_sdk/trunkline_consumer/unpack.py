@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import repeat
+from operator import ge
 from typing import NamedTuple
 
+from msgspec.structs import astuple
+
 from trunkline_store import RecordedEvent
-from trunkline_store.read import decoded
 from trunkline_store.serialize import Serializer
 from trunkline_store.wire import BadMessage, parse
 
@@ -20,53 +25,57 @@ def unpacked(body: bytes, after: int, serializer: Serializer, *, by_version: boo
     """The events above the feed position `after`. by_version: their number is the version in the stream that is
     followed, which for links is the target. Raises `BadMessage`.
 
-    One loop over local names: with 100 events in a message, this is most of what a subscriber does.
+    Column by column, which takes half as long as one event after the other: with 100 events in a message, this is most
+    of what a subscriber does.
     """
-    events: list[RecordedEvent] = []
-    referred: list[int] = []
-    before = 0
+    received = parse(body)
+    if not received:
+        raise BadMessage("a batch has at least one event")
+    (ids, types, streams, times, _, sequences, in_streams, correlations, causations, _, metadata, _, _, _, linked_at,
+     linked_as) = zip(*map(astuple, received), strict=True)  # fmt: skip
     try:
-        for received in parse(body):
-            position, version = int(received.sequence), int(received.streamversion)
-            linked = received.feedposition is not None
-            feed_position = int(received.feedposition) if received.feedposition is not None else position
-            if feed_position <= before:
-                raise BadMessage("a batch grows")
-            before = feed_position
-            if feed_position <= after:
-                continue
-            number = position
-            if by_version:
-                number = int(received.feedversion) if linked and received.feedversion is not None else version
-            stream, type, metadata = received.subject, received.type, received.metadata
-            payload = received.payload
-            if payload is None:
-                referred.append(len(events))
-                payload, data = b"", None
-            else:
-                data = decoded(serializer, payload, type, stream, version, position)
-            size = len(payload)
-            if metadata is not None:
-                size += len(metadata) if metadata.isascii() else len(metadata.encode())
-            events.append(
-                RecordedEvent(
-                    received.id,
-                    number,
-                    stream,
-                    version,
-                    position,
-                    feed_position,
-                    type,
-                    data,
-                    metadata,
-                    received.correlationid,
-                    received.causationid,
-                    received.time,
-                    size,
-                )
-            )
+        positions, versions = list(map(int, sequences)), list(map(int, in_streams))
+        feed_positions = _linked(positions, linked_at)
+        numbers = _linked(versions, linked_as) if by_version else positions
     except ValueError as error:
         raise BadMessage(str(error)) from error
-    if not before:
-        raise BadMessage("a batch has at least one event")
-    return Unpacked(events, referred)
+    if any(map(ge, feed_positions, feed_positions[1:])):
+        raise BadMessage("a batch grows")
+    payloads = [event.payload for event in received]
+    events = list(
+        map(
+            RecordedEvent,
+            ids,
+            numbers,
+            streams,
+            versions,
+            positions,
+            feed_positions,
+            types,
+            payloads,
+            metadata,
+            correlations,
+            causations,
+            times,
+            map(_size, payloads, metadata),
+            repeat(serializer),
+        )
+    )
+    if feed_positions[0] <= after:
+        known = bisect_right(feed_positions, after)
+        del events[:known], payloads[:known]
+    return Unpacked(events, [at for at, payload in enumerate(payloads) if payload is None] if None in payloads else [])
+
+
+def _linked(own: list[int], linked: Sequence[str | None]) -> list[int]:
+    """The link's, where an event was linked."""
+    if not any(linked):
+        return own
+    return [of_event if of_link is None else int(of_link) for of_event, of_link in zip(own, linked, strict=True)]
+
+
+def _size(payload: bytes | None, metadata: str | None) -> int:
+    size = 0 if payload is None else len(payload)
+    if metadata is None:
+        return size
+    return size + (len(metadata) if metadata.isascii() else len(metadata.encode()))

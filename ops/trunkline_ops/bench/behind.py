@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from trunkline_consumer import Consumer
+from trunkline_ops.bench.queued import decoded
 from trunkline_ops.demo.leash import report, told_to_stop
 from trunkline_store import EventStore
 
@@ -28,7 +29,7 @@ async def _follow(events: int) -> None:
         consumer.subscribe_to_all_streams("behind", checkpoint_threshold=1000) as subscription,
     ):
         async for batch in subscription:
-            handled += len(batch)
+            handled += decoded(batch)
             await batch.ack()
             if handled == events:
                 break

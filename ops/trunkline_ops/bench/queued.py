@@ -16,7 +16,7 @@ import msgspec
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp import commands
 
-from trunkline_consumer import Consumer, Subscription
+from trunkline_consumer import Batch, Consumer, Subscription
 from trunkline_ops.bench import sample
 from trunkline_ops.bench.broker import bounded_queue, channel_to
 from trunkline_ops.bench.lab import Lab
@@ -110,11 +110,18 @@ async def relayed(store: EventStore, position: int) -> None:
     await until(confirmed)
 
 
+def decoded(batch: Batch) -> int:
+    """A handler that asks for the data of all events, and counts them."""
+    for event in batch:
+        _ = event.data
+    return len(batch)
+
+
 async def taken(subscription: Subscription, events: int) -> Run:
     """Takes so many events out of a live subscription's queue, and acknowledges each batch."""
     before, handled, begun = subscription.counts.from_store, 0, time.perf_counter()
     async for batch in subscription:
-        handled += len(batch)
+        handled += decoded(batch)
         await batch.ack()
         if handled >= events:
             break

@@ -56,7 +56,7 @@ async def catch_up(room: Room, url: str, events: int, effort: Effort) -> Measure
             handled, begun = 0, time.perf_counter()
             async with consumer.subscribe_to_all_streams(next(_names), checkpoint_threshold=1000) as subscription:
                 async for batch in subscription:
-                    handled += len(batch)
+                    handled += queued.decoded(batch)
                     await batch.ack()
                     if handled == events:
                         break
