@@ -109,7 +109,6 @@ class Runner:
         feed: Feed,
         handler: Handler,
         handling: Handling,
-        transactions: asyncio.Semaphore,
         tenure: Tenure,
     ) -> None:
         assert isinstance(tenure.claim, Claim)
@@ -117,7 +116,6 @@ class Runner:
         self._feed = feed
         self._handler = handler
         self._handling = handling
-        self._transactions = transactions
         self._tenure = tenure
         self._claim = tenure.claim
         self._lanes: Lanes[Batch | _Parked] = Lanes()
@@ -180,6 +178,12 @@ class Runner:
         """With a pause after each failure. A database that is away is waited for, and is nobody's failure."""
         handling = self._handling
         try:
+            return await self._until_written(attempt)
+        except (SubscriptionLost, BeginAgain):
+            raise
+        except Exception as error:  # noqa: BLE001 - the handler's: it counts as the first attempt
+            failed: Exception | None = error
+        try:
             async for again in stamina.retry_context(
                 on=_counts,
                 attempts=handling.attempts,
@@ -188,6 +192,9 @@ class Runner:
                 wait_max=handling.wait_max,
             ):
                 with again:
+                    if failed is not None:
+                        first, failed = failed, None
+                        raise first
                     await self._until_written(attempt)
         except (SubscriptionLost, BeginAgain):
             raise
@@ -214,7 +221,7 @@ class Runner:
                 await self._handler(batch)
             self._tenure.finished(batch.unit)
         else:
-            async with self._transactions, self._never_idle(), batch.transaction() as connection:
+            async with self._never_idle(), batch.transaction() as connection:
                 async with asyncio.timeout(self._handling.timeout):
                     await self._handler(batch, connection)
 
