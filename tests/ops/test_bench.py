@@ -7,17 +7,22 @@ import pytest
 
 from trunkline_ops.bench.load import Run
 from trunkline_ops.bench.rounds import Measure, compared
-from trunkline_ops.servers import PostgresServer
+from trunkline_ops.servers import PostgresServer, RabbitMQServer
 
 
-@pytest.mark.parametrize("family", ["append", "read"])
-async def test_a_bench_prints_one_line_for_each_measure(postgres: PostgresServer, family: str) -> None:
+@pytest.mark.parametrize("family", ["append", "read", "consume"])
+async def test_a_bench_prints_one_line_for_each_measure(
+    postgres: PostgresServer, rabbitmq: RabbitMQServer, family: str
+) -> None:
     """Measured briefly it gives every measure of its family, each a line of JSON with all that is promised, and no
     target that such a run could miss."""
     command = [sys.executable, "-m", "trunkline_ops.bench", family, "--quick", "--json"]
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=PIPE, stderr=PIPE, env={"TRUNKLINE_DSN": postgres.dsn}
-    )
+    servers = {
+        "TRUNKLINE_DSN": postgres.dsn,
+        "TRUNKLINE_AMQP_URL": rabbitmq.amqp_url,
+        "TRUNKLINE_MANAGEMENT_URL": rabbitmq.management_url,
+    }
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=servers)
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     lines = [json.loads(line) for line in out.splitlines()]

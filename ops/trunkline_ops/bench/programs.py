@@ -9,6 +9,7 @@ from typing import Final
 
 from trunkline_ops.bench.lab import Room
 from trunkline_ops.demo.processes import Processes
+from trunkline_ops.servers import ServerError
 from trunkline_store import EventStore
 
 _PATIENCE_SECONDS: Final = 60.0
@@ -32,7 +33,10 @@ async def start_relay(processes: Processes, store: EventStore, *, start_from: st
 
 
 async def until(fact: Callable[[], Awaitable[bool]]) -> None:
-    """Waits for what other processes do; nobody tells us."""
-    async with asyncio.timeout(_PATIENCE_SECONDS):
-        while not await fact():  # noqa: ASYNC110 - as said
-            await asyncio.sleep(0.01)
+    """Waits for what other processes do; nobody tells us. Raises `ServerError` when they take too long."""
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while not await fact():  # noqa: ASYNC110 - as said
+                await asyncio.sleep(0.01)
+    except TimeoutError as error:
+        raise ServerError(f"{fact.__qualname__} did not come true within {_PATIENCE_SECONDS:g} s") from error
