@@ -10,6 +10,7 @@ from trunkline_ops.bench.rounds import Measure, compared
 from trunkline_ops.servers import PostgresServer, RabbitMQServer
 
 
+@pytest.mark.timeout(400)  # on a busy machine its programs take long to start
 @pytest.mark.parametrize("family", ["append", "read", "consume"])
 async def test_a_bench_prints_one_line_for_each_measure(
     postgres: PostgresServer, rabbitmq: RabbitMQServer, family: str

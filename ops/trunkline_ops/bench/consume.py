@@ -12,8 +12,8 @@ from trunkline_ops.bench.rounds import Effort, Measure
 async def measures(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
     """From the queue, from the store, and from both at once."""
     if effort.wants("live"):
-        yield await queued.live(lab, effort, messages=15_000, events_each=1)
-        yield await queued.live(lab, effort, messages=2_000, events_each=100)
+        async for measure in queued.live(lab, effort, queued.SHAPES):
+            yield measure
     if effort.wants("catch-up") or effort.wants("memory"):
         async with stored.backlog(lab, effort) as (room, url, events):
             if effort.wants("memory"):
