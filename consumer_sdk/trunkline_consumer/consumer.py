@@ -15,6 +15,7 @@ import msgspec
 from trunkline_consumer.feed import Feed
 from trunkline_consumer.handle import Handler, Handling, Runner, by_stream
 from trunkline_consumer.options import Limits, Options, options_of
+from trunkline_consumer.sessions import Sessions
 from trunkline_consumer.subscription import Subscription
 from trunkline_consumer.tenure import Shape, Tenure
 from trunkline_store import (
@@ -62,7 +63,7 @@ class Consumer:
         self._keeper = Keeper(store)
         self._subscriptions: list[Subscription] = []
         self._handlers: list[Callable[[], Subscription]] = []
-        self._transactions = asyncio.Semaphore(max(1, store.pool_size - 2))  # the leases need a connection meanwhile
+        self._sessions = Sessions(store)
 
     @property
     def store(self) -> EventStore:
@@ -75,6 +76,7 @@ class Consumer:
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions), return_exceptions=True)
         await self._keeper.close()
+        await self._sessions.close()
 
     # --- subscriptions that are iterated over
 
@@ -146,7 +148,16 @@ class Consumer:
         self, name: str, feed: Feed, start: Start | int, shape: Shape, options: Options, **more: Any
     ) -> Subscription:
         subscription = Subscription(
-            self._store, self._keeper, self._url, name, feed, start_from=start, options=options, shape=shape, **more
+            self._store,
+            self._keeper,
+            self._sessions,
+            self._url,
+            name,
+            feed,
+            start_from=start,
+            options=options,
+            shape=shape,
+            **more,
         )
         self._subscriptions.append(subscription)
         return subscription
@@ -190,7 +201,9 @@ class Consumer:
                 raise InvalidArgument(f"subscription {name!r} follows {found.feed!r}, not {feed.label!r}")
         await self._stop(name, feed)
         await self._store.subscriptions.delete(name)
-        gone = Subscription(self._store, self._keeper, self._url, name, feed, start_from=ORIGIN, options=Options())
+        gone = Subscription(
+            self._store, self._keeper, self._sessions, self._url, name, feed, start_from=ORIGIN, options=Options()
+        )
         try:
             await gone.delete_queue()
         except BrokerUnavailable as error:
@@ -251,7 +264,7 @@ class Consumer:
         def decorated(function: H) -> H:
             def make() -> Subscription:
                 async def work(tenure: Tenure) -> None:
-                    runner = Runner(self._store, feed, function, handling, self._transactions, tenure)
+                    runner = Runner(self._store, feed, function, handling, tenure)
                     try:
                         await runner.run()
                     except BaseExceptionGroup as group:

@@ -35,11 +35,19 @@ from trunkline_store import (
     SubscriptionLost,
     Unavailable,
 )
+from trunkline_store.connections import Connection
 
 log = logging.getLogger("trunkline.consumer")
 
 Handler = Callable[..., Awaitable[None]]
-_AWAY: Final = (StoreUnavailable, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
+_AWAY: Final = (
+    StoreUnavailable,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+)
 LOOK_SECONDS: Final = 0.5
 """How often the owner of parked batches looks for what an operator wants."""
 
@@ -110,7 +118,6 @@ class Runner:
         feed: Feed,
         handler: Handler,
         handling: Handling,
-        transactions: asyncio.Semaphore,
         tenure: Tenure,
     ) -> None:
         assert isinstance(tenure.claim, Claim)
@@ -118,7 +125,6 @@ class Runner:
         self._feed = feed
         self._handler = handler
         self._handling = handling
-        self._transactions = transactions
         self._tenure = tenure
         self._claim = tenure.claim
         self._lanes: Lanes[Batch | _Parked] = Lanes()
@@ -181,6 +187,12 @@ class Runner:
         """With a pause after each failure. A database that is away is waited for, and is nobody's failure."""
         handling = self._handling
         try:
+            return await self._until_written(attempt)
+        except (SubscriptionLost, BeginAgain):
+            raise
+        except Exception as error:  # noqa: BLE001 - the handler's: it counts as the first attempt
+            failed: Exception | None = error
+        try:
             async for again in stamina.retry_context(
                 on=_counts,
                 attempts=handling.attempts,
@@ -189,6 +201,9 @@ class Runner:
                 wait_max=handling.wait_max,
             ):
                 with again:
+                    if failed is not None:
+                        first, failed = failed, None
+                        raise first
                     await self._until_written(attempt)
         except (SubscriptionLost, BeginAgain):
             raise
@@ -201,6 +216,8 @@ class Runner:
             try:
                 return await do()
             except _AWAY as error:
+                if isinstance(error, ValueError):
+                    raise  # asyncpg's own DataError: the handler gave a statement what it cannot take
                 log.warning("subscription %s waits for the database: %s", self._claim.name, error)
             await asyncio.sleep(pause)
             pause = min(2.0, pause * 2)
@@ -216,20 +233,36 @@ class Runner:
                     await self._handler(batch)
                 self._tenure.finished(batch.unit)
             else:
-                async with self._transactions, self._never_idle(), batch.transaction() as connection:
+                async with self._never_idle(), batch.transaction() as connection, self._connected(connection):
                     async with asyncio.timeout(self._handling.timeout):
                         await self._handler(batch, connection)
 
     @asynccontextmanager
+    async def _connected(self, connection: Connection) -> AsyncIterator[None]:
+        """Whose connection is lost cannot go on: that is not the handler's failure, whatever it makes of it."""
+        try:
+            yield
+        except Exception as error:
+            if connection.is_closed() and not isinstance(error, _AWAY):
+                raise StoreUnavailable(f"the transaction's connection was lost: {error}") from error
+            raise
+
+    @asynccontextmanager
     async def _never_idle(self) -> AsyncIterator[None]:
         """A transaction that its handler left idle for too long was ended by the server: that is the handler's failure.
-        asyncpg knows only that the connection has gone; but if leases are renewed, the database has not."""
+        asyncpg knows only that the connection has gone; but if leases are renewed, and the server was not started
+        since, the database has not."""
         began = time.monotonic()
         try:
             yield
         except _AWAY as error:
             limit = self._claim.transaction_idle
-            if time.monotonic() - began < limit or not self._claim.held:
+            took = time.monotonic() - began
+            if (
+                took < limit
+                or not self._claim.held
+                or await self._store.fetchval(self._store.sql["started_within"], took)
+            ):
                 raise
             raise OperationTimeout(
                 f"the transaction waited over {limit:g} s (transaction_idle) between two statements, and was ended"
@@ -290,7 +323,7 @@ class Runner:
         """Returns whether it is gone."""
 
         async def attempt() -> None:
-            async with self._never_idle(), self._claim.transaction() as connection:
+            async with self._never_idle(), self._claim.transaction() as connection, self._connected(connection):
                 if work.wanted != "discard":
                     for batch in batches:
                         if batch.error is not None:

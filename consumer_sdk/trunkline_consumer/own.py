@@ -7,14 +7,15 @@ somebody else has the lease, when the subscription is reset (the same owner begi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 from uuid import UUID
 
 from trunkline_consumer.acks import Unit
 from trunkline_consumer.feed import Feed, Kind
 from trunkline_consumer.options import Options
+from trunkline_consumer.sessions import Sessions
 from trunkline_store import (
     EventStore,
     InvalidArgument,
@@ -38,6 +39,7 @@ class Claim:
     def __init__(
         self,
         store: EventStore,
+        sessions: Sessions,
         name: str,
         number: int,
         lease: Lease,
@@ -53,9 +55,9 @@ class Claim:
         self.finished = [(each.lower - 1, each.upper - 1) for each in row["finished"]]
         self.parked_keys = keys
         self._store = store
+        self._sessions = sessions
         self._number = number
         self.transaction_idle = transaction_idle
-        self._idle = f"{transaction_idle * 1000:.0f}ms"
 
     @property
     def held(self) -> bool:
@@ -94,16 +96,9 @@ class Claim:
             raise SubscriptionLost(self.name)
         return written
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """Whose end cannot be put off without end by a program that was paused."""
-        async with self._store.transaction() as connection:
-            with translated(self._store.schema):
-                await connection.execute(
-                    f"SET LOCAL idle_in_transaction_session_timeout = '{self._idle}'; "
-                    f"SET LOCAL lock_timeout = '{self._idle}'"
-                )
-            yield connection
+        return self._sessions.transaction(self.transaction_idle)
 
     async def finish(self, connection: Connection, unit: Unit) -> int | None:
         """In a transaction, as its last statement: this batch is finished. Returns the checkpoint; None if the batch
@@ -150,6 +145,7 @@ class Owner:
         self,
         store: EventStore,
         keeper: Keeper,
+        sessions: Sessions,
         name: str,
         feed: Feed,
         start: Start | int,
@@ -158,6 +154,7 @@ class Owner:
     ) -> None:
         self._store = store
         self._keeper = keeper
+        self._sessions = sessions
         self._name = name
         self._feed = feed
         self._start = start
@@ -182,7 +179,9 @@ class Owner:
         except BaseException:
             await self.release(lease)
             raise
-        return Claim(store, self._name, number, lease, history, row, keys, self._options.transaction_idle)
+        return Claim(
+            store, self._sessions, self._name, number, lease, history, row, keys, self._options.transaction_idle
+        )
 
     async def release(self, lease: Lease) -> None:
         """Lets the next one in at once."""

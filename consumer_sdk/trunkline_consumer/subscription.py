@@ -24,6 +24,7 @@ from trunkline_consumer.follow import Counts, Follower
 from trunkline_consumer.options import Options
 from trunkline_consumer.own import BeginAgain, Claim, NoClaim, Owner, first_checkpoint
 from trunkline_consumer.receive import Queue, Receiver
+from trunkline_consumer.sessions import Sessions
 from trunkline_consumer.tenure import Shape, Tenure
 from trunkline_store import (
     EventStore,
@@ -63,6 +64,7 @@ class Subscription:
         self,
         store: EventStore,
         keeper: Keeper,
+        sessions: Sessions,
         amqp_url: str,
         name: str,
         feed: Feed,
@@ -87,7 +89,7 @@ class Subscription:
         self._transient = transient
         self._work = work
         self._grace = grace
-        self._owner = Owner(store, keeper, name, feed, self._start_from, uuid4(), options)
+        self._owner = Owner(store, keeper, sessions, name, feed, self._start_from, uuid4(), options)
         self._receiver = Receiver(
             amqp_url,
             Queue(

@@ -83,22 +83,26 @@ class Tenure:
         chosen: Sequence[RecordedEvent] = events
         if self._before:
             chosen = [event for event in events if not self._was_finished(event.feed_position)]
-        selector, partition_by, error = self._shape.selector, self._shape.partition_by, None
+        selector, partition_by = self._shape.selector, self._shape.partition_by
+        keys: Sequence[Hashable] = ()  # one for each event, if they may differ
+        key: Hashable = None
+        error: Exception | None = None
         try:
             if selector is not None:
                 chosen = [event for event in chosen if selector(event)]
-            keys: list[Hashable] = (
-                [partition_by(event) for event in chosen] if partition_by is not None else [None] * len(chosen)
-            )
-            hash(tuple(keys))
+            if partition_by is not None:
+                keys = [partition_by(event) for event in chosen]
+                hash(tuple(keys))
         except Exception as raised:  # noqa: BLE001 - the application's: it is an error of this batch alone
-            error, keys = raised, [events[0].stream] * len(chosen)
+            error, keys, key = raised, (), events[0].stream
         self.delivered = last
         begin = 0
-        for end in range(1, len(chosen) + 1):
-            if end == len(chosen) or keys[end] != keys[begin]:
+        for end in range(1, len(keys)):
+            if keys[end] != keys[begin]:
                 self._ready(chosen[begin:end], keys[begin], error)
                 begin = end
+        if chosen:
+            self._ready(chosen[begin:] if begin else chosen, keys[begin] if keys else key, error)
         if self.acks.end < last:
             self.acks.filtered(last)
             self.hold_nothing_up()

@@ -211,22 +211,34 @@ class EventStore:
         Raises `StoreUnavailable` and `OperationTimeout` where it cannot be committed, or the answer was lost.
         """
         async with self.acquire() as connection:
-            transaction = connection.transaction()
-            with translated(self.schema):
-                await transaction.start()
             try:
-                yield connection
-            except BaseException:
-                with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError, TimeoutError):
-                    await transaction.rollback()  # of a connection that is lost, the server does it
-                raise
-            else:
-                with translated(self.schema):
-                    await transaction.commit()
-                self._committed()
+                async with self.transaction_on(connection):
+                    yield connection
             finally:
-                if not self._pooler:
+                if self.has_sessions:
                     await _end_session(connection)
+
+    @asynccontextmanager
+    async def transaction_on(self, connection: Connection) -> AsyncIterator[None]:
+        """As `transaction`, on a connection of `acquire`, whose session is left as it is."""
+        transaction = connection.transaction()
+        with translated(self.schema):
+            await transaction.start()
+        try:
+            yield
+        except BaseException:
+            with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError, TimeoutError):
+                await transaction.rollback()  # of a connection that is lost, the server does it
+            raise
+        else:
+            with translated(self.schema):
+                await transaction.commit()
+            self._committed()
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether a connection is a session of its own, which it is not behind a pooler in transaction mode."""
+        return not self._pooler
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
         """The rows of a statement in autocommit; after a lost connection it is asked again."""

@@ -276,12 +276,20 @@ def placement(headers: Mapping[str, Any], store: str) -> Placement:
         raise BadMessage(str(error)) from error
 
 
-def decode(body: bytes) -> list[ReceivedEvent]:
-    """The events of a body, in their order; raises `BadMessage`."""
+def parse(body: bytes) -> list[ReceivedEvent]:
+    """The events of a body as they stand there; raises `BadMessage`."""
     try:
-        events = _decode_body(body)
-        if any(a.feed_position >= b.feed_position for a, b in pairwise(events)) or not events:
-            raise BadMessage("a batch has at least one event, and grows")
-        return events
+        return _decode_body(body)
     except (msgspec.DecodeError, ValueError) as error:
         raise BadMessage(str(error)) from error
+
+
+def decode(body: bytes) -> list[ReceivedEvent]:
+    """The events of a body, in their order; raises `BadMessage`."""
+    events = parse(body)
+    try:
+        if any(a.feed_position >= b.feed_position for a, b in pairwise(events)) or not events:
+            raise BadMessage("a batch has at least one event, and grows")
+    except ValueError as error:
+        raise BadMessage(str(error)) from error
+    return events

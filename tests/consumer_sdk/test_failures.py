@@ -2,8 +2,10 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.consumer_sdk.test_handlers import EFFECTS, effects, running, store_has, until
@@ -11,7 +13,9 @@ from tests.consumer_sdk.test_subscription import append, take
 from tests.ops.test_subscriptions_cli import trunkline
 from tests.whole.flow import QUICK
 from trunkline_consumer import Batch, Consumer
-from trunkline_store import EventStore, OperationTimeout
+from trunkline_ops.servers import postgres_server
+from trunkline_store import EventData, EventStore, OperationTimeout, SubscriptionNotFound
+from trunkline_store.migrate import initialise
 
 
 @pytest.mark.parametrize("tx", [False, True])
@@ -72,6 +76,63 @@ async def test_a_transaction_that_its_handler_leaves_idle_is_a_failure(store: Ev
         (parked,) = await store.subscriptions.parked("s")
         assert parked.attempts == 2
         assert "transaction_idle" in (parked.error or "")
+
+
+async def test_a_restart_of_the_database_is_not_the_handlers_failure(vhost: str) -> None:
+    """Not even of a handler that has run for longer than its transaction may wait: with one attempt it is handled, and
+    its effect is there once."""
+    calls = 0
+    begun = asyncio.Event()
+    with postgres_server(private=True) as server:
+        connection = await asyncpg.connect(server.dsn)
+        await initialise(connection)
+        await connection.execute("CREATE TABLE effects (position bigint)")
+        await connection.close()
+        async with EventStore(server.dsn) as store, Consumer(store, vhost) as consumer:
+
+            @consumer.handler("s", tx=True, attempts=1, options=QUICK, transaction_idle=2.0, lease=30.0)
+            async def handle(batch: Batch, tx: Any) -> None:
+                nonlocal calls
+                calls += 1
+                await tx.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+                if calls == 1:
+                    for _ in range(25):
+                        await asyncio.sleep(0.1)  # it takes long, and is never idle
+                        await tx.execute("SELECT 1")
+                    begun.set()
+                    for _ in range(200):
+                        await tx.execute("SELECT 1")
+                        await asyncio.sleep(0.05)  # until it is noticed
+
+            last = (await store.append_to_stream("s-1", 0, [EventData("E", 1)])).last_position
+            async with running(consumer) as task:
+                await begun.wait()
+                await asyncio.to_thread(server.restart)
+                await until(lambda: calls > 1 or task.done())
+                await store.subscriptions.wait_for("s", last, seconds=60)
+            assert calls == 2
+            assert await effects(store) == [last]
+
+
+async def test_a_wrong_value_for_a_statement_is_the_handlers_failure(store: EventStore, vhost: str) -> None:
+    """It is parked, though asyncpg refuses it with one of the errors that also tell of a lost connection."""
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("s", tx=True, attempts=1, on_failure="park", options=QUICK)
+        async def handle(batch: Batch, tx: Any) -> None:
+            await tx.execute("SELECT $1::bigint", "no number")
+
+        await append(store, 1)
+        async with running(consumer):
+            async with asyncio.timeout(30):
+                while not await parked(store):
+                    await asyncio.sleep(0.01)  # between two looks
+
+
+async def parked(store: EventStore) -> bool:
+    with suppress(SubscriptionNotFound):
+        return bool(await store.subscriptions.parked("s"))
+    return False
 
 
 async def test_a_handler_may_take_longer_than_the_lease(store: EventStore, vhost: str) -> None:

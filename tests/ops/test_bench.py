@@ -14,12 +14,14 @@ from trunkline_ops.bench.rounds import Measure, compared
 from trunkline_ops.servers import PostgresServer, RabbitMQServer
 
 
+@pytest.mark.timeout(400)  # on a busy machine its programs take long to start
 @pytest.mark.parametrize(
     ("family", "names"),
     [
         ("append", ["append 1 event", "append 100 events", "WAL"]),
         ("read", ["read a stream", "read all"]),
         ("relay", ["publish", "tail", "append to handler", "highest rate", "backlog", "idle", "SIGKILL", "clean stop"]),
+        ("consume", ["live", "catch-up", "tx=True", "subscriptions", "memory"]),
     ],
 )
 async def test_a_bench_prints_one_line_for_each_measure(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -15,11 +16,13 @@ import asyncpg
 
 from trunkline_ops.bench import sample
 from trunkline_ops.bench.lab import QUERIES
-from trunkline_ops.bench.load import Run, drive
+from trunkline_ops.bench.load import Run, drive, whole
 from trunkline_ops.bench.rounds import Side
 from trunkline_store import EventData
 
 CATEGORY: Final = "order"
+PAGES: Final = (1000, 2000)
+"""Rows of a page of everything: the better one is the floor."""
 
 # Processes that write into one table do not meet; each counts up, as a sequence does.
 _positions = itertools.count(os.getpid() % 4096, 4096)
@@ -67,6 +70,19 @@ def inserts_one(connections: Sequence[asyncpg.Connection]) -> Side:
         return partial(drive, callers, [_row(event) for event in sample.events(calls)])
 
     return prepare
+
+
+def reads_of_all(connection: asyncpg.Connection, page: int) -> Side:
+    """Everything that is there, in pages of so many rows, undecoded."""
+
+    async def do() -> Run:
+        begun, events, position = time.perf_counter(), 0, 0
+        while rows := await connection.fetch(QUERIES["floor_read_all"], position, page):
+            events += len(rows)
+            position = rows[-1][0]
+        return whole(events, begun)
+
+    return lambda _: do
 
 
 def _row(event: EventData) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 
 from trunkline_ops.management import Management
 from trunkline_ops.servers import RabbitMQServer
@@ -47,11 +47,16 @@ async def channel_to(url: str) -> AsyncIterator[AbstractChannel]:
         yield await connection.channel(publisher_confirms=False)
 
 
+async def declared_exchange(channel: AbstractChannel, store: str = "eventstore") -> AbstractExchange:
+    """The exchange of a store, as its relay makes it."""
+    return await channel.declare_exchange(names.exchange(store), aio_pika.ExchangeType.TOPIC, durable=True)
+
+
 async def bounded_queue(
     channel: AbstractChannel, name: str, store: str = "eventstore", *, key: str = "#", length: int = QUEUE_LENGTH
 ) -> AbstractQueue:
-    """A quorum queue that is bound to the exchange of a store, which is made as the relay makes it."""
-    exchange = await channel.declare_exchange(names.exchange(store), aio_pika.ExchangeType.TOPIC, durable=True)
+    """A quorum queue that is bound to the exchange of a store."""
+    exchange = await declared_exchange(channel, store)
     queue = await channel.declare_queue(
         name,
         durable=True,

@@ -33,9 +33,10 @@ class Family(StrEnum):
     GROWTH = "growth"
     PEERS = "peers"
     RELAY = "relay"
+    CONSUME = "consume"
 
 
-WITH_BROKER: Final = frozenset({Family.RELAY})
+WITH_BROKER: Final = frozenset({Family.RELAY, Family.CONSUME})
 """Those that also need a RabbitMQ."""
 
 Measures = Callable[[Lab, Effort], AsyncIterator[Measure]]
@@ -66,7 +67,8 @@ def bench(
 
     append: to new streams and to old ones, in one process and in four; bytes of WAL. read: a stream, and all. growth:
     a table of 5 million events beside one of 100 thousand. peers: the eventsourcing library on the same server. relay:
-    its parts are publish, tail, latency, steady, highest, backlog, idle and takeover.
+    its parts are publish, tail, latency, steady, highest, backlog, idle and takeover. consume: its parts are live,
+    catch-up, transaction, many, joining and memory.
 
     The PostgreSQL is that of TRUNKLINE_DSN (a superuser's), or else a private one with real settings; the RabbitMQ that
     of TRUNKLINE_AMQP_URL and TRUNKLINE_MANAGEMENT_URL, or a private one. Exit code 1 if a target is missed.
@@ -85,7 +87,7 @@ def bench(
         if plot_folder is not None:
             for file in plot(measured, plot_folder):
                 print(f"bench: {file}", file=sys.stderr)
-    except (ServerError, TrunklineError, Died, asyncpg.PostgresError, ModuleNotFoundError, OSError) as error:
+    except (ServerError, Died, TrunklineError, asyncpg.PostgresError, ModuleNotFoundError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     if not as_json:

@@ -53,3 +53,20 @@ SELECT setval('eventstore.blocks', 1 + $1::bigint / 10),
 INSERT INTO public.stored_events (originator_id, originator_version, topic, state)
 SELECT md5(stream_id::text)::uuid, stream_version, type, convert_to(data::text || metadata::text, 'UTF8')
 FROM eventstore.events ORDER BY position
+
+-- name: projection_tables
+-- A projection of one row for each event, and what takes the place of a subscription's row for the floor.
+CREATE TABLE public.projection (subscriber text, position bigint, customer text, PRIMARY KEY (subscriber, position));
+CREATE TABLE public.checkpoints (subscriber text PRIMARY KEY, position bigint NOT NULL) WITH (fillfactor = 50)
+
+-- name: project
+INSERT INTO public.projection (subscriber, position, customer) VALUES ($1, $2, $3)
+
+-- name: floor_begin
+INSERT INTO public.checkpoints (subscriber, position) VALUES ($1, 0)
+
+-- name: floor_checkpoint
+UPDATE public.checkpoints SET position = $2 WHERE subscriber = $1 AND position < $2
+
+-- name: positions
+SELECT position FROM eventstore.events ORDER BY position

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -15,7 +14,7 @@ import asyncpg
 
 from trunkline_ops.bench import bare, ours
 from trunkline_ops.bench.lab import QUERIES, STREAM_EVENTS, Lab, Room, connections
-from trunkline_ops.bench.load import Run, drive, whole
+from trunkline_ops.bench.load import Run, drive
 from trunkline_ops.bench.rounds import Effort, Measure, Side, compared, interleaved
 from trunkline_store import EventStore
 
@@ -25,7 +24,6 @@ TARGET_RSS_MIB: Final = 16
 
 _STREAMS_EVENTS: Final = 100_000
 _ALL_EVENTS: Final = 1_000_000
-_PAGES: Final = (1000, 2000)
 
 
 async def measures(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
@@ -71,18 +69,10 @@ async def _stream(room: Room, store: EventStore, effort: Effort, names: list[str
 
 
 async def _all(room: Room, store: EventStore, effort: Effort) -> Measure:
-    async def bare_pages(connection: asyncpg.Connection, page: int) -> Run:
-        begun, events, position = time.perf_counter(), 0, 0
-        while rows := await connection.fetch(QUERIES["floor_read_all"], position, page):
-            events += len(rows)
-            position = rows[-1][0]
-        return whole(events, begun)
-
     async with connections(room.dsn, 1) as (connection,):
         sides = {"ours": ours.reads_of_all(store)}
-        for page in _PAGES:
-            do = partial(bare_pages, connection, page)
-            sides[f"bare, pages of {page}"] = lambda _, do=do: do  # type: ignore[misc]
+        for page in bare.PAGES:
+            sides[f"bare, pages of {page}"] = bare.reads_of_all(connection, page)
         runs = await interleaved(sides, effort, first=1, fixed=1)
     return compared("read all, one reader", "events/s", runs, target=TARGET)._replace(p50_ms=None, p99_ms=None)
 

@@ -487,6 +487,10 @@ SELECT @schema@.history_v1() AS history, l.owner, l.epoch, s.checkpoint, s.finis
 FROM @schema@.subscriptions AS s
 LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id WHERE s.subscription_id = $1
 
+-- name: started_within
+-- Whether the server was started within the last $1 seconds: who was connected before has lost the connection.
+SELECT clock_timestamp() - pg_postmaster_start_time() < make_interval(secs => $1::float8)
+
 -- name: park
 INSERT INTO @schema@.parked
     (subscription_id, first_position, last_position, stream, key, attempts, error, traceback)

@@ -1,0 +1,76 @@
+"""Bodies of messages into recorded events."""
+
+from collections.abc import Callable
+
+import pytest
+
+from trunkline_consumer.unpack import unpacked
+from trunkline_store import JsonSerializer
+from trunkline_store.read import from_message
+from trunkline_store.wire import BadMessage, Chain, StoredEvent, StoredLink, decode, encode
+
+SERIALIZER = JsonSerializer()
+
+
+def stored(position: int, data: str | bytes | None = '{"a": [1]}', metadata: str | None = '{"m": "ö"}') -> StoredEvent:
+    id = f"018f0000-0000-7000-8000-{position:012}"
+    return StoredEvent(
+        position, "s-1", "s", position - 1023, id, "E", 10, data, metadata, "c", None, None, "2025-01-01T00:00:00.5Z"
+    )
+
+
+def linked(position: int) -> StoredLink:
+    event = stored(position)
+    own = {"own_position": position - 512, "own_stream": "o-1", "own_version": position - 1024}
+    fields = {name: getattr(event, name) for name in StoredEvent.__struct_fields__}
+    return StoredLink(**{**fields, **own})
+
+
+def body(events: list[StoredEvent], content_type: str = "application/json") -> bytes:
+    return encode(events, Chain(0, 0, 0), store="s", history="h", content_type=content_type).body
+
+
+@pytest.mark.parametrize("by_version", [False, True])
+@pytest.mark.parametrize("make", [stored, linked])
+def test_a_message_is_unpacked_into_what_its_events_are(make: Callable[[int], StoredEvent], by_version: bool) -> None:
+    """All at once they are the same as one by one, be they events or links, numbered by position or by version."""
+    message = body([make(1025 + n) for n in range(3)])
+    received = decode(message)
+    one_by_one = [from_message(e, e.feed_version if by_version else e.position, SERIALIZER) for e in received]
+    found = unpacked(message, 0, SERIALIZER, by_version=by_version)
+    assert found.events == one_by_one
+    assert [event.size for event in found.events] == [event.size for event in one_by_one]
+    assert found.referred == []
+
+
+def test_what_was_delivered_before_is_trimmed_off() -> None:
+    """Only what is above the given position is left; all of it may be known."""
+    message = body([stored(1025 + n, None if n == 2 else "1") for n in range(4)])
+    assert [e.position for e in unpacked(message, 1025, SERIALIZER, by_version=False).events] == [1026, 1027, 1028]
+    assert unpacked(message, 1025, SERIALIZER, by_version=False).referred == [1]
+    assert unpacked(message, 1028, SERIALIZER, by_version=False) == ([], [])
+
+
+def test_data_that_was_too_large_for_a_message_is_named() -> None:
+    """Its event is there, without its data, and binary data is no such case, not even where there is none."""
+    found = unpacked(body([stored(1025), stored(1026, None)]), 0, SERIALIZER, by_version=False)
+    assert found.referred == [1]
+    binary = body([stored(1025, b"")], "application/octet-stream")
+    assert unpacked(binary, 0, SERIALIZER, by_version=False).referred == []
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"[]",
+        b"{",
+        body([stored(1026), stored(1025)]),
+        body([stored(1025)]).replace(b'"sequence":"00000000000000001025"', b'"sequence":"x"'),
+        body([stored(1025)]).replace(b'"streamversion":"2"', b'"streamversion":"two"'),
+    ],
+    ids=["empty", "no JSON", "shrinking", "no position", "no version"],
+)
+def test_a_damaged_body_is_a_bad_message(damaged: bytes) -> None:
+    """Whatever is wrong with it, one error tells, and the store is asked."""
+    with pytest.raises(BadMessage):
+        unpacked(damaged, 0, SERIALIZER, by_version=False)
