@@ -21,7 +21,7 @@ from trunkline_ops.soak.cast import Cast
 from trunkline_ops.soak.controls import CONTROLS
 from trunkline_ops.soak.faults import Faults
 from trunkline_ops.soak.plain import SUBSCRIBER
-from trunkline_ops.soak.schedule import KINDS, schedule
+from trunkline_ops.soak.schedule import KINDS, TAKE_AWAY, schedule
 from trunkline_ops.soak.stage import set_up
 from trunkline_ops.soak.story import EVERYBODY, OWNERS, Soak
 from trunkline_store import TrunklineError
@@ -53,20 +53,22 @@ def soak(
 ) -> int:
     """Everything at once, while programs, networks, queues and servers fail at random; and an audit at the end.
 
-    The servers are private ones, and PostgreSQL and RabbitMQ crash as well. What happens is told on standard error.
-    Exit code 1 if an event was lost or out of order, or an effect in a handler's transaction came twice.
+    PostgreSQL and RabbitMQ crash as well: so they are private ones, unless the faults that are wanted leave them
+    alone. What happens is told on standard error. Exit code 1 if an event was lost or out of order, or an effect in a
+    handler's transaction came twice.
     """
     if unknown := {*(only or [])} - KINDS.keys():
         raise typer.BadParameter(f"--only {min(unknown)!r}: use {', '.join(KINDS)}")
     if without is not None and without not in CONTROLS:
         raise typer.BadParameter(f"--without {without!r}: use {' or '.join(CONTROLS)}")
     seed = random.randrange(10**6) if seed is None else seed
+    private = kills is None and bool({*(only or KINDS)} & TAKE_AWAY)
     tell = Teller()
     try:
         tell(f"seed {seed}; starting PostgreSQL and RabbitMQ")
         with (
-            postgres_server(private=True) as postgres,
-            rabbitmq_server(private=True, settings=RABBITMQ_SETTINGS) as rabbitmq,
+            postgres_server(private=private) as postgres,
+            rabbitmq_server(private=private, settings=RABBITMQ_SETTINGS) as rabbitmq,
         ):
             return asyncio.run(
                 perform(
@@ -79,6 +81,7 @@ def soak(
                     seed=seed,
                     only=only or [],
                     without=without,
+                    private=private,
                     as_json=as_json,
                 )
             )
@@ -99,11 +102,12 @@ async def perform(
     seed: int,
     only: Sequence[str],
     without: str | None,
+    private: bool,
     as_json: bool,
 ) -> int:
     """Runs the soak and prints the figures; returns the exit code."""
     lease = LEASE_SECONDS if kills is None else KILLING_LEASE_SECONDS
-    async with set_up(postgres, rabbitmq) as stage:
+    async with set_up(postgres, rabbitmq, keep=private) as stage:
         soak = Soak(stage, lease=lease, rate=rate, seed=seed, without=without, tell=tell)
 
         async def faults_happen(faults: Faults, cast: Cast) -> None:

@@ -12,7 +12,7 @@ from trunkline_ops.servers.proxy import Proxy
 from trunkline_ops.soak.cast import Actor, Cast
 from trunkline_ops.soak.plain import QUEUE, SUBSCRIBER
 from trunkline_ops.soak.schedule import Fault
-from trunkline_ops.soak.stage import NAME, Stage
+from trunkline_ops.soak.stage import Stage
 from trunkline_store import Unavailable, names
 
 OWNER: Final = "SELECT pid FROM soak.effects WHERE subscriber = $1 ORDER BY seq DESC LIMIT 1"
@@ -74,15 +74,15 @@ class Faults:
                 async with asyncio.timeout(ASK_SECONDS):
                     return bool(await stage.store.fetchval(_END_SESSIONS))
             case "connections":
-                return bool(await stage.management.close_connections(NAME))
+                return bool(await stage.management.close_connections(stage.name))
             case "purge":
-                await stage.management.purge_queue(NAME, queue_of(fault.target))
+                await stage.management.purge_queue(stage.name, queue_of(fault.target))
             case "delete":
-                await stage.management.delete_queue(NAME, queue_of(fault.target))
+                await stage.management.delete_queue(stage.name, queue_of(fault.target))
             case "vhost":
-                await stage.management.delete_vhost(NAME)
+                await stage.management.delete_vhost(stage.name)
                 await asyncio.sleep(fault.seconds)
-                await stage.management.create_vhost(NAME)
+                await stage.management.create_vhost(stage.name)
             case "stop" | "crash" | "freeze":
                 await _take_away(getattr(stage, fault.target), fault)
             case "mend":

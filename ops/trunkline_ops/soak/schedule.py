@@ -48,6 +48,8 @@ KINDS: Final = {
 """Programs are killed and paused: anyone, or the owner of a subscription. A network is cut, loses everything for a
 while, or refuses. PostgreSQL's sessions are ended, RabbitMQ's connections closed. A queue is purged or deleted, the
 vhost wiped. A server is stopped and started, crashes, or stands still. What was parked is mended, and retried."""
+TAKE_AWAY: Final = frozenset({"stop", "crash", "freeze"})
+"""What is done to servers."""
 
 
 def schedule(
@@ -73,7 +75,7 @@ def schedule(
         "sessions": SERVERS[:1],
         **dict.fromkeys(("connections", "vhost"), SERVERS[1:]),
         **dict.fromkeys(("purge", "delete"), consumers),
-        **dict.fromkeys(("stop", "crash", "freeze"), SERVERS),
+        **dict.fromkeys(TAKE_AWAY, SERVERS),
         "mend": ("parking",),
     }
     at = random.expovariate(1 / MEAN_SECONDS)

@@ -1,20 +1,14 @@
-"""Where the soak takes place: servers of its own, which may be broken, and the network before them."""
+"""Where the soak takes place: a database, a vhost, and the networks before their servers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
-import asyncpg
-
+from trunkline_ops.demo.rooms import fresh_rooms
 from trunkline_ops.management import Management
 from trunkline_ops.servers import PostgresServer, RabbitMQServer
 from trunkline_ops.servers.proxy import Proxy
 from trunkline_store import EventStore
-from trunkline_store.migrate import initialise
-
-NAME: Final = "soak"
-"""Of the database, of the vhost, and of the schema that holds what the subscribers write."""
 
 _TABLES: Final = """
     CREATE SCHEMA soak;
@@ -35,8 +29,10 @@ _TABLES: Final = """
 
 
 class Stage(NamedTuple):
-    """`store` and `management` go straight to the servers; what the programs use goes through the networks."""
+    """`name` is that of the database and of the vhost. `store` and `management` go straight to the servers; what the
+    programs use goes through the networks."""
 
+    name: str
     postgres: PostgresServer
     rabbitmq: RabbitMQServer
     to_postgres: Proxy
@@ -52,30 +48,12 @@ class Stage(NamedTuple):
 
 
 @asynccontextmanager
-async def set_up(postgres: PostgresServer, rabbitmq: RabbitMQServer) -> AsyncIterator[Stage]:
-    """A database with a store, a vhost, and the networks."""
-    dsn = urlsplit(postgres.dsn)._replace(path=f"/{NAME}").geturl()
-    amqp_url = urlsplit(rabbitmq.amqp_url)._replace(path=f"/{NAME}").geturl()
-    await _create_database(postgres.dsn, dsn)
+async def set_up(postgres: PostgresServer, rabbitmq: RabbitMQServer, *, keep: bool) -> AsyncIterator[Stage]:
+    """Makes it, and removes it at the end unless it is to be kept: on servers that go anyway, say."""
     async with (
-        Management(rabbitmq.management_url, rabbitmq.user, rabbitmq.password) as management,
-        EventStore(dsn, timeout=120, application_name="soak audit") as store,
-        Proxy(dsn) as to_postgres,
-        Proxy(amqp_url) as to_rabbitmq,
+        fresh_rooms(postgres, rabbitmq, keep=keep, what="soak", tables=_TABLES) as rooms,
+        EventStore(rooms.dsn, timeout=120, application_name="soak audit") as store,
+        Proxy(rooms.dsn) as to_postgres,
+        Proxy(rooms.amqp_url) as to_rabbitmq,
     ):
-        await management.create_vhost(NAME)
-        yield Stage(postgres, rabbitmq, to_postgres, to_rabbitmq, store, management, amqp_url)
-
-
-async def _create_database(server: str, dsn: str) -> None:
-    connection = await asyncpg.connect(server)
-    try:
-        await connection.execute(f"CREATE DATABASE {NAME}")
-    finally:
-        await connection.close()
-    connection = await asyncpg.connect(dsn)
-    try:
-        await initialise(connection)
-        await connection.execute(_TABLES)
-    finally:
-        await connection.close()
+        yield Stage(rooms.name, postgres, rabbitmq, to_postgres, to_rabbitmq, store, rooms.management, rooms.amqp_url)

@@ -2,7 +2,7 @@
 
 python -m trunkline_ops.soak.subscriber KIND LEASE [CONTROL]: the last one is of `controls`. Kinds: `plain` acknowledges
 when it has written; `tx` writes in the checkpoint's transaction; `concurrent` too, several streams at once; `parking`
-too, and cannot handle some events before they are mended: those are parked, with what comes after them in their streams.
+too, and cannot handle some events before they are mended: those are parked, with what comes behind them in a stream.
 """
 
 import asyncio
