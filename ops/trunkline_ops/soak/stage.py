@@ -10,7 +10,7 @@ from trunkline_ops.servers import PostgresServer, RabbitMQServer
 from trunkline_ops.servers.proxy import Proxy
 from trunkline_store import EventStore
 
-_TABLES: Final = """
+TABLES: Final = """
     CREATE SCHEMA soak;
     CREATE TABLE soak.effects (
         seq            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -51,7 +51,7 @@ class Stage(NamedTuple):
 async def set_up(postgres: PostgresServer, rabbitmq: RabbitMQServer, *, keep: bool) -> AsyncIterator[Stage]:
     """Makes it, and removes it at the end unless it is to be kept: on servers that go anyway, say."""
     async with (
-        fresh_rooms(postgres, rabbitmq, keep=keep, what="soak", tables=_TABLES) as rooms,
+        fresh_rooms(postgres, rabbitmq, keep=keep, what="soak", tables=TABLES) as rooms,
         EventStore(rooms.dsn, timeout=120, application_name="soak audit") as store,
         Proxy(rooms.dsn) as to_postgres,
         Proxy(rooms.amqp_url) as to_rabbitmq,
