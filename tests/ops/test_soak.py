@@ -15,7 +15,7 @@ from trunkline_ops.soak.audit import Figures, Findings, audit
 from trunkline_ops.soak.plain import SUBSCRIBER
 from trunkline_ops.soak.schedule import KINDS, TAKE_AWAY, Fault, schedule
 from trunkline_ops.soak.stage import TABLES
-from trunkline_ops.soak.story import EVERYBODY, OWNERS, Standing, stalled
+from trunkline_ops.soak.story import EVERYBODY, Standing, stalled
 from trunkline_store import ANY_VERSION, EventData, EventStore
 
 NO_SERVERS: Mapping[str, str] = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
@@ -45,10 +45,10 @@ async def soak(*arguments: str, environment: Mapping[str, str]) -> tuple[int | N
     return process.returncode, out.decode().splitlines(), err.decode()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_a_soak_survives_everything_and_says_so() -> None:
-    """Programs, networks, queues and servers fail for a while: committed is confirmed is handled, effects are events, in
-    order; the last line of the output holds the audit."""
+    """Programs, networks, queues and servers fail for a while: committed is confirmed is handled, effects are events,
+    in order; the last line of the output holds the audit."""
     code, out, err = await soak("--minutes", "0.35", "--rate", "40", "--seed", "8", "--json", environment=NO_SERVERS)
     assert code == 0, err
     figures: dict[str, Any] = json.loads(out[-1])
@@ -59,12 +59,12 @@ async def test_a_soak_survives_everything_and_says_so() -> None:
     assert (figures["seed"], figures["ok"]) == (8, True)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("without", "wrong"), [("checkpoint-guard", "wrong_effects"), ("hole-detection", "lost")])
 async def test_without_a_guard_the_soak_fails(shared: dict[str, str], without: str, wrong: str) -> None:
-    """The controls: owners are paused, some past their lease, some while their queue overflows. Without the guard effects
-    come twice, without the detection of holes events are lost; and the audit sees it. If it did not, a soak would show
-    nothing."""
+    """The controls: owners are paused, some past their lease, some while their queue overflows. Without the guard
+    effects come twice, without the detection of holes events are lost; and the audit sees it. If it did not, a soak
+    would show nothing."""
     arguments = ("--minutes", "0.5", "--rate", "60", "--seed", "3", "--only", "pause owner", "--without", without)
     code, out, err = await soak(*arguments, "--json", environment=shared)
     assert code == 1, err
@@ -73,7 +73,7 @@ async def test_without_a_guard_the_soak_fails(shared: dict[str, str], without: s
     assert not figures["ok"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_owners_are_killed_one_after_the_other(shared: dict[str, str]) -> None:
     """As many as one likes, each while it works; effects are the events all the same, exactly."""
     code, out, err = await soak("--kills", "8", "--rate", "40", "--seed", "5", "--json", environment=shared)
@@ -111,7 +111,7 @@ def faults_of(seed: int, *only: str) -> list[Fault]:
 
 
 def test_a_seed_stands_for_its_faults() -> None:
-    """The same ones again for the same seed, others for another; every kind comes, in its time, or only those wanted."""
+    """The same ones again for the same seed, others for another; every kind comes, or only those that are wanted."""
     faults = faults_of(1)
     assert faults == faults_of(1)
     assert faults != faults_of(2)
@@ -125,7 +125,7 @@ def test_a_seed_stands_for_its_faults() -> None:
 
 
 def test_who_stands_still_is_behind_and_makes_no_progress() -> None:
-    """A stall begins where a subscription was last seen to move, and ends with the next move, or when there is no more."""
+    """A stall begins where a subscription was last seen to move, and ends when it moves, or there is nothing to do."""
     before: dict[str, tuple[int, float]] = {}
 
     def look(last: int, checkpoint: int, now: float) -> float:
@@ -258,8 +258,3 @@ async def test_the_audit_believes_the_writers_and_not_the_relay(audited: EventSt
     await audited.fetch("UPDATE eventstore.relays SET position = position - 1")
     counts, _ = await found(audited)
     assert (counts["lost"], counts["confirmed"]) == (1, 5)
-
-
-def test_there_is_always_one_that_waits_to_be_killed() -> None:
-    """Of each subscription whose owners are killed there are two programs more than own it."""
-    assert all(count >= 3 for count in OWNERS.subscribers.values())

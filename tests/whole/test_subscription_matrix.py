@@ -29,6 +29,10 @@ FAULTS = (
 KINDS = ("plain", "tx")
 CASES = list(product(POINTS, FAULTS, KINDS))
 QUEUE = names.queue("eventstore", NAME)
+PATIENCE = 150.0
+"""Seconds for a fact to come true, on a busy machine."""
+AHEAD = 300
+"""Events that may wait for their effects: no writer runs away from a subscriber on a busy machine."""
 
 
 def cases() -> list[tuple[str, str, str]]:
@@ -39,6 +43,7 @@ def cases() -> list[tuple[str, str, str]]:
     return [(point, faults[n], KINDS[n % 2]) for n, point in enumerate(POINTS)]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("where", "what", "kind"), cases())
 async def test_effects_are_the_events_in_order(
     store: EventStore, database: str, vhost: str, management: Management, where: str, what: str, kind: str
@@ -59,7 +64,7 @@ async def test_effects_are_the_events_in_order(
             await scene.more()
             subscriber.terminate()
         assert subscriber.stdout is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             assert await subscriber.stdout.readline() == b"tripped\n"
 
         match what.split():
@@ -100,7 +105,7 @@ async def test_effects_are_the_events_in_order(
 
         await go_on(subscriber)
         if where == "at stop" and what != "kill":
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 assert await subscriber.wait() == 0, "it ends, and well"
         if where == "at stop" or what == "kill":
             await scene.start(database, vhost, length)
@@ -166,12 +171,14 @@ class Scene:
     async def _write(self) -> None:
         number = 0
         while not self._enough:
+            await asyncio.sleep(0.01)  # the rate of the load
+            if self._count - await self._store.fetchval("SELECT count(*) FROM effects") > AHEAD:
+                continue
             number += 1
             ids = [f"c-{number}" if n % 3 else None for n in range(number % 4 + 1)]
             events = [EventData("Counted", number, correlation_id=id) for id in ids]
             await self._store.append_to_stream(f"{'ab'[number % 2]}-{number % 5}", ANY_VERSION, events)
             self._count += len(events)
-            await asyncio.sleep(0.01)  # the rate of the load
 
     async def written(self, count: int) -> None:
         """Waits until so many more events are."""
@@ -182,20 +189,20 @@ class Scene:
         """As above, and the relay has recorded them."""
         await self.written(count)
         last = (await self._store.stream_info("$all")).version
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while (row := await self._store.fetchrow(self._store.sql["see_relay"], "relay")) is None or row[0] < last:
                 await asyncio.sleep(0.02)  # between two looks
 
     async def more(self) -> None:
         """Waits until some more events have effects, though everything that stands still goes on doing so."""
         last = (await self._store.stream_info("$all")).version
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while not await self._store.fetchval("SELECT max(position) >= $1 FROM effects", last):
                 await asyncio.sleep(0.02)  # between two looks
 
     async def consumed(self) -> None:
         """Waits until the queue is there, and somebody consumes from it."""
-        async with asyncio.timeout(60), await aio_pika.connect(self._url) as connection:
+        async with asyncio.timeout(PATIENCE), await aio_pika.connect(self._url) as connection:
             while True:
                 with suppress(aio_pika.exceptions.ChannelNotFoundEntity):
                     async with connection.channel() as channel:
@@ -210,16 +217,16 @@ class Scene:
         assert self._writing is not None
         await self._writing
         committed = await committed_positions(self._store)
-        await self._store.subscriptions.wait_for(NAME, committed[-1], seconds=60)
+        await self._store.subscriptions.wait_for(NAME, committed[-1], seconds=PATIENCE)
         running = [process for process in self._processes if process.returncode is None]
         for process in running:
             process.terminate()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             assert [await process.wait() for process in running] == [0] * len(running), "they end, and well"
         return committed, [row[0] for row in await self._store.fetch("SELECT position FROM effects ORDER BY number")]
 
 
 async def until(fact: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not fact():
             await asyncio.sleep(0.02)  # between two looks

@@ -24,7 +24,7 @@ from trunkline_store import BrokerUnavailable, QueueNotFound, SubscriptionNotFou
 
 Happen = Callable[[Faults, Cast], Coroutine[Any, Any, None]]
 
-SETTLE_SECONDS: Final = 90
+SETTLE_SECONDS: Final = 300
 """Without any progress, before the audit is made all the same."""
 LOOK_SECONDS: Final = 0.25
 TELL_SECONDS: Final = 10
