@@ -214,6 +214,26 @@ async def test_a_subscription_that_has_started_is_its_owner(store: EventStore, c
         assert data(await taking) == [2]
 
 
+async def test_two_may_make_the_same_subscription_at_once(store: EventStore, consumer: Consumer) -> None:
+    """The one waits for the other's row, which its own statement does not see: it goes on with it, and does not
+    fail."""
+    query = store.sql["create_subscription"]
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    await append(store, 1)
+    async with store.acquire() as connection:
+        async with connection.transaction():
+            await connection.fetch(query, "s", "$all", 0)
+            subscription = consumer.subscribe_to_all_streams("s", start_from=CURRENT, options=ONE_BY_ONE)
+            starting = asyncio.create_task(subscription.start())
+            async with asyncio.timeout(30):
+                while not await store.fetchval(waiting):
+                    await asyncio.sleep(0.01)  # between two looks
+        async with asyncio.timeout(30):
+            await starting
+    assert data(await take(subscription)) == [1], "it begins where the other one said"
+    await subscription.stop()
+
+
 _OWNER = """
 import asyncio, sys
 from trunkline_consumer import Consumer, Options
