@@ -27,11 +27,11 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import trunkline_store.migrate
-from tests.proxy import Proxy
 from trunkline_ops.commands import app
 from trunkline_ops.failure import FAILED, USAGE
 from trunkline_ops.lines import MAX_LINE_BYTES, bursts
 from trunkline_ops.servers import PostgresServer
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_ops.settings import InvalidSettings, Settings, masked
 from trunkline_store import ANY_VERSION, EventStore
 from trunkline_store.migrate import latest, migrations

@@ -9,11 +9,11 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from tests.proxy import Proxy
 from tests.relay.plain import append, recorded
 from tests.relay.test_neighbours import gauge, until
 from tests.whole.flow import relay_running
 from trunkline_ops.servers import PostgresServer
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_relay import Relay, run
 from trunkline_relay.status import UNSEEN_SECONDS, Status
 from trunkline_store import EventStore

@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from tests.proxy import Proxy
 from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
 from trunkline_ops.servers import RabbitMQServer, rabbitmq_server
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_relay import Relay
 from trunkline_relay.run import _Pause
 from trunkline_store import EventStore

@@ -10,9 +10,9 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
-from tests.proxy import Proxy
 from tests.relay.plain import append, plain
 from tests.whole.flow import relay_running
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_relay import Replay
 from trunkline_relay.tail import PAGE_EVENTS
 from trunkline_store import (

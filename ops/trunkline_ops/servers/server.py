@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from trunkline_ops.servers.guard import Guard
 from trunkline_ops.servers.ways import ServerError
 
-_READY_SECONDS = 60
+_READY_SECONDS = 120
 _BETWEEN_PROBES = 0.02  # seconds
 
 
@@ -35,7 +35,7 @@ class Server(ABC):
         Returns when it answers.
 
         Raises:
-            ServerError: it is running already, or it ended, or it did not answer within 60 seconds.
+            ServerError: it is running already, or it ended, or it did not answer within 120 seconds.
         """
         self._own().start(self._command, self._environment)
         self._wait_until_it_answers()

@@ -439,7 +439,8 @@ WHERE l.locktype = 'advisory' AND l.classid = '@schema@.events'::regclass::oid A
 ORDER BY (l.objid::bigint - $1::bigint / 1024) & 2147483647 LIMIT 1
 
 -- name: create_subscription
--- The row, made on the first subscribe; $3 counts only then.
+-- The row, made on the first subscribe; $3 counts only then. None where somebody else makes it at the same moment: only a
+-- later statement sees it.
 WITH made AS (
     INSERT INTO @schema@.subscriptions (name, feed, checkpoint) VALUES ($1, $2, $3)
     ON CONFLICT (name) DO NOTHING RETURNING subscription_id, feed, checkpoint)
