@@ -38,6 +38,10 @@ UPDATE @schema@.store SET batch_count = $1, batch_bytes = $2
 -- name: data_type
 SELECT data_type FROM @schema@.store
 
+-- name: content_type
+-- For programs that take any.
+SELECT content_type FROM @schema@.store
+
 -- name: store
 -- What the store is: asked once, when it is opened.
 SELECT s.store_id, s.data_type, s.content_type, s.batch_count, s.batch_bytes, @schema@.history_v1() AS history,
