@@ -413,6 +413,7 @@ async def test_an_exchange_that_was_deleted_under_the_relay_is_found(
 ) -> None:
     """While it leads, and has nothing to publish, it does not see that."""
     async with relay_running(database, vhost, lease=5.0), await aio_pika.connect(vhost) as connection:
+        await until(lambda: examine(settings_of(database, vhost, rabbitmq)), set())  # it has declared them
         async with connection.channel() as channel:
             await channel.exchange_delete("eventstore.links")
         await until(lambda: examine(settings_of(database, vhost, rabbitmq)), {"exchange-missing"})

@@ -15,6 +15,7 @@ from trunkline_ops.commands.replay import replay
 from trunkline_ops.commands.roles import roles
 from trunkline_ops.commands.schema import create, drop, init, migrate, migrations, reset
 from trunkline_ops.commands.subscriptions import subscriptions
+from trunkline_ops.commands.verify import verify
 from trunkline_ops.failure import Program
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ for _panel, _command, _example in (
     ("RabbitMQ", replay, "trunkline replay --to billing --from 2048 --category order"),
     ("RabbitMQ", asyncapi, "trunkline asyncapi --schema invoices > invoices.asyncapi.json"),
     ("RabbitMQ", consume, "trunkline consume app.projections:consumer"),
+    ("On call", verify, "trunkline verify --to 204800 --json"),
     ("On call", doctor, "trunkline doctor --management-url http://localhost:15672"),
 ):
     app.command(rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)
