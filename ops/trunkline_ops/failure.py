@@ -34,6 +34,16 @@ class StoppedAt(Exception):
         self.appended = appended
 
 
+class ImportStopped(Exception):
+    """An import stopped at this line of the input; so many of its items are in the store, and the same import again
+    passes over them. The cause says why."""
+
+    def __init__(self, line: int, there: int) -> None:
+        super().__init__()
+        self.line = line
+        self.there = there
+
+
 class ReplayStopped(Exception):
     """So many events were replayed, and confirmed, and a new replay goes on at the position `next`; the cause says why
     it stopped."""
@@ -49,6 +59,7 @@ _KNOWN: Final = (
     typer.Abort,
     InvalidSettings,
     StoppedAt,
+    ImportStopped,
     ReplayStopped,
     TrunklineError,
     asyncpg.PostgresError,  # what the store has no name for, such as a full disk
@@ -99,6 +110,13 @@ def described(error: BaseException) -> Failure:
             return why._replace(
                 message=f"{lines}: {why.message} ({error.appended or 'no'} {events} appended before)",
                 attributes={**why.attributes, "line": first, "appended": error.appended},
+            )
+        case ImportStopped() if error.__cause__ is not None:
+            why = described(error.__cause__)
+            return why._replace(
+                message=f"line {error.line}: {why.message} ({error.there} items are in the store; "
+                "the same import again goes on from there)",
+                attributes={**why.attributes, "line": error.line, "imported": error.there},
             )
         case ReplayStopped() if error.__cause__ is not None:
             why = described(error.__cause__)

@@ -67,6 +67,10 @@ class Management:
             await self._do("DELETE", "connections", connection["name"])
         return len(connections)
 
+    async def get(self, *path: str) -> Any:
+        """What the API says of anything else: `get("vhosts", vhost, "permissions")`."""
+        return await self._do("GET", *path)
+
     async def _do(self, method: str, *path: str) -> Any:
         response = await self._http.request(method, "/".join(quote(part, safe="") for part in path))
         response.raise_for_status()

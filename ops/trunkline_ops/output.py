@@ -34,6 +34,16 @@ class Output:
             self._write(Text(sentence))
         self.flush()
 
+    def paragraph(self, *parts: tuple[str, str], **facts: Any) -> None:
+        """Some lines: parts with their styles, which are wrapped on a terminal; or the facts."""
+        if self.as_json:
+            self._write_json(json.dumps(facts, default=str).encode())
+        elif self._terminal is None:
+            sys.stdout.write("".join(text for text, _ in parts).rstrip() + "\n")
+        else:
+            self._terminal.print(Text.assemble(*parts))
+        self.flush()
+
     def event(self, event: RecordedEvent) -> None:
         """One line for an event; on a terminal it ends where the screen does."""
         if self.as_json:

@@ -7,7 +7,7 @@ printed goes through `masked`.
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Final, NamedTuple, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -22,11 +22,14 @@ _NAMES: Final = {
     "TRUNKLINE_SCHEMAS": "TRUNKLINE_SCHEMAS",
     "listen": "--listen or TRUNKLINE_LISTEN",
     "amqp_url": "--amqp-url or TRUNKLINE_AMQP_URL",
-    "management_url": "TRUNKLINE_MANAGEMENT_URL",
+    "management_url": "--management-url or TRUNKLINE_MANAGEMENT_URL",
     "statement_cache_size": "TRUNKLINE_STATEMENT_CACHE_SIZE",
 }
 _DSN: Final = "postgresql://user@host/database"
 _AMQP_URL: Final = "amqp://user:password@host/vhost"
+_MANAGEMENT_URL: Final = "http://host:15672"
+_GUEST: Final = "guest"
+"""RabbitMQ's own default, of user and password, and its clients'."""
 
 
 class InvalidSettings(Exception):
@@ -72,6 +75,14 @@ def _each(names: object) -> object:
     return tuple(dict.fromkeys(check_store(str(part).strip()) for part in parts)) if isinstance(parts, list) else parts
 
 
+class ManagementApi(NamedTuple):
+    """Where RabbitMQ's management API is, and who asks."""
+
+    url: str
+    user: str
+    password: str
+
+
 class Settings(BaseSettings):
     """The settings of one command."""
 
@@ -85,7 +96,7 @@ class Settings(BaseSettings):
     listen: Annotated[Address, NoDecode, BeforeValidator(_address)] | None = None
     statement_cache_size: int = Field(100, ge=0)
     amqp_url: Annotated[SecretStr, AfterValidator(_url(_AMQP_URL, "amqp", "amqps"))] | None = None
-    management_url: Annotated[SecretStr, AfterValidator(_url("http://host:15672", "http", "https"))] | None = None
+    management_url: Annotated[SecretStr, AfterValidator(_url(_MANAGEMENT_URL, "http", "https"))] | None = None
 
     @classmethod
     def of(cls, **options: str | list[str] | None) -> Self:
@@ -109,6 +120,24 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """The AMQP URL. Raises `InvalidSettings` where there is none."""
         return _needed(self.amqp_url, "no RabbitMQ is named", _NAMES["amqp_url"], _AMQP_URL)
+
+    def vhost(self) -> str:
+        """That of the AMQP URL; RabbitMQ's default one where it names none."""
+        url = "" if self.amqp_url is None else self.amqp_url.get_secret_value()
+        return unquote(urlsplit(url).path.removeprefix("/")) or "/"
+
+    def management(self) -> ManagementApi | None:
+        """The management API, if there is one; asked by the URL's own user, else by the AMQP URL's."""
+        if self.management_url is None:
+            return None
+        url = urlsplit(self.management_url.get_secret_value())
+        amqp = urlsplit("" if self.amqp_url is None else self.amqp_url.get_secret_value())
+        whose = url if url.username else amqp
+        return ManagementApi(
+            url._replace(netloc=url.netloc.rpartition("@")[2]).geturl().rstrip("/"),
+            unquote(whose.username or _GUEST),
+            unquote(whose.password or _GUEST),
+        )
 
 
 def _needed(secret: SecretStr | None, problem: str, name: str, example: str) -> str:

@@ -86,7 +86,7 @@ class EventStore:
         self.batch_count = 0
         self.batch_bytes = 0
         self.pool_size = pool_size if isinstance(dsn_or_pool, str) else dsn_or_pool.get_max_size()
-        self._data_type = "json"
+        self.data_type = "json"
         self._own_pool = isinstance(dsn_or_pool, str)
         self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else ""
         self._pool: asyncpg.Pool | None = None if isinstance(dsn_or_pool, str) else dsn_or_pool
@@ -162,7 +162,7 @@ class EventStore:
         self.batch_count = row["batch_count"]
         self.batch_bytes = row["batch_bytes"]
         self.history = row["history"]
-        self._data_type = row["data_type"]
+        self.data_type = row["data_type"]
 
     async def close(self, *, seconds: float | None = None) -> None:
         """Lets appends that are under way finish, then closes the pool, if it is ours; for `seconds` at most (None: the
@@ -292,7 +292,7 @@ class EventStore:
         `DuplicateEvent`, `InvalidArgument`, `InvalidEvent`, `Unavailable`.
         """
         with span("append", stream=stream, events=len(events)):
-            args = append.arguments(stream, expected_version, events, self.serializer, data_type=self._data_type)
+            args = append.arguments(stream, expected_version, events, self.serializer, data_type=self.data_type)
             if connection is not None:
                 row = (await self._append(connection, stream, _append_query(args), args))[0]
             else:
@@ -313,7 +313,7 @@ class EventStore:
         if not appends:
             return []
         args = append.many_arguments(
-            True, [append.arguments(*part, self.serializer, data_type=self._data_type) for part in appends]
+            True, [append.arguments(*part, self.serializer, data_type=self.data_type) for part in appends]
         )
         rows = await self._together(names[0], args, connection)
         parts = list(zip(appends, rows, strict=True))
@@ -671,7 +671,7 @@ class EventStore:
     async def record_snapshot(self, snapshot: Snapshot) -> None:
         """Keeps a snapshot, in place of the one that its source had. Raises `InvalidArgument`, `Unavailable`."""
         await self._read(
-            None, "record_snapshot", *snapshots.arguments(snapshot, self.serializer, data_type=self._data_type)
+            None, "record_snapshot", *snapshots.arguments(snapshot, self.serializer, data_type=self.data_type)
         )
 
     async def read_snapshot(self, source: str) -> Snapshot:
