@@ -38,6 +38,7 @@ class SubscriptionInfo(NamedTuple):
       when the first of them is there.
     - `parked`: batches that could not be handled, and those that wait behind them.
     - `halted`: JSON that says why its last owner gave up; None where it did not.
+    - `process`: where the owner runs, as `host:pid`; None where nobody follows it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class SubscriptionInfo(NamedTuple):
     seconds_behind: float
     parked: int
     halted: str | None
+    process: str | None
 
     @property
     def state(self) -> Literal["following", "halted", "stopped"]:
@@ -94,9 +96,9 @@ class Subscriptions:
     def __init__(self, store: Executor) -> None:
         self._store = store
 
-    async def list(self) -> Sequence[SubscriptionInfo]:
-        """All of them by name. Raises `Unavailable`."""
-        return await self._list(None)
+    async def list(self, *, count: int | None = None) -> Sequence[SubscriptionInfo]:
+        """All of them by name, or the first `count`. Raises `Unavailable`."""
+        return await self._list(None, count)
 
     async def get(self, name: str) -> SubscriptionInfo:
         """One of them. Raises `SubscriptionNotFound`, `Unavailable`."""
@@ -105,9 +107,9 @@ class Subscriptions:
             raise SubscriptionNotFound(name)
         return found[0]
 
-    async def _list(self, name: str | None) -> Sequence[SubscriptionInfo]:
+    async def _list(self, name: str | None, count: int | None = None) -> Sequence[SubscriptionInfo]:
         safe = await self._store.safe_position()
-        rows = await self._store.fetch(self._store.sql["list_subscriptions"], name, safe)
+        rows = await self._store.fetch(self._store.sql["list_subscriptions"], name, safe, count)
         return [SubscriptionInfo(*row) for row in rows]
 
     async def delete(self, name: str) -> None:
