@@ -403,6 +403,30 @@ WHERE l.locktype = 'advisory' AND l.classid = '@schema@.events'::regclass::oid A
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ORDER BY (l.objid::bigint - $1::bigint / 1024) & 2147483647 LIMIT 1
 
+-- name: overview
+-- The store at a glance, at the safe position $1. What may be large is counted up to 10,000 (above that, streams and events
+-- in all are PostgreSQL's estimates). Of a sequence, a reader may see nothing: the last position is the last event's.
+SELECT clock_timestamp() AS at, s.data_type, s.content_type, s.created_at, @schema@.history_v1() AS history,
+       (SELECT max(version) FROM @schema@.schema_migrations) AS version,
+       coalesce((SELECT position FROM @schema@.events ORDER BY position DESC LIMIT 1), 0) AS last_position,
+       (SELECT count(*) FROM (SELECT FROM @schema@.events WHERE position > $1 ORDER BY position
+                              LIMIT (SELECT 10000)) AS held) AS held_back,
+       CASE WHEN e.reltuples >= 10000 THEN e.reltuples::bigint ELSE
+           (SELECT count(*) FROM (SELECT FROM @schema@.events ORDER BY position LIMIT (SELECT 10000)) AS few) END AS events,
+       CASE WHEN t.reltuples >= 10000 THEN t.reltuples::bigint ELSE
+           (SELECT count(*) FROM (SELECT FROM @schema@.streams ORDER BY stream_id LIMIT (SELECT 10000)) AS few)
+       END AS streams,
+       (SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class AS c
+        WHERE c.relnamespace = e.relnamespace AND c.relkind = 'r') AS bytes,
+       pg_stat_get_tuples_inserted(e.oid) AS inserted
+FROM @schema@.store AS s, pg_class AS e, pg_class AS t
+WHERE e.oid = '@schema@.events'::regclass AND t.oid = '@schema@.streams'::regclass
+
+-- name: relay_standing
+-- What is recorded, and who leads now.
+SELECT r.position, CASE WHEN l.until >= clock_timestamp() THEN l.owner END AS owner, r.epoch, r.updated_at
+FROM @schema@.relays AS r LEFT JOIN @schema@.leases AS l USING (name) WHERE r.name = $1
+
 -- name: create_subscription
 -- The row, made on the first subscribe; $3 counts only then.
 WITH made AS (
