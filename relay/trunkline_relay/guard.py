@@ -27,8 +27,8 @@ class Guard:
     """Of a server that listens on `host`. token: what opens it; public: it is open to everybody.
 
     The token comes as `Authorization: Bearer TOKEN`, or as the password that a browser asks for, with any user name.
-    Without a token, only a loopback address is open, and only to requests that call it so: a page of another site, whose
-    name its owner lets point to 127.0.0.1, cannot read it (https://en.wikipedia.org/wiki/DNS_rebinding).
+    Without a token, only a loopback address is open, and only to requests that call it so: a page of another site,
+    whose name its owner lets point to 127.0.0.1, cannot read it (https://en.wikipedia.org/wiki/DNS_rebinding).
     """
 
     def __init__(self, host: str, token: str | None = None, *, public: bool = False) -> None:

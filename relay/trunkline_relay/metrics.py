@@ -76,5 +76,5 @@ class Metrics:
     def values(self) -> dict[str, float]:
         """What gauges and counters say now, by their names."""
         samples = {**{name: name for name in GAUGES}, **{name: f"{name}_total" for name in COUNTERS}}
-        label, registry = {"store": self._store}, self.registry.registry
-        return {name: registry.get_sample_value(f"trunkline_relay_{sample}", label) or 0.0 for name, sample in samples.items()}
+        value = self.registry.registry.get_sample_value
+        return {n: value(f"trunkline_relay_{s}", {"store": self._store}) or 0.0 for n, s in samples.items()}

@@ -52,7 +52,7 @@ class SubscriptionInfo(NamedTuple):
     seconds_behind: float
     parked: int
     halted: str | None
-    process: str | None
+    process: str | None = None
 
     @property
     def state(self) -> Literal["following", "halted", "stopped"]:
@@ -96,9 +96,9 @@ class Subscriptions:
     def __init__(self, store: Executor) -> None:
         self._store = store
 
-    async def list(self, *, count: int | None = None) -> Sequence[SubscriptionInfo]:
-        """All of them by name, or the first `count`. Raises `Unavailable`."""
-        return await self._list(None, count)
+    async def list(self) -> Sequence[SubscriptionInfo]:
+        """All of them by name. Raises `Unavailable`."""
+        return await self._list(None)
 
     async def get(self, name: str) -> SubscriptionInfo:
         """One of them. Raises `SubscriptionNotFound`, `Unavailable`."""
@@ -107,9 +107,9 @@ class Subscriptions:
             raise SubscriptionNotFound(name)
         return found[0]
 
-    async def _list(self, name: str | None, count: int | None = None) -> Sequence[SubscriptionInfo]:
+    async def _list(self, name: str | None) -> Sequence[SubscriptionInfo]:
         safe = await self._store.safe_position()
-        rows = await self._store.fetch(self._store.sql["list_subscriptions"], name, safe, count)
+        rows = await self._store.fetch(self._store.sql["list_subscriptions"], name, safe)
         return [SubscriptionInfo(*row) for row in rows]
 
     async def delete(self, name: str) -> None:

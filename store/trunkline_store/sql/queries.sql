@@ -516,15 +516,16 @@ RETURNING p.first_position
 SELECT subscription_id, feed, checkpoint, owner, epoch, updated_at FROM @schema@.subscriptions WHERE name = $1
 
 -- name: list_subscriptions
--- With $1, that one only; up to the safe position $2; at most $3 of them. `behind` is counted up to 10,000.
+-- With $1, that one only; up to the safe position $2. `behind` is counted up to 10,000.
 SELECT s.name, s.feed, s.checkpoint, CASE WHEN l.until >= clock_timestamp() THEN l.owner END AS owner, s.epoch,
        s.created_at, s.updated_at, a.events AS behind,
        coalesce(extract(epoch FROM clock_timestamp() - a.since), 0)::float8 AS seconds_behind,
        (SELECT count(*) FROM @schema@.parked AS p WHERE p.subscription_id = s.subscription_id) AS parked,
        s.halted::text AS halted, CASE WHEN l.until >= clock_timestamp() THEN l.process END AS process
-FROM (SELECT * FROM @schema@.subscriptions WHERE $1::text IS NULL OR name = $1 ORDER BY name LIMIT $3::bigint) AS s
+FROM @schema@.subscriptions AS s
 LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
 CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 10000) AS a
+WHERE $1::text IS NULL OR s.name = $1
 ORDER BY s.name
 
 -- name: left_of

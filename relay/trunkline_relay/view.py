@@ -1,4 +1,4 @@
-"""What the status page shows of one store. It is looked at when somebody asks, seldom enough to cost next to nothing."""
+"""What the status page shows of a store. It is looked at when somebody asks, seldom enough to cost next to nothing."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import structlog
 
-from trunkline_relay.line import Queue, Relayed, stages, waits_for
 from trunkline_relay.metrics import COUNTERS, Metrics
+from trunkline_relay.stages import Queues, is_late, stages
 from trunkline_relay.status import Status
 from trunkline_store import BrokerUnavailable, EventStore, SubscriptionInfo, TrunklineError, names
+from trunkline_store.line import Depth, Waiting, line
+from trunkline_store.overview import RELAY, Overview, overview
 
 SUBSCRIPTIONS: Final = 500
 """That the page, and Prometheus, are told of; the first ones by name."""
@@ -37,37 +39,40 @@ class Broker(NamedTuple):
     links to its UI, whose URL holds no password.
     """
 
-    ask: Callable[[str], Awaitable[Mapping[str, Queue]]] | None
-    vhost: str
-    management_url: str | None
+    ask: Callable[[str], Awaitable[Mapping[str, Depth]]] | None = None
+    vhost: str = "/"
+    management_url: str | None = None
 
     def page_of(self, queue: str) -> str | None:
         """The queue's page in the management UI."""
         if self.management_url is None:
             return None
-        return f"{self.management_url.rstrip('/')}/#/queues/{quote(self.vhost, safe='')}/{quote(queue, safe='')}"
+        return f"{self.management_url}/#/queues/{quote(self.vhost, safe='')}/{quote(queue, safe='')}"
 
 
 class Looked(NamedTuple):
-    """What was seen at one time."""
+    """What was seen at one time. processes: who leads (with an epoch), and who stands by; rate: events per second."""
 
-    at: datetime
-    relayed: Relayed
-    rate: float | None
+    seen: Overview
     processes: Sequence[Any]
-    subscriptions: Sequence[SubscriptionInfo]
-    queues: Mapping[str, Queue] | str
+    queues: Queues
+    rate: float | None
+
+    @property
+    def subscriptions(self) -> Sequence[SubscriptionInfo]:
+        """As many as are told of."""
+        return self.seen.subscriptions[:SUBSCRIPTIONS]
 
 
-class Overview:
+class View:
     """Of one store. `store` is set when it has been opened."""
 
     def __init__(self, status: Status, metrics: Metrics, broker: Broker | None = None) -> None:
         self.status = status
+        self.metrics = metrics
         self.store: EventStore | None = None
         self.looked: Looked | None = None
-        self._metrics = metrics
-        self._broker = broker or Broker(None, "/", None)
+        self._broker = broker or Broker()
         self._looking = asyncio.Lock()
         self._next = 0.0
 
@@ -83,31 +88,20 @@ class Overview:
                     self.looked = await self._look(self.store)
             except (TrunklineError, TimeoutError) as error:
                 log.debug("not looked at", store=self.status.store, error=str(error))
-            took = time.monotonic() - began
-            self._next = began + max(LOOK_SECONDS, 10 * took)
+            self._next = began + max(LOOK_SECONDS, 10 * (time.monotonic() - began))
 
     async def _look(self, store: EventStore) -> Looked:
-        sql, safe = store.sql, await store.safe_position()
-        lag = await store.fetchrow(sql["relay_lag"], safe, "relay")
-        processes = await store.fetch(sql["holder_and_standbys"], "relay", timedelta(seconds=_STANDBY_SECONDS))
-        led = any(row["epoch"] is not None for row in processes)
-        events, seconds = (lag["events"], max(0.0, lag["seconds"])) if lag else (0, 0.0)
+        seen, sql = await overview(store), store.sql
+        processes = await store.fetch(sql["holder_and_standbys"], RELAY, timedelta(seconds=_STANDBY_SECONDS))
         rate = None
         if (window := self.status.window) is not None:
             took, low, high = window
             rate = await store.fetchval(sql["count_events"], low, high, _COUNTED) / took
-        return Looked(
-            datetime.now(UTC),
-            Relayed(events, seconds, led, self._metrics.values()["blocked"] > 0),
-            rate,
-            processes,
-            await store.subscriptions.list(count=SUBSCRIPTIONS),
-            await self._queues(),
-        )
+        return Looked(seen, processes, await self._queues(), rate)
 
-    async def _queues(self) -> Mapping[str, Queue] | str:
+    async def _queues(self) -> Queues:
         if self._broker.ask is None:
-            return "not known: no TRUNKLINE_MANAGEMENT_URL"
+            return "not known: no management URL is set"
         try:
             return await self._broker.ask(self.status.store)
         except BrokerUnavailable as error:
@@ -115,42 +109,46 @@ class Overview:
 
     def report(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        said = self.status.report()
-        holder, looked = self.status.holder, self.looked
-        if looked is None:
-            return {**said, "looked_at": None, "counts": self._counts()}
-        relayed = looked.relayed
-        line = stages(holder, relayed, looked.subscriptions, looked.queues)
+        said, values = self.status.report(), self.metrics.values()
+        counts = {name: int(value) for name, value in values.items() if name in COUNTERS}
+        if self.looked is None:
+            return {**said, "looked_at": None, "counts": counts}
+        seen, processes, queues, rate = self.looked
+        waiting = line(seen, None if isinstance(queues, str) else queues)
+        leader = next((_process(row) for row in processes if row["epoch"] is not None), None)
+        places = stages(seen, waiting, queues, led=leader is not None, blocked=values["blocked"] > 0)
+        first = next((place for place in places if place.late), None)
+        by_name = {each.subscription: each for each in waiting if each.subscription is not None}
         return {
             **said,
-            "looked_at": looked.at.isoformat(timespec="milliseconds"),
-            "events_per_second": None if looked.rate is None else round(looked.rate, 1),
-            "line": [{**stage._asdict(), "holds": stage is next((s for s in line if s.late), None)} for stage in line],
-            "leader": next((_process(row) for row in looked.processes if row["epoch"] is not None), None),
-            "standbys": [_process(row) for row in looked.processes if row["epoch"] is None],
-            "counts": self._counts(),
-            "subscriptions": [self._subscription(each, looked) for each in looked.subscriptions],
-            "more_subscriptions": len(looked.subscriptions) == SUBSCRIPTIONS,
+            "looked_at": seen.at.isoformat(timespec="milliseconds"),
+            "events_per_second": None if rate is None else round(rate, 1),
+            "line": [{**place._asdict(), "holds": place is first} for place in places],
+            "leader": leader,
+            "standbys": [_process(row) for row in processes if row["epoch"] is None],
+            "counts": counts,
+            "subscriptions": [
+                self._subscription(each, by_name.get(each.name), queues) for each in self.looked.subscriptions
+            ],
+            "more_subscriptions": len(seen.subscriptions) - len(self.looked.subscriptions),
         }
 
-    def _counts(self) -> dict[str, int]:
-        """Of this process, since it began."""
-        return {name: int(value) for name, value in self._metrics.values().items() if name in COUNTERS}
-
-    def _subscription(self, each: SubscriptionInfo, looked: Looked) -> dict[str, Any]:
+    def _subscription(self, each: SubscriptionInfo, waiting: Waiting | None, queues: Queues) -> dict[str, Any]:
         name = names.queue(self.status.store, each.name)
-        queue = None if isinstance(looked.queues, str) else looked.queues.get(name)
-        halted = json.loads(each.halted) if each.halted is not None else None
+        queue = None if isinstance(queues, str) else queues.get(name)
+        halted = None if each.halted is None else json.loads(each.halted)
         return {
             "name": each.name,
             "feed": each.feed,
             "state": each.state,
-            "waits_for": waits_for(each, looked.relayed),
             "owner": None if each.owner is None else each.process or str(each.owner),
             "epoch": each.epoch,
             "checkpoint": each.checkpoint,
             "behind": each.behind,
             "seconds_behind": round(max(0.0, each.seconds_behind), 3),
+            "late": each.halted is not None or (waiting is not None and is_late(waiting)),
+            "waits_for": None if waiting is None else waiting.stage,
+            "why": None if waiting is None else waiting.who,
             "parked": each.parked,
             "halted": halted and {key: halted.get(key) for key in ("position", "attempts", "error", "at")},
             "moved_at": each.updated_at.isoformat(timespec="milliseconds"),
