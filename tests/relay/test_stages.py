@@ -58,7 +58,9 @@ QUEUES = {"eventstore.s": Depth(5, 0, 1)}
          ["transactions", "relay", "handlers"]),
     ],
 )  # fmt: skip
-def test_the_one_that_is_late_is_named(view: Overview, queues: Queues, led: bool, blocked: bool, late: list[str]) -> None:
+def test_the_one_that_is_late_is_named(
+    view: Overview, queues: Queues, led: bool, blocked: bool, late: list[str]
+) -> None:
     """Four places in the order of the way; late are those that hold something up for two seconds, or need a person."""
     found = drawn(view, queues, led=led, blocked=blocked)
     assert [stage.name for stage in found] == ["transactions", "relay", "broker", "handlers"]

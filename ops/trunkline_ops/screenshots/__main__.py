@@ -24,7 +24,7 @@ MOST_BYTES: Final = 150_000
 
 async def make(folder: Path, *, settle: float = SETTLE_SECONDS) -> list[Path]:
     """Makes all pictures in a folder that is there. settle: seconds of load before. Raises `Unavailable` where there is no browser or server."""
-    with postgres_server(private=True) as postgres, rabbitmq_server(private=True) as rabbitmq:
+    with postgres_server() as postgres, rabbitmq_server() as rabbitmq:
         connection = await asyncpg.connect(postgres.dsn)
         try:
             await initialise(connection)
