@@ -13,7 +13,7 @@ import structlog
 from trunkline_relay.metrics import Metrics
 from trunkline_relay.status import Holder, Status
 from trunkline_store import EventStore, TrunklineError
-from trunkline_store.names import process_name
+from trunkline_store.presence import process_name
 
 LOOK_SECONDS: Final = 1.5
 HELD_SECONDS: Final = 10.0

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from importlib import resources
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
 from typing import Final
 
 KIND: Final = "text/html; charset=utf-8"
@@ -50,15 +48,6 @@ def headers() -> Mapping[str, str]:
         "Cross-Origin-Opener-Policy": "same-origin",
         "X-Frame-Options": "DENY",
     }
-
-
-@cache
-def version() -> str:
-    """Of what is installed."""
-    try:
-        return version_of("trunkline")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _hashes(html: str, part: str) -> str:

@@ -19,7 +19,7 @@ from trunkline_relay.metrics import Registry
 from trunkline_relay.status import Status
 from trunkline_relay.subscriptions import Subscriptions
 from trunkline_relay.view import View
-from trunkline_store.names import process_name
+from trunkline_store.presence import process_name, version
 
 REQUEST_BYTES: Final = 8192
 REQUEST_SECONDS: Final = 5.0
@@ -189,7 +189,7 @@ class Server:
         return {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "process": process_name(),
-            "version": page.version(),
+            "version": version(),
             "since": self._began.isoformat(timespec="seconds"),
             "stores": [view.report() for view in self._views],
         }

@@ -19,7 +19,7 @@ from uuid import UUID
 import asyncpg
 
 from trunkline_store.errors import LeaseLost, TrunklineError, Unavailable
-from trunkline_store.names import process_name
+from trunkline_store.presence import process_name
 
 
 class Executor(Protocol):

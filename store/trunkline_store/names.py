@@ -1,10 +1,8 @@
-"""What things are called on the broker: exchanges, routing keys, queues; and who is called what."""
+"""What things are called on the broker: exchanges, routing keys, queues."""
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 from hashlib import sha256
 from typing import Final
 
@@ -42,11 +40,6 @@ def links_exchange(store: str) -> str:
 def app_id(store: str) -> str:
     """What a store's messages say of who published them."""
     return f"trunkline/{store}"
-
-
-def process_name() -> str:
-    """This process, as people find it: `host:pid`."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def word(text: str, limit: int) -> str:

@@ -23,7 +23,7 @@ from trunkline_relay.view import Broker, View
 from trunkline_store import BrokerUnavailable, EventStore
 from trunkline_store.lease import Lease
 from trunkline_store.line import Depth
-from trunkline_store.names import process_name
+from trunkline_store.presence import process_name
 
 TOKEN = "s3cret-of-sixteen"
 

@@ -8,6 +8,7 @@ import typer
 from trunkline_ops.commands.append import append
 from trunkline_ops.commands.asyncapi import asyncapi
 from trunkline_ops.commands.consume import consume
+from trunkline_ops.commands.definitions import definitions
 from trunkline_ops.commands.read import read, tail
 from trunkline_ops.commands.relay import relay
 from trunkline_ops.commands.replay import replay
@@ -38,6 +39,7 @@ for _panel, _command, _example in (
     ("RabbitMQ", relay, "trunkline relay --amqp-url amqp://guest:guest@localhost"),
     ("RabbitMQ", replay, "trunkline replay --to billing --from 2048 --category order"),
     ("RabbitMQ", asyncapi, "trunkline asyncapi --schema invoices > invoices.asyncapi.json"),
+    ("RabbitMQ", definitions, "trunkline definitions --passwords secrets > definitions.json"),
     ("RabbitMQ", consume, "trunkline consume app.projections:consumer"),
 ):
     app.command(rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)

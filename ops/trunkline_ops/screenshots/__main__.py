@@ -23,7 +23,8 @@ MOST_BYTES: Final = 150_000
 
 
 async def make(folder: Path, *, settle: float = SETTLE_SECONDS) -> list[Path]:
-    """Makes all pictures in a folder that is there. settle: seconds of load before. Raises `Unavailable` where there is no browser or server."""
+    """Makes all pictures in a folder that is there. settle: seconds of load before. Raises `Unavailable` where there is
+    no browser, or no server."""
     with postgres_server() as postgres, rabbitmq_server() as rabbitmq:
         connection = await asyncpg.connect(postgres.dsn)
         try:
