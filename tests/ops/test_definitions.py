@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import aio_pika
 import httpx
 import pytest
+from aiormq.exceptions import ChannelAccessRefused
 from typer.testing import CliRunner
 
 from tests.relay.plain import append
@@ -143,7 +144,7 @@ async def test_they_may_do_nothing_else(users: Users, user: User, allowed: list[
                     await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
                 else:
                     await channel.declare_queue(name or None, exclusive=not name, durable=bool(name))
-            except aio_pika.exceptions.ChannelAccessRefused:
+            except ChannelAccessRefused:
                 return False
             return True
 
@@ -155,12 +156,12 @@ async def test_a_consumer_cannot_publish_and_a_relay_cannot_read(users: Users) -
     async with await aio_pika.connect(users.url("consumer")) as connection:
         channel = await connection.channel()
         exchange = await channel.get_exchange("eventstore", ensure=False)
-        with pytest.raises(aio_pika.exceptions.ChannelAccessRefused):
+        with pytest.raises(ChannelAccessRefused):
             await exchange.publish(aio_pika.Message(b""), "x")
         await (await connection.channel()).declare_queue("eventstore.billing", durable=True)
     async with await aio_pika.connect(users.url("relay")) as connection:
         channel = await connection.channel()
-        with pytest.raises(aio_pika.exceptions.ChannelAccessRefused):
+        with pytest.raises(ChannelAccessRefused):
             await (await channel.get_queue("eventstore.billing", ensure=False)).get()
 
 
