@@ -1,5 +1,6 @@
 """The few things of RabbitMQ's management API that the demo, tests and tools need."""
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -44,6 +45,13 @@ class Management:
         """What the API knows of the vhost's queues: `name`, `messages`, `consumers`, `arguments`, ..."""
         return list(await self._do("GET", "queues", vhost))
 
+    async def queues_of(self, vhost: str, store: str, count: int) -> list[dict[str, Any]]:
+        """What is in a store's queues, the first `count` of them by name: `name`, `messages_ready`,
+        `messages_unacknowledged`, `consumers`."""
+        columns = "name,messages_ready,messages_unacknowledged,consumers"
+        page = {"name": rf"^{store}\.", "use_regex": "true", "page": "1", "page_size": str(count)}
+        return list((await self._do("GET", "queues", vhost, query={**page, "columns": columns}))["items"])
+
     async def queue(self, vhost: str, queue: str) -> dict[str, Any]:
         """What the API knows of one queue."""
         return dict(await self._do("GET", "queues", vhost, queue))
@@ -71,7 +79,7 @@ class Management:
         """What the API says of anything else: `get("vhosts", vhost, "permissions")`."""
         return await self._do("GET", *path)
 
-    async def _do(self, method: str, *path: str) -> Any:
-        response = await self._http.request(method, "/".join(quote(part, safe="") for part in path))
+    async def _do(self, method: str, *path: str, query: Mapping[str, str] | None = None) -> Any:
+        response = await self._http.request(method, "/".join(quote(part, safe="") for part in path), params=query)
         response.raise_for_status()
         return response.json() if response.content else None

@@ -6,6 +6,7 @@ printed goes through `masked`.
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +24,9 @@ _NAMES: Final = {
     "listen": "--listen or TRUNKLINE_LISTEN",
     "amqp_url": "--amqp-url or TRUNKLINE_AMQP_URL",
     "management_url": "--management-url or TRUNKLINE_MANAGEMENT_URL",
+    "token": "TRUNKLINE_TOKEN",
+    "token_file": "--token-file or TRUNKLINE_TOKEN_FILE",
+    "public_page": "--public-page or TRUNKLINE_PUBLIC_PAGE",
     "statement_cache_size": "TRUNKLINE_STATEMENT_CACHE_SIZE",
 }
 _DSN: Final = "postgresql://user@host/database"
@@ -75,6 +79,12 @@ def _each(names: object) -> object:
     return tuple(dict.fromkeys(check_store(str(part).strip()) for part in parts)) if isinstance(parts, list) else parts
 
 
+def _token(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]{16,}", secret.get_secret_value()):
+        raise ValueError("a token of 16 characters or more is needed, without spaces: openssl rand -hex 16")
+    return secret
+
+
 class ManagementApi(NamedTuple):
     """Where RabbitMQ's management API is, and who asks."""
 
@@ -97,9 +107,12 @@ class Settings(BaseSettings):
     statement_cache_size: int = Field(100, ge=0)
     amqp_url: Annotated[SecretStr, AfterValidator(_url(_AMQP_URL, "amqp", "amqps"))] | None = None
     management_url: Annotated[SecretStr, AfterValidator(_url(_MANAGEMENT_URL, "http", "https"))] | None = None
+    token: Annotated[SecretStr, AfterValidator(_token)] | None = None
+    token_file: Path | None = None
+    public_page: bool = False
 
     @classmethod
-    def of(cls, **options: str | list[str] | None) -> Self:
+    def of(cls, **options: str | bool | list[str] | None) -> Self:
         """The environment's settings, but for the options that were given. Raises `InvalidSettings`."""
         given: dict[str, Any] = {name: value for name, value in options.items() if value not in (None, [])}
         try:
@@ -108,6 +121,15 @@ class Settings(BaseSettings):
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             name = _NAMES[str(first["loc"][0])]
             raise InvalidSettings(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+
+    def page_token(self) -> str | None:
+        """What opens the status page; None where nothing is set. Raises `InvalidSettings`."""
+        if self.token is not None or self.token_file is None:
+            return None if self.token is None else self.token.get_secret_value()
+        try:
+            return _token(SecretStr(self.token_file.read_text().strip())).get_secret_value()
+        except (OSError, UnicodeError, ValueError) as error:
+            raise InvalidSettings(f"{_NAMES['token_file']}: {self.token_file}: {error}") from None
 
     def each_store(self) -> list[Self]:
         """These settings for each of `stores`; without any, for the one store."""

@@ -30,6 +30,7 @@ from trunkline_relay.trace import Spans
 from trunkline_store import names
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
+from trunkline_store.presence import client_properties
 from trunkline_store.wire import Message
 
 _WRITE_BYTES: Final = 1024 * 1024
@@ -94,7 +95,7 @@ class Publisher:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 self._connection = await aio_pika.connect(
                     self._url,
-                    client_properties={"connection_name": f"{self._exchange} relay"},
+                    client_properties=client_properties(f"{self._exchange} relay"),
                 )
                 channel = await self._connection.channel(publisher_confirms=True)
                 for exchange in (self._exchange, names.links_exchange(self._store)):

@@ -24,6 +24,7 @@ from trunkline_store.batch import Cutter, block_start
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.names import app_id
+from trunkline_store.presence import client_properties
 from trunkline_store.wire import CONTENT_TYPE, Message, StoredEvent, StoredLink, encode
 
 WINDOW: Final = 200
@@ -121,7 +122,7 @@ class Replay:
         try:
             async with asyncio.timeout(self._patience):
                 connection = await aio_pika.connect(
-                    self._url, client_properties={"connection_name": f"{self._store.schema} replay"}
+                    self._url, client_properties=client_properties(f"{self._store.schema} replay")
                 )
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 await channel.declare_queue(self._queue, passive=True)

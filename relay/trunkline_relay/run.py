@@ -98,7 +98,9 @@ class Relay:
 
         Raises `StoreNotReady` where the schema does not fit, and `PermissionRefused`: that needs a person.
         """
-        watching = asyncio.create_task(observe(self.store, LEASE_NAME, self.metrics, self.status), name="relay observe")
+        watching = asyncio.create_task(
+            observe(self.store, LEASE_NAME, self.owner, self.metrics, self.status), name="relay observe"
+        )
         try:
             async with self._bounded(STOP_SECONDS + HAND_OVER_SECONDS):
                 await self._until_stopped()

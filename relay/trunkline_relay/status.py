@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -10,6 +11,8 @@ STALLED_SECONDS: Final = 15.0
 """A leader that has something ahead, and has not moved for so long, makes no progress."""
 UNSEEN_SECONDS: Final = 10.0
 """After which what was seen of the store says nothing any more."""
+_REMEMBERED: Final = 8
+"""Looks, of which the rate of events is made: some ten seconds."""
 
 
 class Holder(NamedTuple):
@@ -39,6 +42,7 @@ class Status:
         self._fault_since = 0.0
         self._seen: float | None = None
         self._moved = 0.0
+        self._looks: deque[tuple[float, int]] = deque(maxlen=_REMEMBERED)
         self._facts: dict[str, Any] = {"position": 0, "safe_position": 0, "lag_events": 0, "lag_seconds": 0.0}
 
     def lead(self, leading: bool) -> None:
@@ -61,7 +65,17 @@ class Status:
         if position != self._facts["position"] or not events:
             self._moved = now
         self._seen, self.holder = now, holder
+        self._looks.append((now, safe))
         self._facts = {"position": position, "safe_position": safe, "lag_events": events, "lag_seconds": seconds}
+
+    @property
+    def window(self) -> tuple[float, int, int] | None:
+        """Seconds between the first and the last look that are remembered, and the safe positions that they saw: what
+        lies between these came in that time. None before the second look."""
+        if len(self._looks) < 2 or (self._seen is not None and self._clock() - self._seen > UNSEEN_SECONDS):
+            return None
+        (first, low), (last, high) = self._looks[0], self._looks[-1]
+        return (last - first, low, high) if last > first and high >= low else None
 
     @property
     def problem(self) -> str | None:

@@ -19,6 +19,7 @@ from uuid import UUID
 import asyncpg
 
 from trunkline_store.errors import LeaseLost, OperationTimeout, TrunklineError, Unavailable
+from trunkline_store.presence import process_name
 
 
 class Executor(Protocol):
@@ -51,7 +52,7 @@ class Lease:
     async def acquire(cls, store: Executor, name: str, owner: UUID, length: float) -> Lease | None:
         """The lease, or None while somebody else holds it. Raises `Unavailable`."""
         sent_at = time.monotonic()
-        row = await store.fetchrow(store.sql["acquire_lease"], name, owner, timedelta(seconds=length))
+        row = await store.fetchrow(store.sql["acquire_lease"], name, owner, timedelta(seconds=length), process_name())
         return None if row is None else cls(store, name, owner, row["epoch"], length, sent_at)
 
     @property

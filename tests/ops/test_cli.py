@@ -180,11 +180,12 @@ def test_the_commands_and_their_options_are_these() -> None:
         ),
         "read": sorted([*common, "stream", "--from", "--count"]),
         "tail": sorted([*common, "--from", "--stream", "--category", "--type"]),
-        "relay": sorted([*common, "--from", "--lease", "--listen", "--amqp-url"]),
+        "relay": sorted([*common, "--from", "--lease", "--listen", "--amqp-url", "--token-file", "--public-page"]),
         "replay": sorted(
             [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
         ),
         "asyncapi": ["--help", "--json", "--schema"],
+        "definitions": ["--help", "--json", "--passwords", "--schema", "--vhost"],
         "consume": ["--help", "--json", "where"],
         "subscriptions list": common,
         "subscriptions show": [*common, "name"],

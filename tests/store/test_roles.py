@@ -151,6 +151,8 @@ RIGHTS: list[tuple[str, tuple[Role, ...]]] = [
     (f"INSERT INTO eventstore.leases VALUES ('l', {ID}, 1, '1s', now())", ("relay", "consumer")),
     ("UPDATE eventstore.leases SET epoch = epoch + 1", ("relay", "consumer")),
     ("DELETE FROM eventstore.leases", ("consumer",)),
+    (f"INSERT INTO eventstore.standbys VALUES ('relay', {ID}, 'host:1')", ("relay",)),
+    ("DELETE FROM eventstore.standbys", ("relay",)),
     ("INSERT INTO eventstore.subscriptions (name, feed, checkpoint) VALUES ('s', '$all', 0)", ("consumer",)),
     ("UPDATE eventstore.subscriptions SET checkpoint = 0", ("consumer",)),
     ("DELETE FROM eventstore.subscriptions", ("consumer",)),
@@ -236,7 +238,7 @@ async def test_refusals_are_one_typed_error_and_change_nothing(store: EventStore
             lambda: writer.delete_stream("a-1", 1, hard=True),
             lambda: writer.fetchval(writer.sql["create_subscription"], "s", "$all", 0),
             lambda: writer.fetchval(writer.sql["checkpoint"], 1, uuid4(), 1, 1, writer.history),
-            lambda: writer.fetchval(writer.sql["acquire_lease"], "relay", uuid4(), timedelta(seconds=1)),
+            lambda: writer.fetchval(writer.sql["acquire_lease"], "relay", uuid4(), timedelta(seconds=1), "host:1"),
         ):
             with pytest.raises(PermissionRefused, match=r"permission denied for .*trunkline roles"):
                 await refused()

@@ -8,6 +8,7 @@ import typer
 from trunkline_ops.commands.append import append
 from trunkline_ops.commands.asyncapi import asyncapi
 from trunkline_ops.commands.consume import consume
+from trunkline_ops.commands.definitions import definitions
 from trunkline_ops.commands.doctor import doctor
 from trunkline_ops.commands.read import read, tail
 from trunkline_ops.commands.relay import relay
@@ -43,6 +44,7 @@ for _panel, _command, _example in (
     ("RabbitMQ", relay, "trunkline relay --amqp-url amqp://guest:guest@localhost"),
     ("RabbitMQ", replay, "trunkline replay --to billing --from 2048 --category order"),
     ("RabbitMQ", asyncapi, "trunkline asyncapi --schema invoices > invoices.asyncapi.json"),
+    ("RabbitMQ", definitions, "trunkline definitions --passwords secrets > definitions.json"),
     ("RabbitMQ", consume, "trunkline consume app.projections:consumer"),
     ("On call", verify, "trunkline verify --to 204800 --json"),
     ("On call", doctor, "trunkline doctor --management-url http://localhost:15672"),

@@ -19,7 +19,7 @@ from trunkline_store import EventStore, Unavailable
 
 if TYPE_CHECKING:  # what would only make the start of other commands longer is imported below
     from trunkline_relay.metrics import Registry
-    from trunkline_relay.status import Status
+    from trunkline_relay.view import View
 
 _CONNECTIONS: Final = 5
 _CLOSING_SECONDS: Final = 1.0
@@ -47,9 +47,22 @@ def relay(
         typer.Option(
             "--listen",
             metavar="HOST:PORT",
-            help="Answer GET /healthz, /readyz and /metrics there, as on 127.0.0.1:9464; else TRUNKLINE_LISTEN.",
+            help="Serve the status page there, /healthz, /readyz and /metrics, as on 127.0.0.1:9464; else "
+            "TRUNKLINE_LISTEN.",
         ),
     ] = None,
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="What it holds opens the status page: a bearer token, or the password that a browser asks for; else "
+            "TRUNKLINE_TOKEN_FILE, else TRUNKLINE_TOKEN. Without one, only a loopback address has the page.",
+        ),
+    ] = None,
+    public_page: Annotated[
+        bool, typer.Option("--public-page", help="Show the status page to everybody; else TRUNKLINE_PUBLIC_PAGE.")
+    ] = False,
     dsn: Dsn = None,
     schema: Schemas = None,
     amqp_url: AmqpUrl = None,
@@ -61,9 +74,17 @@ def relay(
     logged. With several stores, each has a relay of its own; one that needs a person does not stop the others, and is
     tried again. Where all of them do, or the only one, the program ends.
     """
-    settings = Settings.of(dsn=dsn, stores=schema, amqp_url=amqp_url, listen=listen)
+    settings = Settings.of(
+        dsn=dsn,
+        stores=schema,
+        amqp_url=amqp_url,
+        listen=listen,
+        token_file=token_file,
+        public_page=public_page or None,
+    )
     settings.database()
     settings.broker()
+    settings.page_token()
     start_from = _position(start)
     import uvloop
 
@@ -87,38 +108,45 @@ async def _run(settings: Settings, start_from: int | None, lease: float) -> None
     """Until it is told to stop, or each of the relays needs a person; then the last one's error is raised."""
     import structlog
 
-    from trunkline_relay.metrics import Registry
+    from trunkline_ops.queues import known_broker
+    from trunkline_relay.metrics import Metrics, Registry
     from trunkline_relay.status import Status
+    from trunkline_relay.view import View
 
     log = structlog.get_logger("trunkline.relay")
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     registry = Registry()
-    stores = [(each, Status(each.store)) for each in settings.each_store()]
-    statuses = [status for _, status in stores]
 
-    async def live(each: Settings, status: Status) -> None:
+    async def live(each: Settings, view: View, all_of_them: list[View]) -> None:
         pause, longest = _REVIVE_SECONDS
         while not stop.is_set():
             try:
-                await _relay(each, status, registry, stop, start_from, lease)
+                await _relay(each, view, stop, start_from, lease)
                 return
             except Exception as error:
-                told, status.failure = status.failure, masked(str(error))
-                if all(status.failure is not None for status in statuses):
+                told, view.status.failure = view.status.failure, masked(str(error))
+                if all(other.status.failure is not None for other in all_of_them):
                     raise
                 if told is None:
                     pause = _REVIVE_SECONDS[0]
-                if told != status.failure:
+                if told != view.status.failure:
                     log.error("relay failed", store=each.store, error=str(error), kind=type(error).__name__)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await stop.wait()
             pause = min(longest, pause * 2)
 
-    async with _listening(settings, registry, statuses):
-        lives = [asyncio.create_task(live(*each), name=f"relay of {each[0].store}") for each in stores]
+    async with AsyncExitStack() as stack:
+        broker = await stack.enter_async_context(known_broker(settings))
+        stores = settings.each_store()
+        views = [View(Status(each.store), Metrics(each.store, registry), broker) for each in stores]
+        await stack.enter_async_context(_listening(settings, registry, views))
+        lives = [
+            asyncio.create_task(live(each, view, views), name=f"relay of {each.store}")
+            for each, view in zip(stores, views, strict=True)
+        ]
         try:
             await asyncio.gather(*lives)
         finally:
@@ -129,28 +157,27 @@ async def _run(settings: Settings, start_from: int | None, lease: float) -> None
 
 
 @asynccontextmanager
-async def _listening(settings: Settings, registry: Registry, stores: list[Status]) -> AsyncIterator[None]:
+async def _listening(settings: Settings, registry: Registry, stores: list[View]) -> AsyncIterator[None]:
     """The endpoints, if they are wanted."""
     if settings.listen is None:
         yield
         return
+    from trunkline_relay.guard import Guard
     from trunkline_relay.serve import Server
 
-    async with Server(*settings.listen, registry, stores):
+    host, port = settings.listen
+    guard = Guard(host, settings.page_token(), public=settings.public_page)
+    async with Server(host, port, registry, [each.status for each in stores], views=stores, guard=guard):
         yield
 
 
-async def _relay(
-    settings: Settings, status: Status, registry: Registry, stop: asyncio.Event, start_from: int | None, lease: float
-) -> None:
+async def _relay(settings: Settings, view: View, stop: asyncio.Event, start_from: int | None, lease: float) -> None:
     """The relay of one store, from opening the store on. Raises what needs a person."""
     from structlog.contextvars import bind_contextvars
 
     from trunkline_relay import Relay
-    from trunkline_relay.metrics import Metrics
 
     bind_contextvars(store=settings.store)  # in this task and those that it starts: their lines name the store
-    metrics = Metrics(settings.store, registry)  # all of them are there from the beginning
     stopping = asyncio.create_task(stop.wait(), name="told to stop")
     try:
         async with AsyncExitStack() as stack:
@@ -162,17 +189,19 @@ async def _relay(
             finally:
                 opening.cancel()
                 await asyncio.wait({opening})
+            view.store = opening.result()
             running = Relay(
-                opening.result(),
+                view.store,
                 settings.broker(),
                 start_from=start_from,
                 lease=lease,
-                metrics=metrics,
-                status=status,
+                metrics=view.metrics,
+                status=view.status,
             )
             stopping.add_done_callback(lambda _: running.stop())
             await running.run()
     finally:
+        view.store = None
         stopping.cancel()
 
 

@@ -83,7 +83,11 @@ class RabbitMQServer(Server):
 
 
 def rabbitmq_server(
-    *, settings: Mapping[str, str] | None = None, private: bool = False, home: Path | None = None
+    *,
+    settings: Mapping[str, str] | None = None,
+    private: bool = False,
+    home: Path | None = None,
+    password: str | None = None,
 ) -> AbstractContextManager[RabbitMQServer]:
     """A RabbitMQ >= 3.10 with the plugins for management and Prometheus, until the block is left.
 
@@ -93,6 +97,8 @@ def rabbitmq_server(
         home: the folder that holds RabbitMQ's `sbin` and `plugins`; by default that of the version which
             `TRUNKLINE_RABBITMQ_VERSION` names, else the newest one that is installed, else the distribution's
             package, unpacked into the cache.
+        password: of the administrator `trunkline` of a server of this program's own; a random one by default. With
+            `load_definitions` in the settings, these must bring him: RabbitMQ makes no user of its own then.
 
     Raises:
         Unavailable: there is no way to a RabbitMQ here; the message lists what was tried.
@@ -112,15 +118,14 @@ def rabbitmq_server(
         installed_home,
         unpacked_home,
     )
-    return _own_server(home, settings or {})
+    return _own_server(home, settings or {}, password or secrets.token_urlsafe(18))
 
 
 @contextmanager
-def _own_server(home: Path, settings: Mapping[str, str]) -> Iterator[RabbitMQServer]:
+def _own_server(home: Path, settings: Mapping[str, str], password: str) -> Iterator[RabbitMQServer]:
     account = account_for_servers()
     with reserved_ports(6) as ports, closing(Guard("trunkline-rabbitmq", account, SIGTERM)) as guard:
         amqp, management, prometheus, distribution, epmd, ctl = ports
-        password = secrets.token_urlsafe(18)
         all_settings = {
             **settings,
             "default_user": _USER,

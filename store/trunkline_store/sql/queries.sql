@@ -8,7 +8,7 @@ SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class AS c
 WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND (to_regclass('@schema@.blocks') IS NULL
        OR c.relname NOT IN ('schema_migrations', 'store', 'streams', 'events', 'links', 'leases', 'subscriptions',
-                            'relays', 'snapshots', 'parked'))
+                            'relays', 'snapshots', 'parked', 'standbys'))
 
 -- name: lock_schema
 -- Who makes, changes or removes a schema does it alone, until the end of the transaction. The class is "trkl".
@@ -380,10 +380,11 @@ ORDER BY w.ord
 
 -- name: acquire_lease
 -- Takes a lease that is free, expired, the caller's own, or impossibly far in the future (the clock was set back).
-INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until)
-VALUES ($1, $2, 1, $3::interval, clock_timestamp() + $3::interval)
+INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until, process)
+VALUES ($1, $2, 1, $3::interval, clock_timestamp() + $3::interval, $4)
 ON CONFLICT (name) DO UPDATE
-    SET owner = excluded.owner, epoch = l.epoch + 1, length = excluded.length, until = clock_timestamp() + $3::interval
+    SET owner = excluded.owner, epoch = l.epoch + 1, length = excluded.length, until = clock_timestamp() + $3::interval,
+        process = excluded.process
     WHERE l.until < clock_timestamp() OR l.until > clock_timestamp() + 2 * l.length OR l.owner = excluded.owner
 RETURNING epoch
 
@@ -398,6 +399,22 @@ UPDATE @schema@.leases SET until = '-infinity' WHERE name = $1 AND owner = $2 AN
 
 -- name: see_lease
 SELECT owner, epoch, until FROM @schema@.leases WHERE name = $1
+
+-- name: stand_by
+-- Says that this process waits for a lease. What nobody has said again for a minute is forgotten.
+WITH gone AS (DELETE FROM @schema@.standbys WHERE seen_at < clock_timestamp() - interval '1 minute' AND owner <> $2)
+INSERT INTO @schema@.standbys (name, owner, process) VALUES ($1, $2, $3)
+ON CONFLICT (name, owner) DO UPDATE SET process = excluded.process, seen_at = clock_timestamp()
+
+-- name: holder_and_standbys
+-- Of a lease: who holds it (first, with its epoch), and who has said within $2 that it waits.
+WITH held AS (
+    SELECT owner, process, epoch FROM @schema@.leases WHERE name = $1 AND until >= clock_timestamp())
+SELECT process, epoch, 0::float8 AS seconds_ago FROM held
+UNION ALL
+SELECT process, NULL, extract(epoch FROM clock_timestamp() - seen_at)::float8 FROM @schema@.standbys
+WHERE name = $1 AND seen_at >= clock_timestamp() - $2::interval AND owner NOT IN (SELECT owner FROM held)
+ORDER BY epoch NULLS LAST, process
 
 -- name: fence_relay
 -- The new leader shuts its predecessor out, and learns where to go on.
@@ -425,6 +442,10 @@ SELECT r.position,
        coalesce((SELECT extract(epoch FROM clock_timestamp() - e.created_at)::float8 FROM @schema@.events AS e
                  WHERE e.position > r.position AND e.position <= $1 ORDER BY e.position LIMIT 1), 0) AS seconds
 FROM @schema@.relays AS r WHERE r.name = $2
+
+-- name: count_events
+-- Of the events above $1 up to $2, at most $3.
+SELECT count(*) FROM (SELECT FROM @schema@.events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3) AS e
 
 -- name: holder
 -- Whose open transaction holds the safe position $1 back: the lock of the oldest block, whose key carries its lower 31
@@ -565,7 +586,7 @@ SELECT s.name, s.feed, s.checkpoint, CASE WHEN l.until >= clock_timestamp() THEN
        s.created_at, s.updated_at, a.events AS behind,
        coalesce(extract(epoch FROM clock_timestamp() - a.since), 0)::float8 AS seconds_behind,
        (SELECT count(*) FROM @schema@.parked AS p WHERE p.subscription_id = s.subscription_id) AS parked,
-       s.halted::text AS halted
+       s.halted::text AS halted, CASE WHEN l.until >= clock_timestamp() THEN l.process END AS process
 FROM @schema@.subscriptions AS s
 LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
 CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 10000) AS a
