@@ -7,6 +7,7 @@ import re
 import secrets
 import shlex
 import sys
+import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,9 +45,8 @@ def steps(heading: str) -> list[str]:
     """The blocks of commands under a heading of the runbook."""
     section = re.search(rf"^### {heading}\n(.*?)(?=^### |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
     assert section, heading
-    return [
-        "\n".join(block.split("\n    ")).strip() for block in re.findall(r"(?:^    .*\n)+", section[1], re.MULTILINE)
-    ]
+    blocks = re.findall(r"(?:^    .*\n)+", section[1], re.MULTILINE)
+    return [textwrap.dedent(block).strip() for block in blocks]
 
 
 class Desk:
@@ -58,11 +58,11 @@ class Desk:
         self.variables = {**theirs, "PATH": path, "TRUNKLINE_DSN": dsn, "TRUNKLINE_AMQP_URL": amqp_url}
         self.folder = folder
 
-    async def shell(self, commands: str, **variables: object) -> str:
-        """Runs commands to their end, and returns what they print; fails where one does."""
+    async def shell(self, commands: str, *, code: int = 0, **variables: object) -> str:
+        """Runs commands to their end, and returns what they print; fails where one ends with another code."""
         process = await self._start(commands, variables)
         output, _ = await process.communicate()
-        assert process.returncode == 0, f"{commands}:\n{output.decode()}"
+        assert process.returncode == code, f"{commands}:\n{output.decode()}"
         return output.decode()
 
     @asynccontextmanager
@@ -162,9 +162,11 @@ async def test_upgrade(tmp_path: Path, database: str) -> None:
         await make_first_release(connection)
     finally:
         await connection.close()
-    before, _, after = [await Desk(tmp_path, database).shell(each) for each in commands.splitlines()]
-    assert "pending" in before
-    assert "pending" not in after
+    desk = Desk(tmp_path, database)
+    look, migrate, look_again = commands.splitlines()
+    assert "pending" in await desk.shell(look, code=1)
+    await desk.shell(migrate)
+    assert "pending" not in await desk.shell(look_again)
     async with EventStore(database) as store:
         assert len(await store.read_all_streams_forward()) == 10
 
