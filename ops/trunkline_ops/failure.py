@@ -150,7 +150,7 @@ def show(failure: Failure, *, as_json: bool) -> None:
     message = masked("; ".join(line.strip() for line in failure.message.splitlines() if line.strip()))
     if as_json:
         line = {"error": failure.error, "message": message, **failure.attributes}
-        sys.stderr.write(json.dumps(line, default=str) + "\n")
+        sys.stderr.write(masked(json.dumps(line, default=str)) + "\n")
     else:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print("[bold red]error:[/]", end=" ")

@@ -1,9 +1,10 @@
 """The few things of RabbitMQ's management API that the demo, tests and tools need."""
 
+import ssl
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 
@@ -15,13 +16,15 @@ class Management:
     """
 
     def __init__(self, url: str, user: str, password: str) -> None:
-        """`url` is that of the UI, such as `http://localhost:15672`."""
+        """`url` is that of the UI, such as `http://localhost:15672`, or `https://rabbitmq:15671?cafile=/etc/ssl/our.pem`,
+        where the file holds the authorities to trust instead of the system's."""
+        parts = urlsplit(url)
         self._http = httpx.AsyncClient(
-            base_url=f"{url}/api/",
+            base_url=parts._replace(path=f"{parts.path.rstrip('/')}/api/", query="").geturl(),
             auth=(user, password),
             timeout=30,
             trust_env=False,  # an HTTP proxy of the environment is no way to a broker
-            verify=url.startswith("https:"),  # reading all certificates takes longer than a request
+            verify=_trust(parts.query) if parts.scheme == "https" else False,  # to read certificates takes its time
         )
 
     async def __aenter__(self) -> Self:
@@ -83,3 +86,8 @@ class Management:
         response = await self._http.request(method, "/".join(quote(part, safe="") for part in path), params=query)
         response.raise_for_status()
         return response.json() if response.content else None
+
+
+def _trust(query: str) -> ssl.SSLContext:
+    """As an AMQP URL's parameters are understood."""
+    return ssl.create_default_context(cafile=parse_qs(query).get("cafile", [None])[0])

@@ -1,14 +1,15 @@
 """What the environment tells the program, in `TRUNKLINE_…` variables, unless an option says otherwise.
 
 It is read when a command begins, never at import. The URLs may hold passwords, so they are secrets, and whatever is
-printed goes through `masked`.
+printed goes through `masked`. A URL can stand in a file, as orchestrators mount secrets: `TRUNKLINE_DSN_FILE` names it.
 """
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -34,6 +35,9 @@ _AMQP_URL: Final = "amqp://user:password@host/vhost"
 _MANAGEMENT_URL: Final = "http://host:15672"
 _GUEST: Final = "guest"
 """RabbitMQ's own default, of user and password, and its clients'."""
+_IN_FILES: Final = ("dsn", "amqp_url", "management_url")
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile", "cafile", "certfile", "keyfile")
+"""Parameters of URLs that name files; whoever opens them would not say which one is missing."""
 
 
 class InvalidSettings(Exception):
@@ -51,8 +55,11 @@ def _url(example: str, *schemes: str) -> Callable[[SecretStr], SecretStr]:
             good = all(port and 0 < int(port[1] or 1) < 65536 for port in ports)
         except ValueError:
             good = False
-        if not good or not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+        if not good or not re.match(rf"(?:{'|'.join(schemes)})://\S*$", text):
             raise ValueError(f"a URL like {example} is needed (with @ : / ? # % in the password percent-encoded)")
+        for name, file in parse_qsl(url.query):
+            if name in _FILES and not os.access(file, os.R_OK):
+                raise ValueError(f"{name} names {file}, which is not there, or cannot be read")
         return secret
 
     return check
@@ -115,11 +122,13 @@ class Settings(BaseSettings):
     def of(cls, **options: str | bool | list[str] | None) -> Self:
         """The environment's settings, but for the options that were given. Raises `InvalidSettings`."""
         given: dict[str, Any] = {name: value for name, value in options.items() if value not in (None, [])}
+        in_files = {name: text for name in _IN_FILES if name not in given and (text := _in_file(name)) is not None}
         try:
-            return cls(**given)
+            return cls(**{**given, **in_files})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            name = _NAMES[str(first["loc"][0])]
+            field = str(first["loc"][0])
+            name = _variable(field) + "_FILE" if field in in_files else _NAMES[field]
             raise InvalidSettings(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
 
     def page_token(self) -> str | None:
@@ -166,6 +175,24 @@ def _needed(secret: SecretStr | None, problem: str, name: str, example: str) -> 
     if secret is None:
         raise InvalidSettings(f"{problem}: give {name}, such as {example}")
     return secret.get_secret_value()
+
+
+def _variable(name: str) -> str:
+    return f"TRUNKLINE_{name.upper()}"
+
+
+def _in_file(name: str) -> str | None:
+    """The text of the file that the variable with `_FILE` names, if there is one. Raises `InvalidSettings`."""
+    variable = _variable(name)
+    file = os.environ.get(f"{variable}_FILE")
+    if not file:
+        return None
+    if os.environ.get(variable):
+        raise InvalidSettings(f"{variable} and {variable}_FILE: give one of them")
+    try:
+        return Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"{variable}_FILE: {file} cannot be read: {error}") from None
 
 
 def masked(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -20,6 +21,7 @@ from trunkline_store.errors import (
     StoreUnavailable,
     TrunklineError,
     UnsafeRead,
+    tls_problem,
 )
 
 _GONE: Final = (
@@ -101,7 +103,9 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
         case _ if isinstance(error, _REFUSED):
             return PermissionRefused(f"PostgreSQL refuses: {_shown(error)}")
         case _ if isinstance(error, _GONE):
-            return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")
+            return StoreUnavailable(
+                tls_problem("PostgreSQL", "sslrootcert", error) or f"PostgreSQL cannot be reached: {_shown(error)}"
+            )
         case _:
             return None
 
@@ -113,7 +117,8 @@ def dsn_checked() -> Iterator[None]:
         yield
     except (ValueError, asyncpg.UndefinedObjectError, StoreUnavailable) as error:
         cause = error.__cause__ or error
-        if isinstance(cause, _BAD_DSN) and not isinstance(error, InvalidArgument):
+        bad = isinstance(cause, _BAD_DSN) and not isinstance(cause, ssl.SSLError)  # of which some are ValueErrors
+        if bad and not isinstance(error, InvalidArgument):
             raise InvalidArgument(f"dsn: {_shown(cause)}") from cause
         raise
 

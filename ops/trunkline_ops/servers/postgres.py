@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from trunkline_ops.servers.cache import cached, run
+from trunkline_ops.servers.containers import Container, Image, ways_to
 from trunkline_ops.servers.guard import Guard, account_for_servers, server_environment
 from trunkline_ops.servers.ports import HOST, reserved_ports
 from trunkline_ops.servers.server import Server
@@ -26,6 +27,7 @@ from trunkline_ops.servers.ways import Unavailable, first_open
 
 _OLDEST = 14
 _USER = "trunkline"
+_IMAGE = "postgres:17"
 _WHEEL = Path(__file__).with_name("postgres_wheel.txt")
 
 
@@ -35,7 +37,7 @@ class PostgresServer(Server):
     def __init__(
         self,
         dsn: str,
-        guard: Guard | None = None,
+        guard: Guard | Container | None = None,
         command: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -75,8 +77,8 @@ def postgres_server(
     Args:
         settings: parameters of postgresql.conf for a server of this program's own: `{"fsync": "off"}`.
         private: never the environment's server, but one that may be broken.
-        bin_dir: the folder of PostgreSQL's programs; by default the newest ones that are installed, else
-            those of a wheel from the package index.
+        bin_dir: the folder of PostgreSQL's programs; by default a container (`ways_to`), else the newest ones that
+            are installed, else those of a wheel from the package index.
 
     Raises:
         Unavailable: there is no way to a PostgreSQL here; the message lists what was tried.
@@ -84,7 +86,14 @@ def postgres_server(
     """
     if not private and (dsn := os.environ.get("TRUNKLINE_DSN")):
         return nullcontext(PostgresServer(dsn))
-    return _own_server(bin_dir or postgres_programs(), settings or {})
+    found = bin_dir or first_open(
+        "PostgreSQL",
+        "install one (Debian, Ubuntu: apt install postgresql), or name a running one in TRUNKLINE_DSN",
+        *ways_to(os.environ.get("POSTGRES_IMAGE") or _IMAGE, installed_programs, programs_of_wheel),
+    )
+    if isinstance(found, Image):
+        return _server_in_container(found, settings or {})
+    return _own_server(found, settings or {})
 
 
 def standby_of(
@@ -101,6 +110,20 @@ def standby_of(
         ServerError: the copy could not be made, or the standby did not start.
     """
     return _own_server(primary.programs, settings or {}, primary.dsn, name)
+
+
+@contextmanager
+def _server_in_container(image: Image, settings: Mapping[str, str]) -> Iterator[PostgresServer]:
+    with reserved_ports(1) as [port], closing(Container(image, {5432: port})) as container:
+        password = secrets.token_urlsafe(18)
+        server = PostgresServer(
+            f"postgresql://{_USER}:{password}@{HOST}:{port}/postgres",
+            container,
+            ["postgres", *(word for key, value in settings.items() for word in ("-c", f"{key}={value}"))],
+            {"POSTGRES_USER": _USER, "POSTGRES_PASSWORD": password},
+        )
+        server.start()
+        yield server
 
 
 @contextmanager
