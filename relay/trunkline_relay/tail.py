@@ -129,13 +129,14 @@ class Tail:
                 self._previous = last
                 _remember(self._categories, first.category, last)
         self.position = batches[-1][-1].position
-        for cache in (self._categories, self._streams):
-            while len(cache) > REMEMBERED:
-                cache.popitem(last=False)
         return messages
 
     async def _look_up(self, batches: Sequence[list[StoredEvent]]) -> None:
-        """Finds the predecessors that are not remembered: two index look-ups a page, at most."""
+        """Finds the predecessors that are not remembered: two index look-ups a page, at most. What is forgotten is
+        forgotten before: the page needs the rest."""
+        for cache in (self._categories, self._streams):
+            while len(cache) > REMEMBERED:
+                cache.popitem(last=False)
         if self._previous is None and batches:
             before = batches[0][0].position - 1
             self._previous = int(await self._store.fetchval(self._store.sql["last_position"], before))
