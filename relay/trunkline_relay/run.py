@@ -19,7 +19,14 @@ from trunkline_relay.publish import Publisher, Refused
 from trunkline_relay.status import Status
 from trunkline_relay.tail import Tail
 from trunkline_store import EventStore
-from trunkline_store.errors import BrokerUnavailable, LeaseLost, PermissionRefused, StoreNotReady, Unavailable
+from trunkline_store.errors import (
+    BrokerUnavailable,
+    LeaseLost,
+    PermissionRefused,
+    StoreNotReady,
+    TrunklineError,
+    Unavailable,
+)
 from trunkline_store.lease import Lease
 
 LEASE_NAME: Final = "relay"
@@ -164,7 +171,7 @@ class Relay:
             self.metrics.leader.set(0)
             self.metrics.blocked.set(0)
             await _ended([*tasks, listening])
-            with suppress(Unavailable, TimeoutError):
+            with suppress(TrunklineError, TimeoutError):  # what ended it is worth telling, or is met again
                 async with asyncio.timeout(HAND_OVER_SECONDS):
                     await lease.release()
 
@@ -234,7 +241,7 @@ class Relay:
             safe, history = row
             if history != self._history:
                 raise _AnotherPast
-            if lease.fault is not None and not lease.held:
+            if lease.fault is not None and lease.lapsed:
                 raise lease.fault  # a database may answer, and be read-only
             self._safe = safe
             self.metrics.safe_position.set(safe)

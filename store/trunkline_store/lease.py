@@ -60,6 +60,11 @@ class Lease:
         """Whether nobody else can have it yet, judged without asking, from the *sending* of the last renewal on."""
         return time.monotonic() < self._deadline
 
+    @property
+    def lapsed(self) -> bool:
+        """Whether it has not been held for as long as it is: that is no hiccup."""
+        return time.monotonic() > self._deadline + self.length
+
     async def renew(self) -> None:
         """Raises `LeaseLost` if it has another holder or is gone, and `Unavailable`."""
         sent_at = time.monotonic()

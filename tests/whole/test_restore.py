@@ -51,16 +51,16 @@ async def test_a_dump_is_restored_under_full_queues(
         ):
             handled = Handled(subscription)
             async with handled.handling():
-                done = await appended(store, "Done", 20)
+                done = await appended(store, "Done", 5)
                 await until(lambda: subscription.checkpoint == done[-1])
                 handled.going.clear()
-                queued = await appended(store, "Queued", 30)
+                queued = await appended(store, "Queued", 10)
                 await recorded(store, queued[-1])
                 await run("pg_dump", "--format=custom", f"--file={dump}", database)
 
-                lost = await appended(store, "Lost", 60)
+                lost = await appended(store, "Lost", 20)
                 handled.going.set()
-                await until(lambda: handled.types().count("Lost") > 20)
+                await until(lambda: handled.types().count("Lost") > 5)
                 handled.going.clear()
                 await recorded(store, lost[-1])
                 await until(lambda: other.positions[-1] == lost[-1])
@@ -76,7 +76,7 @@ async def test_a_dump_is_restored_under_full_queues(
                     await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_old")
                     await admin.execute(f"ALTER DATABASE {name}_new RENAME TO {name}")
 
-                new = await appended(store, "New", 100)
+                new = await appended(store, "New", 40)
                 assert set(new) & set(lost), "no position was given again: this shows nothing"
                 handled.going.set()
                 await until(lambda: handled.types().count("New") >= len(new))
