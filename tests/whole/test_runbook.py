@@ -68,7 +68,8 @@ class Desk:
     @asynccontextmanager
     async def running(self, command: str, **variables: object) -> AsyncIterator[None]:
         """Runs one that does not end by itself."""
-        process = await self._start(f"exec {command}", variables)
+        *before, last = command.splitlines()
+        process = await self._start("\n".join([*before, f"exec {last}"]), variables)
         try:
             yield
             assert process.returncode is None, command
@@ -187,8 +188,8 @@ async def test_the_broker_is_replaced(
     await management.create_vhost(new)
     url = f"{rabbitmq.amqp_url.rstrip('/')}/{new}"
     async with (
-        desk.running(f"true; {export}; exec {relay}", NEW_AMQP_URL=url),
-        desk.running(f"true; {export}; exec {consume}", NEW_AMQP_URL=url),
+        desk.running(f"{export}\n{relay}", NEW_AMQP_URL=url),
+        desk.running(f"{export}\n{consume}", NEW_AMQP_URL=url),
     ):
         positions += await append(store, "b-1", *["E"] * 5)
         await until_handled(desk, positions)

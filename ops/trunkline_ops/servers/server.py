@@ -8,7 +8,7 @@ from trunkline_ops.servers.containers import Container
 from trunkline_ops.servers.guard import Guard
 from trunkline_ops.servers.ways import ServerError
 
-_READY_SECONDS = 120
+_READY_SECONDS = 180  # RabbitMQ on a machine that is busy with other things
 _BETWEEN_PROBES = 0.02  # seconds
 
 
@@ -36,7 +36,7 @@ class Server(ABC):
         Returns when it answers.
 
         Raises:
-            ServerError: it is running already, or it ended, or it did not answer within 120 seconds.
+            ServerError: it is running already, or it ended, or it did not answer within three minutes.
         """
         self._own().start(self._command, self._environment)
         self._wait_until_it_answers()
