@@ -24,14 +24,18 @@ TOKEN = "s3cret-of-sixteen"
 
 
 @contextmanager
-def relay(database: str, vhost: str, *options: str, host: str = "127.0.0.1") -> Iterator[httpx.Client]:
+def relay(
+    database: str, vhost: str, *options: str, host: str = "127.0.0.1", management: str | None = None
+) -> Iterator[httpx.Client]:
     """One that listens, and a client of it."""
+    variables = environment(database) | {"TRUNKLINE_MANAGEMENT_URL": management}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with program(database, "relay", "--amqp-url", vhost, "--listen", f"{host}:{port}", *options):
+    listen = ["--listen", f"{host}:{port}"]
+    with program(database, "relay", "--amqp-url", vhost, *listen, *options, variables=variables):
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as client:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 100
             while True:
                 try:
                     client.get("/healthz").raise_for_status()
@@ -44,7 +48,7 @@ def relay(database: str, vhost: str, *options: str, host: str = "127.0.0.1") -> 
 
 def until(client: httpx.Client, fits: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     """Waits until the page says so of the one store."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while True:
         [found] = client.get("/status.json").raise_for_status().json()["stores"]
         if fits(found):
@@ -54,46 +58,54 @@ def until(client: httpx.Client, fits: Callable[[dict[str, Any]], Any]) -> dict[s
 
 
 async def test_it_knows_the_queues_by_the_management_api(
-    store: EventStore, database: str, vhost: str, rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
+    store: EventStore, database: str, vhost: str, rabbitmq: RabbitMQServer
 ) -> None:
-    """With the AMQP URL's login: what is ready and unacknowledged, and a link to each queue's page, which holds no
-    password. With a login that is refused, it says so, and shows everything else."""
-    async with Consumer(store, vhost) as consumer:
-        async with consumer.subscribe_to_all_streams("billing"):
-            pass  # its queue stays
-    management = urlsplit(rabbitmq.management_url)
-    monkeypatch.setenv("TRUNKLINE_MANAGEMENT_URL", management.geturl())
-    with relay(database, vhost) as client:
+    """With the AMQP URL's login: what is ready and unacknowledged, and a link to each queue's page, without a
+    password."""
+    async with Consumer(store, vhost) as consumer, consumer.subscribe_to_all_streams("billing"):
+        pass  # its queue stays
+    with relay(database, vhost, management=rabbitmq.management_url) as client:
         found = until(client, lambda found: found["looked_at"] and found["subscriptions"][0]["queue"])
         billing = found["subscriptions"][0]
-        assert billing["queue"]["consumers"] == 0
+        assert billing["queue"] == {"ready": 0, "unacked": 0, "consumers": 0}
         name = quote(urlsplit(vhost).path.removeprefix("/"), safe="")
-        assert billing["queue_page"] == f"{management.geturl()}/#/queues/{name}/eventstore.billing"
+        assert billing["queue_page"] == f"{rabbitmq.management_url}/#/queues/{name}/eventstore.billing"
         assert rabbitmq.password not in client.get("/status.json").text
-    wrong = management._replace(netloc=f"nobody:{TOKEN}@{management.netloc}").geturl()
-    monkeypatch.setenv("TRUNKLINE_MANAGEMENT_URL", wrong)
-    with relay(database, vhost) as client:
+
+
+async def test_a_management_api_that_refuses_is_said(
+    store: EventStore, database: str, vhost: str, rabbitmq: RabbitMQServer
+) -> None:
+    """With whom it refused; everything else is shown, and the password that it refused is not."""
+    await store.fetch(store.sql["create_subscription"], "billing", "$all", 0)
+    url = urlsplit(rabbitmq.management_url)
+    wrong = url._replace(netloc=f"nobody:{TOKEN}@{url.netloc}").geturl()
+    with relay(database, vhost, management=wrong) as client:
         found = until(client, lambda found: found["looked_at"])
         assert "refuses nobody" in found["line"][2]["says"]
         assert found["subscriptions"][0]["name"] == "billing"
         assert TOKEN not in client.get("/status.json").text
 
 
-def test_beyond_this_machine_it_takes_a_token(database: str, vhost: str, tmp_path: Path) -> None:
-    """Without one the page is closed, and probes and metrics answer; with one, in a file, it opens to who sends it; or
-    to everybody, where that is said."""
-    file = tmp_path / "token"
-    file.write_text(f"{TOKEN}\n")
+def test_beyond_this_machine_the_page_is_closed(database: str, vhost: str) -> None:
+    """Without a token it says what it takes, and probes and metrics answer."""
     with relay(database, vhost, host="0.0.0.0") as client:
         assert "TRUNKLINE_TOKEN" in client.get("/").text
         assert [client.get(path).status_code for path in ("/", "/status.json", "/healthz", "/metrics")] == [
             403, 403, 200, 200,
         ]  # fmt: skip
-    with relay(database, vhost, "--token-file", str(file), host="0.0.0.0") as client:
-        assert client.get("/").status_code == 401
+
+
+@pytest.mark.parametrize("option", ["--token-file", "--public-page"])
+def test_beyond_this_machine_it_can_be_opened(option: str, database: str, vhost: str, tmp_path: Path) -> None:
+    """With a token, in a file, to who sends it; or to everybody, where that is said."""
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    options = [option, str(file)] if option == "--token-file" else [option]
+    with relay(database, vhost, *options, host="0.0.0.0") as client:
+        stranger = client.get("/", headers={"Host": "status.example"})
+        assert stranger.status_code == (401 if option == "--token-file" else 200)
         assert client.get("/", auth=("", TOKEN)).status_code == 200
-    with relay(database, vhost, "--public-page", host="0.0.0.0") as client:
-        assert client.get("/", headers={"Host": "status.example"}).status_code == 200
 
 
 @pytest.mark.parametrize(
