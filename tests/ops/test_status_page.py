@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import aio_pika
 import httpx
 import pytest
 from typer.testing import CliRunner
 
 from tests.ops.test_cli import environment, program
-from trunkline_consumer import Consumer
 from trunkline_ops.commands import app
 from trunkline_ops.servers import RabbitMQServer
 from trunkline_ops.settings import InvalidSettings, Settings
@@ -62,8 +62,9 @@ async def test_it_knows_the_queues_by_the_management_api(
 ) -> None:
     """With the AMQP URL's login: what is ready and unacknowledged, and a link to each queue's page, without a
     password."""
-    async with Consumer(store, vhost) as consumer, consumer.subscribe_to_all_streams("billing"):
-        pass  # its queue stays
+    await store.fetch(store.sql["create_subscription"], "billing", "$all", 0)
+    async with await aio_pika.connect(vhost) as connection:
+        await (await connection.channel()).declare_queue("eventstore.billing", durable=True)
     with relay(database, vhost, management=rabbitmq.management_url) as client:
         found = until(client, lambda found: found["looked_at"] and found["subscriptions"][0]["queue"])
         billing = found["subscriptions"][0]
