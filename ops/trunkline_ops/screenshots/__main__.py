@@ -25,7 +25,7 @@ MOST_BYTES: Final = 150_000
 async def make(folder: Path, *, settle: float = SETTLE_SECONDS) -> list[Path]:
     """Makes all pictures in a folder that is there. settle: seconds of load before. Raises `Unavailable` where there is
     no browser, or no server."""
-    with postgres_server() as postgres, rabbitmq_server() as rabbitmq:
+    with postgres_server(private=True) as postgres, rabbitmq_server(private=True) as rabbitmq:
         connection = await asyncpg.connect(postgres.dsn)
         try:
             await initialise(connection)
@@ -51,7 +51,7 @@ async def _taken(running: "Browser", playing: Scene, folder: Path) -> list[Path]
     async def status(page: "Page") -> None:
         await page.goto(playing.page)
         await page.get_by_role("row", name="search-index").wait_for()
-        await page.wait_for_timeout(6000)  # three more looks, for the curve
+        await page.wait_for_timeout(14_000)  # seven more looks, for the curve
 
     def managed(path: str, wait_for: str) -> Callable[["Page"], Awaitable[None]]:
         async def see(page: "Page") -> None:
@@ -66,7 +66,7 @@ async def _taken(running: "Browser", playing: Scene, folder: Path) -> list[Path]
             await page.locator("#logout, #login-status").first.wait_for()
             await page.goto(f"{playing.management}/#/{path}")
             await page.get_by_text(wait_for).first.wait_for()
-            await page.wait_for_timeout(1500)  # its charts are drawn a moment later
+            await page.wait_for_timeout(6000)  # it shows rates from its second look on
 
         return see
 
