@@ -158,6 +158,7 @@ def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def test_the_commands_and_their_options_are_these() -> None:
     """A renamed or lost option breaks somebody's script: it takes a change here too."""
     common = ["--dsn", "--help", "--json", "--schema"]
+    broker = ["--amqp-url", "--management-url"]
     found = {
         name: [each for parameter in command.params for each in parameter.opts]
         for name, command in commands(get_command(app))
@@ -178,6 +179,17 @@ def test_the_commands_and_their_options_are_these() -> None:
             ]
         ),
         "read": sorted([*common, "stream", "--from", "--count"]),
+        "streams": sorted(
+            [
+                *common,
+                *("search", "--category", "--deleted", "--sort", "--desc", "--count", "--page", "--categories"),
+            ]
+        ),
+        "export": sorted([*common, "file"]),
+        "import": sorted([*common, "file"]),
+        "status": sorted([*common, *broker, "--watch", "--every"]),
+        "verify": sorted([*common, *broker, "--to", "--wait", "--erased"]),
+        "doctor": sorted([*common, *broker, "--patience"]),
         "tail": sorted([*common, "--from", "--stream", "--category", "--type"]),
         "relay": sorted([*common, "--from", "--lease", "--listen", "--amqp-url"]),
         "replay": sorted(
