@@ -81,7 +81,8 @@ class Program(TyperGroup):
     """The commands, under one treatment of what they raise. Bugs keep their traceback; nothing else has one."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **__: Any) -> NoReturn:
-        """Runs the command that the arguments say, and exits."""
+        """Runs the command that the arguments say, and exits; or answers a shell that wants to complete them."""
+        self._main_shell_completion({}, prog_name or "trunkline")
         given = list(sys.argv[1:] if args is None else args)
         code = 0
         try:

@@ -54,10 +54,10 @@ class Output:
             Text.assemble(
                 (f"{event.position:>10}  ", "cyan"),
                 (f"{time.isoformat(' ', 'milliseconds')}  ", "dim"),
-                (_visible(event.stream), "bold"),
+                (visible(event.stream), "bold"),
                 (f"@{event.stream_version}  ", "dim"),
-                (f"{_visible(event.type)}  ", "green"),
-                _visible(bytes(event.data).decode()),
+                (f"{visible(event.type)}  ", "green"),
+                visible(bytes(event.data).decode()),
             )
         )
 
@@ -75,5 +75,6 @@ class Output:
             self._terminal.print(line, no_wrap=True, overflow="ellipsis")
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """With what could steer a terminal escaped."""
     return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

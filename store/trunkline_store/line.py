@@ -37,7 +37,7 @@ class Waiting(NamedTuple):
 def line(seen: Overview, queues: Mapping[str, Depth] | None = None) -> list[Waiting]:
     """All places where something waits, in the order of the way. queues: by their names; None where nobody can tell."""
     found = []
-    if seen.held_back or seen.transaction is not None:
+    if seen.held_back:
         who = "a transaction that has ended meanwhile" if seen.transaction is None else seen.transaction.words
         seconds = None if seen.transaction is None else seen.transaction.seconds
         found.append(Waiting("transaction", who, seen.held_back, seconds))

@@ -44,7 +44,7 @@ from trunkline_store.pages import Names, Pages
 from trunkline_store.queries import statements
 from trunkline_store.serialize import JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
-from trunkline_store.streams import Page, SortBy, SortDir, StreamInfo
+from trunkline_store.streams import CategoryInfo, Page, SortBy, SortDir, StreamInfo
 from trunkline_store.subscriptions import Subscriptions
 from trunkline_store.translate import dsn_checked, translated
 
@@ -653,8 +653,11 @@ class EventStore:
         search: str = "",
         sort_by: SortBy = "stream_id",
         sort_dir: SortDir = "asc",
+        category: str | None = None,
+        status: Literal["created", "deleted"] | None = None,
     ) -> Page:
-        """A page of streams, with `$all` and deleted ones, of those whose name holds `search`.
+        """A page of streams, with `$all` and deleted ones, of those whose name holds `search`; of one category, and of
+        one status, if these are given.
 
         Raises `InvalidArgument`, `Unavailable`.
         """
@@ -662,9 +665,17 @@ class EventStore:
         if not isinstance(search, str):
             raise InvalidArgument(f"search: a str is needed, not {search!r}")
         query = streams.sorted_query(self.sql["paginate_streams"], sort_by, sort_dir)
-        rows = await self.fetch(query, search, page_size, page_size * (page_number - 1))
+        if status not in (None, "created", "deleted"):
+            raise InvalidArgument(f"status: {status!r} is neither created nor deleted")
+        only = None if category is None else _category(category), None if status is None else status == "deleted"
+        rows = await self.fetch(query, search, page_size, page_size * (page_number - 1), *only)
         entries = [streams.info(row) for row in rows if row["stream"] is not None]
         return Page(entries, page_number, page_size, rows[0]["count"])
+
+    async def categories(self, *, after: str = "", count: int = 1000) -> list[CategoryInfo]:
+        """At most `count` categories by name, behind `after`. Raises `InvalidArgument`, `Unavailable`."""
+        rows = await self._read(None, "categories", after, _count(count))
+        return [CategoryInfo(*row) for row in rows]
 
     # --- snapshots
 

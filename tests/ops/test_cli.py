@@ -159,6 +159,7 @@ def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def test_the_commands_and_their_options_are_these() -> None:
     """A renamed or lost option breaks somebody's script: it takes a change here too."""
     common = ["--dsn", "--help", "--json", "--schema"]
+    broker = ["--amqp-url", "--management-url"]
     found = {
         name: [each for parameter in command.params for each in parameter.opts]
         for name, command in commands(get_command(app))
@@ -179,7 +180,18 @@ def test_the_commands_and_their_options_are_these() -> None:
             ]
         ),
         "read": sorted([*common, "stream", "--from", "--count"]),
-        "tail": sorted([*common, "--from", "--stream", "--category", "--type"]),
+        "streams": sorted(
+            [
+                *common,
+                *("search", "--category", "--deleted", "--sort", "--desc", "--count", "--page", "--categories"),
+            ]
+        ),
+        "export": sorted([*common, "file"]),
+        "import": sorted([*common, "file"]),
+        "status": sorted([*common, *broker, "--watch", "--every"]),
+        "verify": sorted([*common, *broker, "--to", "--wait", "--erased"]),
+        "doctor": sorted([*common, *broker, "--patience"]),
+        "tail": sorted([*common, "--from", "--last", "--stream", "--category", "--type"]),
         "relay": sorted([*common, "--from", "--lease", "--listen", "--amqp-url", "--token-file", "--public-page"]),
         "replay": sorted(
             [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
@@ -803,6 +815,17 @@ def test_tail_can_leave_out(
     with program(database, "tail", "--from", "0", *args, "--json") as process:
         assert process.stdout is not None
         assert [json.loads(process.stdout.readline())["type"] for _ in (*expected, last)] == [*expected, last[1]]
+
+
+def test_tail_begins_with_the_last_ones(cli: Cli, database: str) -> None:
+    """So many of those that pass the filters, in their order; then what comes."""
+    cli("append", "-", stdin="".join(f'{{"type": "T{n}", "stream": "{s}-1"}}\n' for n in range(3) for s in "ab"))
+    with program(database, "tail", "--last", "2", "--category", "a", "--json") as process:
+        assert process.stdout is not None
+        assert [json.loads(process.stdout.readline())["type"] for _ in range(2)] == ["T1", "T2"]
+        cli("append", "b-1", "Other")
+        cli("append", "a-2", "New")
+        assert json.loads(process.stdout.readline())["type"] == "New"
 
 
 def test_tail_ends_with_its_reader(cli: Cli, database: str) -> None:

@@ -27,7 +27,6 @@ from trunkline_store import (
 )
 from trunkline_store.migrate import initialise
 
-
 pytestmark = pytest.mark.timeout(300)  # two servers of one's own start here: a busy machine takes its time
 
 

@@ -79,16 +79,26 @@ SELECT 0::bigint AS stream_id, '$all' AS stream,
 FROM @schema@.store
 
 -- name: paginate_streams
--- Streams, and `$all` beside them, whose name holds $1 (empty: all of them). @sort@ is one of a few in streams.py.
+-- Streams, and `$all` beside them, whose name holds $1 (empty: all of them); of category $4, and deleted or not as $5 says,
+-- where these are not null. @sort@ is one of a few in streams.py.
 WITH matching AS (
     SELECT stream_id, stream, version, created_at, deleted_at FROM (
         SELECT stream_id, stream, version, created_at, deleted_at FROM @schema@.streams
+        WHERE ($4::text IS NULL OR category = $4) AND ($5::boolean IS NULL OR (deleted_at IS NOT NULL) = $5)
         UNION ALL
         SELECT 0, '$all', coalesce((SELECT max(position) FROM @schema@.events), 0), created_at, NULL FROM @schema@.store
+        WHERE $4 IS NULL AND $5 IS NOT TRUE
     ) AS everything WHERE $1 = '' OR position($1 IN stream) > 0)
 SELECT total.count, page.*
 FROM (SELECT count(*) FROM matching) AS total
 LEFT JOIN LATERAL (SELECT * FROM matching ORDER BY @sort@, stream_id LIMIT $2 OFFSET $3) AS page ON true
+
+-- name: categories
+-- What there is in each: streams that are not deleted, and those that are; events and links that were appended. Behind $1,
+-- at most $2.
+SELECT category, count(*) FILTER (WHERE deleted_at IS NULL) AS streams, count(deleted_at) AS deleted,
+       sum(version)::bigint AS events
+FROM @schema@.streams WHERE category > $1 COLLATE "C" GROUP BY category ORDER BY category LIMIT $2
 
 -- name: record_snapshot
 INSERT INTO @schema@.snapshots AS s (source, version, type, data, metadata) VALUES ($1, $2, $3, $4::@data_param@::@data_type@, $5::text::json)
