@@ -26,6 +26,9 @@ from trunkline_store import EventStore, SubscriptionNotFound
 
 RUNBOOK = (Path(__file__).parents[2] / "ops" / "README.md").read_text().partition("\n## Runbook\n")[2].partition("\n## ")[0]
 
+pytestmark = pytest.mark.timeout(600)  # several programs are started, one after the other
+_SECONDS = 200
+
 _CONSUMER = """
 import os
 from trunkline_consumer import Consumer
@@ -98,7 +101,7 @@ def desk(tmp_path: Path, database: str, vhost: str) -> Desk:
 async def until_handled(desk: Desk, positions: list[int]) -> None:
     """Waits until the application has handled these, in this order, each once."""
     file = desk.folder / "handled"
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(_SECONDS):
         while not file.exists() or len(file.read_text().split()) < len(positions):
             await asyncio.sleep(0.05)  # between two looks
     assert [int(line) for line in file.read_text().split()] == positions
@@ -106,7 +109,7 @@ async def until_handled(desk: Desk, positions: list[int]) -> None:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Waits for a fact."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(_SECONDS):
         while not await condition():
             await asyncio.sleep(0.05)  # between two looks
 
