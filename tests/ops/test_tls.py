@@ -24,11 +24,11 @@ from trunkline_relay import Replay
 from trunkline_store import BrokerUnavailable, EventData, EventStore, StoreUnavailable
 from trunkline_store.migrate import initialise
 
-pytestmark = pytest.mark.timeout(300)  # two servers of the module's own are started
-
-
-# A handshake that fails leaves a transport of asyncio's behind, which complains when it is collected: not ours to close.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.timeout(300),  # two servers of the module's own are started
+    # A handshake that fails leaves a transport of asyncio's behind, which complains when it is collected.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(autouse=True)

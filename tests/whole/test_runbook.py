@@ -24,7 +24,8 @@ from trunkline_ops.servers import RabbitMQServer, rabbitmq_server
 from trunkline_relay import Relay
 from trunkline_store import EventStore, SubscriptionNotFound
 
-RUNBOOK = (Path(__file__).parents[2] / "ops" / "README.md").read_text().partition("\n## Runbook\n")[2].partition("\n## ")[0]
+GUIDE = (Path(__file__).parents[2] / "ops" / "README.md").read_text()
+RUNBOOK = GUIDE.partition("\n## Runbook\n")[2].partition("\n## ")[0]
 
 pytestmark = pytest.mark.timeout(600)  # several programs are started, one after the other
 _SECONDS = 200
