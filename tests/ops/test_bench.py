@@ -23,6 +23,7 @@ from trunkline_ops.servers import PostgresServer, RabbitMQServer
         ("relay", ["publish", "tail", "append to handler", "highest rate", "backlog", "idle", "SIGKILL", "clean stop"]),
     ],
 )
+@pytest.mark.timeout(300)  # of its dozen processes each takes seconds to start on a busy machine
 async def test_a_bench_prints_one_line_for_each_measure(
     postgres: PostgresServer, rabbitmq: RabbitMQServer, family: str, names: list[str]
 ) -> None:
