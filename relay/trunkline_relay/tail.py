@@ -9,7 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from heapq import merge
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -18,6 +18,7 @@ import msgspec
 from trunkline_store import EventStore
 from trunkline_store.batch import Cutter, block_start
 from trunkline_store.context import tracer
+from trunkline_store.pages import Names
 from trunkline_store.wire import Chain, Message, StoredEvent, StoredLink, encode
 
 PAGE_EVENTS: Final = 2000
@@ -25,6 +26,8 @@ PAGE_BYTES: Final = 4 * 1024 * 1024
 PORTION_EVENTS: Final = 250
 """Of which messages are made in one go: a few milliseconds, in which nothing else happens in this process."""
 REMEMBERED: Final = 10_000
+
+_SIZE: Final = itemgetter(6)
 
 
 class _Page(NamedTuple):
@@ -48,6 +51,8 @@ class Tail:
         self._previous: int | None = None
         self._categories: OrderedDict[str, int] = OrderedDict()
         self._streams: OrderedDict[str, int] = OrderedDict()
+        self._names = Names()
+        self._large = False  # whether the last page had an event that is too large for the barest query
 
     async def until(self, safe: int) -> AsyncGenerator[list[Message], None]:
         """The messages of everything above `position` up to the safe position, some at a time."""
@@ -74,17 +79,33 @@ class Tail:
                 await asyncio.gather(coming, return_exceptions=True)
 
     async def _page(self, start: int, safe: int) -> _Page:
-        rows, end, more = await self._rows("relay_page", start, safe)
-        events = [StoredEvent(*row[:13]) for row in rows]
-        if rows and not rows[0]["links"]:
-            return _Page(events, end, more)
-        rows, links_end, more_links = await self._rows("relay_links", start, end)
+        page, with_links = await self._events(start, safe)
+        if not with_links:
+            return page
+        rows, links_end, more_links = await self._rows("relay_links", start, page.end)
         if not rows:
-            return _Page(events, end, more)
-        if more_links:  # what is beyond them is read again
-            events = [event for event in events if event.position < links_end]
+            return page
+        # what is beyond them is read again
+        events = [event for event in page.entries if event.position < links_end] if more_links else page.entries
         links: list[StoredEvent] = [StoredLink(*row) for row in rows]
-        return _Page(list(merge(events, links, key=attrgetter("position"))), links_end, more or more_links)
+        return _Page(list(merge(events, links, key=attrgetter("position"))), links_end, page.more or more_links)
+
+    async def _events(self, start: int, safe: int) -> tuple[_Page, bool]:
+        """A page without links, and whether there may be links in its range."""
+        store, each = self._store, PAGE_BYTES // PAGE_EVENTS
+        if not self._large:
+            # Adding up bytes and joining the streams' names take half of a page's time: where no event is above its
+            # share of the page, the first is not needed, and names are remembered.
+            rows = await store.fetch(store.sql["relay_page_barest"], start, safe, PAGE_EVENTS, each)
+            if max(map(_SIZE, rows), default=0) <= each:
+                names = await self._names.of({row[1] for row in rows}, store.fetch, store.sql["stream_names"])
+                # a stream without a name has been removed meanwhile, with its events
+                events = [StoredEvent(row[0], names[row[1]], *row[2:13]) for row in rows if row[1] in names]
+                more = len(rows) == PAGE_EVENTS
+                return _Page(events, rows[-1][0] if more else safe, more), not rows or rows[0][13]
+        rows, end, more = await self._rows("relay_page", start, safe)
+        self._large = max(map(_SIZE, rows), default=0) > each
+        return _Page([StoredEvent(*row[:13]) for row in rows], end, more), not rows or rows[0][13]
 
     async def _rows(self, query: str, start: int, safe: int) -> tuple[list[asyncpg.Record], int, bool]:
         """The rows, up to where nothing is missing, and whether there may be more."""

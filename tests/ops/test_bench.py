@@ -10,6 +10,7 @@ from trunkline_ops.bench.broker import bounded_queue, channel_to
 from trunkline_ops.bench.load import Run
 from trunkline_ops.bench.messages import messages_of
 from trunkline_ops.bench.raw import raw_publisher
+from trunkline_ops.bench.report import as_markdown
 from trunkline_ops.bench.rounds import Measure, compared
 from trunkline_ops.servers import PostgresServer, RabbitMQServer
 
@@ -24,6 +25,7 @@ from trunkline_ops.servers import PostgresServer, RabbitMQServer
         ("consume", ["live", "catch-up", "tx=True", "subscriptions", "memory"]),
     ],
 )
+@pytest.mark.timeout(300)  # of its dozen processes each takes seconds to start on a busy machine
 async def test_a_bench_prints_one_line_for_each_measure(
     postgres: PostgresServer, rabbitmq: RabbitMQServer, family: str, names: list[str]
 ) -> None:
@@ -84,3 +86,15 @@ def test_a_ratio_is_the_median_of_the_rounds_against_the_best_floor() -> None:
 def test_a_missed_target_is_said(value: float, ratio: float | None, at_most: bool, ok: bool) -> None:
     """The target is the ratio's where there is one, else the value's; at least, or at most."""
     assert Measure("m", value, "x", ratio=ratio, target=1.0, at_most=at_most).ok is ok
+
+
+def test_the_table_for_a_guide_says_what_was_missed() -> None:
+    """One line for each measure, with its figures, its target, and whether that was missed."""
+    found = [
+        Measure("publish", 18_429.0, "events/s", floor=21_158.0, ratio=0.87, target=0.75, lowest=0.8, highest=0.9),
+        Measure("p50", 7.25, "ms", target=6.0, at_most=True),
+    ]
+    assert as_markdown(found).splitlines()[2:] == [
+        "| publish | 18,429 events/s | 21,158 | 0.87 | 0.80 to 0.90 | ≥ 0.75 |",
+        "| p50 | 7.25 ms |  |  |  | ≤ 6 (missed) |",
+    ]

@@ -54,6 +54,7 @@ QUERIES: dict[str, tuple[tuple[Any, ...], dict[str, set[str]]]] = {
     "page_all": ((0, FAR, 1000, 8192), {"events": {"events_pkey"}}),
     "page_category": ((0, FAR, 1000, 8192, "rare"), {"events": {"events_category"}}),
     "relay_page": ((0, FAR, 500, 262144, 262144), {**ALL, "links": {"links_pkey"}}),
+    "relay_page_barest": ((0, FAR, 500, 2097), {"events": {"events_pkey"}, "links": {"links_pkey"}}),
     "relay_links": (
         (0, FAR, 500, 262144, 262144),
         {"links": {"links_pkey"}, "events": {"events_pkey"}, "streams": {"streams_pkey"}},

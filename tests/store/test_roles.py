@@ -93,6 +93,7 @@ async def test_a_relay_leads_and_records(store: EventStore, logins: Logins) -> N
         assert await relay.fetchval(relay.sql["fence_relay"], "relay", lease.owner, lease.epoch, 0) == 0
         safe, history = await relay.fetchrow(relay.sql["poll"]) or (0, "")
         assert len(await relay.fetch(relay.sql["relay_page"], 0, safe, 10, 10**6, 10**6)) == 1
+        assert len(await relay.fetch(relay.sql["relay_page_barest"], 0, safe, 10, 10**6)) == 1
         recorded = "relay", lease.owner, lease.epoch, last, safe, history
         assert await relay.fetchval(relay.sql["record_relay"], *recorded) == last
         await lease.release()

@@ -18,7 +18,7 @@ from rich.console import Console
 from trunkline_ops.bench.broker import SETTINGS as BROKER_SETTINGS
 from trunkline_ops.bench.broker import Broker
 from trunkline_ops.bench.lab import SETTINGS, Lab
-from trunkline_ops.bench.report import as_table, noise, plot
+from trunkline_ops.bench.report import as_markdown, as_table, noise, plot
 from trunkline_ops.bench.rounds import Effort, Measure
 from trunkline_ops.demo.processes import Died
 from trunkline_ops.servers import ServerError, postgres_server, rabbitmq_server
@@ -47,6 +47,7 @@ _QUICK: Final = Effort(rounds=1, seconds=0.05, quick=True)
 def bench(
     names: Annotated[list[Family], typer.Argument(help="What to measure.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each measure.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The table as the guides show it.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="How often each side has its turn.")] = Effort().rounds,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long a turn takes, about.")] = Effort().seconds,
     plot_folder: Annotated[
@@ -90,7 +91,9 @@ def bench(
     except (ServerError, Died, TrunklineError, asyncpg.PostgresError, ModuleNotFoundError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    if not as_json:
+    if markdown:
+        print(as_markdown(measured))
+    elif not as_json:
         Console().print(as_table(measured))
     return 1 if any(measure.ok is False for measure in measured) else 0
 

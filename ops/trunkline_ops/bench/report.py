@@ -30,10 +30,27 @@ def as_table(measures: Sequence[Measure]) -> Table:
             _number(measure.floor),
             _ratio(measure.ratio),
             noise(measure),
-            "" if measure.target is None else f"{'≤' if measure.at_most else '≥'} {measure.target:g}",
+            _target(measure),
             {True: "[green]met[/]", False: "[bold red]missed[/]", None: ""}[measure.ok],
         )
     return table
+
+
+def as_markdown(measures: Sequence[Measure]) -> str:
+    """The same, as the guides show it."""
+    rows = [
+        (
+            measure.name,
+            f"{_number(measure.value)} {measure.unit}",
+            _number(measure.floor),
+            _ratio(measure.ratio),
+            noise(measure),
+            _target(measure) + (" (missed)" if measure.ok is False else ""),
+        )
+        for measure in measures
+    ]
+    head = ("measure", "value", "floor", "ratio", "of the rounds", "target")
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ("---",) * len(head), *rows])
 
 
 def noise(measure: Measure) -> str:
@@ -73,6 +90,10 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _target(measure: Measure) -> str:
+    return "" if measure.target is None else f"{'≤' if measure.at_most else '≥'} {measure.target:g}"
 
 
 def _ratio(value: float | None) -> str:

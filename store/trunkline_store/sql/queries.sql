@@ -304,6 +304,16 @@ CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stre
 WHERE e.bytes_before < $4
 ORDER BY e.position
 
+-- name: relay_page_barest
+-- As relay_page, in its barest form: streams by their ids, and nothing of an event above $4 bytes but that it is there.
+SELECT e.position, e.stream_id, e.category, e.stream_version, e.event_id::text, e.type, e.size,
+       CASE WHEN e.size <= $4 THEN e.data@data_out@ END AS data, CASE WHEN e.size <= $4 THEN e.metadata::text END AS metadata,
+       e.correlation_id, e.causation_id, e.traceparent,
+       to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time,
+       (SELECT feed_position FROM @schema@.links WHERE feed_position >= $1 AND feed_position <= $2
+        ORDER BY feed_position LIMIT 1) IS NOT NULL AS links
+FROM @schema@.events AS e WHERE e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
+
 -- name: relay_links
 -- As relay_page, of links: first where they stand, at last the event's own place.
 SELECT e.feed_position AS position, t.stream, t.category, e.number AS stream_version, e.event_id::text, e.type, e.size,
