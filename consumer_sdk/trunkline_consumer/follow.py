@@ -135,7 +135,7 @@ class Follower:
             log.warning("subscription %s: the history changed to %s", tenure.claim.name, history)
             raise BeginAgain
         found = False
-        async with aclosing(replay(store, self._feed, tenure.delivered, safe)) as batches:
+        async with aclosing(replay(store, self._feed, tenure.delivered, safe, history)) as batches:
             async for events in batches:
                 await self._deliver(events)
                 found = True

@@ -349,7 +349,7 @@ class Runner:
     async def _read(self, work: _Parked) -> list[Batch]:
         """The parked events from the store, as the handler would be given them."""
         shelf = self._tenure.shelf(work.first - 1)
-        async with aclosing(replay(self._store, self._feed, work.first - 1, work.last)) as found:
+        async with aclosing(replay(self._store, self._feed, work.first - 1, work.last, self._claim.history)) as found:
             async for events in found:
                 shelf.deliver(events)
         return list(shelf.ready)

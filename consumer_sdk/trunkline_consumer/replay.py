@@ -30,12 +30,17 @@ class _Placed(NamedTuple):
     event: RecordedEvent
 
 
-async def replay(store: EventStore, feed: Feed, after: int, safe: int) -> AsyncGenerator[list[RecordedEvent], None]:
-    """The batches of a feed above `after`, up to the safe position. Events at or below `after` are trimmed off."""
+async def replay(
+    store: EventStore, feed: Feed, after: int, safe: int, history: str
+) -> AsyncGenerator[list[RecordedEvent], None]:
+    """The batches of a feed above `after`, up to the safe position, which was asked for in this history. Events at or
+    below `after` are trimmed off."""
     if after >= safe:
         return
     batches = (
-        _of_stream(store, feed.name, after, safe) if feed.kind is Kind.STREAM else _of_all(store, feed, after, safe)
+        _of_stream(store, feed.name, after, safe)
+        if feed.kind is Kind.STREAM
+        else _of_all(store, feed, after, safe, history)
     )
     async with aclosing(batches):
         async for batch in batches:
@@ -45,9 +50,11 @@ async def replay(store: EventStore, feed: Feed, after: int, safe: int) -> AsyncG
                 yield [event for event in batch if event.feed_position > after]
 
 
-async def _of_all(store: EventStore, feed: Feed, after: int, safe: int) -> AsyncGenerator[list[RecordedEvent], None]:
+async def _of_all(
+    store: EventStore, feed: Feed, after: int, safe: int, history: str
+) -> AsyncGenerator[list[RecordedEvent], None]:
     cutter: Cutter[RecordedEvent] = Cutter(store.batch_count, store.batch_bytes)
-    pages = store.pages(safe, PAGE_EVENTS, feed.name if feed.kind is Kind.CATEGORY else None)
+    pages = store.pages(safe, PAGE_EVENTS, feed.name if feed.kind is Kind.CATEGORY else None, history=history)
     async with aclosing(pages.forward(block_start(after + 1))) as found:
         async for page in found:
             for batch in cutter.cut(page):

@@ -91,7 +91,7 @@ class EventStore:
         self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else ""
         self._pool: asyncpg.Pool | None = None if isinstance(dsn_or_pool, str) else dsn_or_pool
         self._connections: Connections | None = None
-        self._names = Names()
+        self._names = "", Names()  # and in which history
         self._pooler = self._own_pool and statement_cache_size == 0
         self._pool_options: dict[str, Any] = {
             "max_size": pool_size,
@@ -590,16 +590,18 @@ class EventStore:
         """As `stream_all_forward`, of the streams of one category only."""
         return self._stream_all(_start(start, 0), _count(page), _category(category))
 
-    def pages(self, safe: int, count: int, category: str | None) -> Pages:
+    def pages(self, safe: int, count: int, category: str | None, *, history: str) -> Pages:
         """For those who follow: pages of all streams, or of a category, up to a safe position that was asked for
-        before."""
-        return Pages(self.fetch, self.sql, self._names, self.serializer, safe, count, category)
+        before, together with the history. In another one, the streams' ids are those of other streams."""
+        if self._names[0] != history:
+            self._names = history, Names()
+        return Pages(self.fetch, self.sql, self._names[1], self.serializer, safe, count, category)
 
     async def _stream_all(self, position: int, page: int, category: str | None) -> AsyncIterator[RecordedEvent]:
-        found = True
+        names, found = Names(), True
         while found:
             safe, found = await self.safe_position(), False
-            pages = self.pages(safe, page, category).forward(position)
+            pages = Pages(self.fetch, self.sql, names, self.serializer, safe, page, category).forward(position)
             async with aclosing(pages):
                 async for events in pages:
                     found, position = True, events[-1].position + 1

@@ -170,3 +170,19 @@ async def test_a_page_of_a_stream_is_bounded_by_bytes(
     assert [event async for event in store.stream_backward(stream)] == forward[::-1]
     assert max(counts) <= 4 * size + 100
     assert len(counts) >= 2 * 4
+
+
+async def test_names_are_those_of_the_history(store: EventStore) -> None:
+    """In another past an id is another stream's. Within one it never is, so its name is remembered (the control)."""
+    await store.append_to_stream("before-1", 0, [EventData("E", 1)])
+    safe = await store.safe_position()
+
+    async def streams(history: str) -> list[str]:
+        feed = store.pages(safe, PAGE, None, history=history).forward(0)
+        return [event.stream async for events in feed for event in events]
+
+    assert await streams("one") == ["before-1"]
+    await store.fetch("UPDATE eventstore.streams SET stream = 'after-1'")  # as a restored database may have it
+    assert await streams("one") == ["before-1"]
+    assert await streams("another") == ["after-1"]
+    assert [event.stream async for event in store.stream_all_forward()] == ["after-1"]
