@@ -69,7 +69,8 @@ class Actor:
         """Ends it in good order. Raises `Died` where it does not end so."""
         self._leaving = True
         try:
-            await self._process.stop()
+            if self._process.running:
+                await self._process.stop()
         finally:
             await asyncio.wait([self._playing])
 
@@ -83,7 +84,7 @@ class Actor:
             await asyncio.sleep(0 if self._leaving else _AGAIN_SECONDS)
 
     def _died(self, death: Died) -> None:
-        if f"exit code {AWAY}" not in str(death):
+        if self._process.code != AWAY:
             self.crashes += 1
             self._tell(str(death))
 
