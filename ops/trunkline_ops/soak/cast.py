@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Final, NamedTuple, Self
 
@@ -79,7 +80,8 @@ class Actor:
             self._process = process = Process(self.name, self._died)
             await process.start([self._role.module, *self._role.arguments], self._environment, self._on_report)
             if self._leaving:  # meanwhile
-                await process.stop()
+                with suppress(Died):
+                    await process.stop()
             await process.ended()
             await asyncio.sleep(0 if self._leaving else _AGAIN_SECONDS)
 
