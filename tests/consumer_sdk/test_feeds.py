@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ import pytest_asyncio
 from tests.consumer_sdk.test_subscription import append, data, take
 from tests.whole.flow import QUICK, relay_running
 from trunkline_consumer import CURRENT, Consumer, Subscription
-from trunkline_store import EventStore, InvalidArgument
+from trunkline_store import ANY_VERSION, EventStore, InvalidArgument, StreamDeleted
 
 
 @pytest_asyncio.fixture
@@ -268,3 +269,51 @@ async def test_two_transient_subscriptions_of_a_program_do_not_share(store: Even
                     await batch.ack()
         await append(store, 3)
         assert data(await take(one)) == [3]
+
+
+@pytest.mark.parametrize("relayed", [False, True])
+async def test_what_was_deleted_for_good_holds_nobody_up(
+    store: EventStore, database: str, vhost: str, consumer: Consumer, relayed: bool
+) -> None:
+    """Before it was handed out, and behind the checkpoint of one that comes back: the rest comes, from the store and
+    from the queue, and the checkpoint crosses the gap."""
+    for n, stream in enumerate(("a-1", "gone-1", "a-1", "gone-1", "a-1")):
+        await append(store, n, stream=stream)
+    options = msgspec.structs.replace(QUICK, checkpoint_threshold=1)
+    async with consumer.subscribe_to_all_streams("s", options=options) as subscription:
+        assert data(await take(subscription)) == [0]
+        second = await take(subscription)
+        await second.ack()
+    await store.delete_stream("gone-1", ANY_VERSION, hard=True)
+    async with AsyncExitStack() as stack:
+        if relayed:
+            await stack.enter_async_context(relay_running(database, vhost))
+        subscription = await stack.enter_async_context(consumer.subscribe_to_all_streams("s", options=options))
+        for n in (2, 4):
+            batch = await take(subscription)
+            assert data(batch) == [n]
+            await batch.ack()
+        if relayed:
+            await live(store, subscription, "a-1")
+        await append(store, "last", stream="gone-1")
+        batch = await take(subscription)
+        assert (data(batch), batch[0].stream_version) == (["last"], 1)
+        await batch.ack()
+        assert subscription.checkpoint == batch[0].position
+
+
+async def test_of_a_deleted_stream_nothing_comes(store: EventStore, consumer: Consumer) -> None:
+    """Its own followers get nothing, and cannot begin at its end; those of all streams get what it had."""
+    await append(store, 1, stream="gone-1")
+    await store.delete_stream("gone-1", ANY_VERSION)
+    await append(store, 2, stream="a-1")
+    with pytest.raises(StreamDeleted):
+        await consumer.subscribe_to_stream("gone-1", "current", start_from=CURRENT, options=QUICK).start()
+    async with (
+        consumer.subscribe_to_stream("gone-1", "own", options=QUICK) as own,
+        consumer.subscribe_to_all_streams("all", options=QUICK) as every,
+    ):
+        assert [data(await take(every)) for _ in range(2)] == [[1], [2]]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2 * QUICK.idle):  # it has looked meanwhile
+                await anext(own)

@@ -65,7 +65,7 @@ async def test_without_a_guard_the_soak_fails(shared: dict[str, str], without: s
     """The controls: owners are paused, some past their lease, some while their queue overflows. Without the guard
     effects come twice, without the detection of holes events are lost; and the audit sees it. If it did not, a soak
     would show nothing."""
-    arguments = ("--minutes", "0.5", "--rate", "60", "--seed", "3", "--only", "pause owner", "--without", without)
+    arguments = ("--minutes", "0.5", "--rate", "100", "--seed", "3", "--only", "pause owner", "--without", without)
     code, out, err = await soak(*arguments, "--json", environment=shared)
     assert code == 1, err
     figures = json.loads(out[-1])

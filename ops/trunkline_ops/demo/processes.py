@@ -125,9 +125,14 @@ class Process:
             raise self._death(code)
 
     @property
+    def code(self) -> int | None:
+        """The exit code of a program that has ended."""
+        return None if self._process is None else self._process.returncode
+
+    @property
     def running(self) -> bool:
         """Whether it has been started and has not ended."""
-        return self._process is not None and self._process.returncode is None
+        return self._process is not None and self.code is None
 
     def send(self, number: Signals) -> None:
         """A signal, if it is still there."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Final, NamedTuple, Self
 
@@ -69,7 +70,8 @@ class Actor:
         """Ends it in good order. Raises `Died` where it does not end so."""
         self._leaving = True
         try:
-            await self._process.stop()
+            if self._process.running:
+                await self._process.stop()
         finally:
             await asyncio.wait([self._playing])
 
@@ -78,12 +80,13 @@ class Actor:
             self._process = process = Process(self.name, self._died)
             await process.start([self._role.module, *self._role.arguments], self._environment, self._on_report)
             if self._leaving:  # meanwhile
-                await process.stop()
+                with suppress(Died):
+                    await process.stop()
             await process.ended()
             await asyncio.sleep(0 if self._leaving else _AGAIN_SECONDS)
 
     def _died(self, death: Died) -> None:
-        if f"exit code {AWAY}" not in str(death):
+        if self._process.code != AWAY:
             self.crashes += 1
             self._tell(str(death))
 

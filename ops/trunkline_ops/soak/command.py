@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import random
 import signal
 import sys
@@ -63,6 +64,7 @@ def soak(
         raise typer.BadParameter(f"--without {without!r}: use {' or '.join(CONTROLS)}")
     seed = random.randrange(10**6) if seed is None else seed
     private = kills is None and bool({*(only or KINDS)} & TAKE_AWAY)
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # that servers are away is what is wanted
     tell = Teller()
     try:
         tell(f"seed {seed}; starting PostgreSQL and RabbitMQ")

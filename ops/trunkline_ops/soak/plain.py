@@ -62,6 +62,7 @@ async def consume(database: asyncpg.Connection) -> None:
             async for message in messages:
                 place = await take(database, message.headers, message.body, place)
                 await message.ack()
+    raise ConnectionError("the broker has closed the connection")  # an iteration ends without a word then
 
 
 async def main() -> None:

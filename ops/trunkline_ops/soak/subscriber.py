@@ -37,7 +37,7 @@ def options(lease: float) -> Options:
     """The queue is so short that it overflows in a pause that its owner outlives."""
     return Options(
         lease=lease, idle=0.5, checkpoint_threshold=20, checkpoint_after=0.2, transaction_idle=10.0,
-        queue_length=50, prefetch=20,
+        queue_length=20, prefetch=10,
     )  # fmt: skip
 
 
