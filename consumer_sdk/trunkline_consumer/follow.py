@@ -38,7 +38,8 @@ cache. With 100 events in a message, a window that was filled first took half as
 
 
 class Counts(msgspec.Struct):
-    """What happened so far: events by where they came from, messages that brought nothing new, holes that were seen."""
+    """What happened so far: events by where they came from, messages that brought nothing new, holes that were seen; of
+    a handler, attempts that failed and were followed by another, and batches that were parked."""
 
     from_queue: int = 0
     from_store: int = 0
@@ -46,6 +47,10 @@ class Counts(msgspec.Struct):
     holes: int = 0
     healed: int = 0
     """Events from the store after the subscription had been live for the first time."""
+    handled: int = 0
+    """Events, until the last reset; see `Subscription.handled`."""
+    retries: int = 0
+    parked: int = 0
 
 
 class Follower:

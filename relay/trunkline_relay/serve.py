@@ -7,13 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import structlog
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-
-from trunkline_relay.metrics import Registry
-from trunkline_relay.status import Status
 
 REQUEST_BYTES: Final = 8192
 REQUEST_SECONDS: Final = 5.0
@@ -22,6 +20,18 @@ CONNECTIONS: Final = 64
 """At a time; further ones are told to come again."""
 
 log = structlog.get_logger("trunkline.relay")
+
+
+class Registered(Protocol):
+    """What has metrics to show."""
+
+    registry: CollectorRegistry
+
+
+class Reporting(Protocol):
+    """What can say whether it is `ready`, and more."""
+
+    def report(self) -> dict[str, Any]: ...
 
 
 class Request(NamedTuple):
@@ -61,16 +71,19 @@ def parsed(head: bytes) -> Request:
 
 
 class Server:
-    """Answers for the relays of one process, from entering to leaving. The port is open when it has been entered.
+    """Answers for what one process runs, from entering to leaving. The port is open when it has been entered.
 
-    port: 0 for any that is free. Raises `OSError` where it cannot listen.
+    port: 0 for any that is free. named: what the parts are called in the answer of /readyz. Raises `OSError` where it cannot listen.
     """
 
-    def __init__(self, host: str, port: int, registry: Registry, stores: Sequence[Status]) -> None:
+    def __init__(
+        self, host: str, port: int, registry: Registered, parts: Sequence[Reporting], *, named: str = "stores"
+    ) -> None:
         self.host = host
         self.port = port
         self._registry = registry
-        self._stores = stores
+        self._parts = parts
+        self._named = named
         self._listener: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -131,10 +144,10 @@ class Server:
             case "/healthz":
                 status, kind, body = HTTPStatus.OK, "application/json", _json({"alive": True})
             case "/readyz":
-                stores = [store.report() for store in self._stores]
-                ready = all(store["ready"] for store in stores)
+                reports = [part.report() for part in self._parts]
+                ready = all(report["ready"] for report in reports)
                 status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-                kind, body = "application/json", _json({"ready": ready, "stores": stores})
+                kind, body = "application/json", _json({"ready": ready, self._named: reports})
             case "/metrics":
                 encode, kind = choose_encoder(request.headers.get("accept", ""))
                 status, body = HTTPStatus.OK, encode(self._registry.registry)
