@@ -115,11 +115,6 @@ class Subscription:
         return self._transient
 
     @property
-    def checkpoint(self) -> int:
-        """Everything up to this position is finished, and that is written down."""
-        return 0 if self._tenure is None else self._tenure.durable
-
-    @property
     def handled(self) -> int:
         """Events that were finished since it was started."""
         return self.counts.handled + (0 if self._tenure is None else self._tenure.acks.finished)

@@ -73,7 +73,8 @@ def parsed(head: bytes) -> Request:
 class Server:
     """Answers for what one process runs, from entering to leaving. The port is open when it has been entered.
 
-    port: 0 for any that is free. named: what the parts are called in the answer of /readyz. Raises `OSError` where it cannot listen.
+    port: 0 for any that is free. named: what the parts are called in the answer of /readyz. Raises `OSError`
+    where it cannot listen.
     """
 
     def __init__(
