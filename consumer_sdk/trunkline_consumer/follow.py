@@ -146,6 +146,7 @@ class Follower:
                 found = True
                 self._counts.from_store += len(events)
                 self._counts.healed += len(events) if self._was_live else 0
+                await self._turn(len(events))
         tenure.delivered = max(tenure.delivered, safe)
         return found
 
@@ -156,7 +157,10 @@ class Follower:
         if not tenure.claim.held:
             await tenure.claim.until_held()  # the database is away, or we were paused: the keeper finds out which
         tenure.deliver(events)
-        self._at_once += len(events)
+
+    async def _turn(self, events: int) -> None:
+        """So many more were delivered, and counted: others have their turn now and then."""
+        self._at_once += events
         if self._at_once >= TURN_EVENTS:
             self._at_once = 0
             await asyncio.sleep(0)
@@ -210,6 +214,7 @@ class Follower:
                 if events:
                     await self._deliver(events)
                     self._counts.from_queue += len(events)
+                    await self._turn(len(events))
             case Verdict.DUPLICATE:
                 self._counts.duplicates += 1
                 await self._settle()
