@@ -9,8 +9,8 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.proxy import Proxy
 from trunkline_ops.management import Management
+from trunkline_ops.servers.proxy import Proxy
 
 
 async def test_a_database_is_fresh_and_holds_an_empty_store(database: str) -> None:

@@ -187,20 +187,25 @@ class Follower:
                 if not self._feed.covers(message.headers):
                     self._tenure.acks.received(message.tag, 0)
                     self._tenure.hold_nothing_up()
-                    if time.monotonic() > progress + self._options.idle:
-                        return heard
-                elif await self._take(message):
-                    progress = time.monotonic()
+                    found = Verdict.FOREIGN
                 else:
-                    return heard
+                    found = await self._take(message)
+                match found:
+                    case Verdict.HOLE:
+                        return heard
+                    case Verdict.FOREIGN:  # if nothing else comes, the past may be another one by now
+                        if time.monotonic() > progress + self._options.idle:
+                            return heard
+                    case _:
+                        progress = time.monotonic()
             except BadMessage as error:
                 log.warning("subscription %s: message passed over: %s", self._tenure.claim.name, error)
                 self._tenure.acks.received(message.tag, 0)
                 self._counts.holes += 1
                 return heard
 
-    async def _take(self, message: Received) -> bool:
-        """Returns whether it goes on from here. Raises `BadMessage`."""
+    async def _take(self, message: Received) -> Verdict:
+        """Returns how it stands to what was delivered, and has delivered what is next. Raises `BadMessage`."""
         tenure = self._tenure
         place = placement(message.headers, self._store.schema)
         found = verdict(place, self._feed.previous(place), tenure.delivered, tenure.claim.history)
@@ -220,10 +225,9 @@ class Follower:
                 await self._settle()
             case Verdict.HOLE:
                 self._counts.holes += 1
-                return False
             case Verdict.FOREIGN:
                 await self._settle()
-        return True
+        return found
 
     async def _fetched(self, event: RecordedEvent) -> RecordedEvent:
         """The same with its data, which was too large for a message."""

@@ -25,6 +25,7 @@ from trunkline_consumer.lanes import Lanes
 from trunkline_consumer.own import BeginAgain, Claim
 from trunkline_consumer.replay import replay
 from trunkline_consumer.tenure import Tenure
+from trunkline_consumer.trace import processing
 from trunkline_store import (
     EventStore,
     InvalidArgument,
@@ -230,14 +231,15 @@ class Runner:
             raise batch.error
         if not self._claim.held:
             await self._claim.until_held()
-        if not self._handling.tx:
-            async with asyncio.timeout(self._handling.timeout):
-                await self._handler(batch)
-            self._tenure.finished(batch.unit)
-        else:
-            async with self._never_idle(), batch.transaction() as connection, self._connected(connection):
+        async with processing(self._store, self._claim.name, batch):
+            if not self._handling.tx:
                 async with asyncio.timeout(self._handling.timeout):
-                    await self._handler(batch, connection)
+                    await self._handler(batch)
+                self._tenure.finished(batch.unit)
+            else:
+                async with self._never_idle(), batch.transaction() as connection, self._connected(connection):
+                    async with asyncio.timeout(self._handling.timeout):
+                        await self._handler(batch, connection)
 
     @asynccontextmanager
     async def _connected(self, connection: Connection) -> AsyncIterator[None]:

@@ -40,8 +40,8 @@ _COUNTERS: Final[dict[str, tuple[str, Callable[[Subscription], float]]]] = {
     "parked": ("Batches that were put aside.", lambda each: each.counts.parked),
 }
 _SEEN: Final[dict[str, tuple[str, Callable[[SubscriptionInfo], float]]]] = {
-    "lag_events": ("Events that can be read and are not finished; up to 10,000.", lambda info: info.behind),
-    "lag_seconds": ("Since when the first of them is there.", lambda info: info.seconds_behind),
+    "behind_events": ("Events that can be read and are not finished; up to 10,000.", lambda info: info.behind),
+    "behind_seconds": ("Since when the first of them is there.", lambda info: info.seconds_behind),
     "parked_batches": ("Batches that are parked now.", lambda info: info.parked),
 }
 _LABELS: Final = ("store", "subscription")
@@ -85,26 +85,24 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """All of it, as it is now."""
         store, every = self._consumer.store.schema, self._consumer.subscriptions
-        state = GaugeMetricFamily(
-            "trunkline_subscription_state", "1 for the state it is in.", labels=[*_LABELS, "state"]
-        )
+        state = GaugeMetricFamily("trunkline_consumer_state", "1 for the state it is in.", labels=[*_LABELS, "state"])
         for each in every:
             for possible in State:
                 state.add_metric([store, each.name, possible.value], float(each.state is possible))
         yield state
         for name, (text, of) in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"trunkline_subscription_{name}", text, labels=_LABELS)
+            gauge = GaugeMetricFamily(f"trunkline_consumer_{name}", text, labels=_LABELS)
             for each in every:
                 gauge.add_metric([store, each.name], of(each))
             yield gauge
         for name, (text, of) in _COUNTERS.items():
-            counter = CounterMetricFamily(f"trunkline_subscription_{name}", text, labels=_LABELS)
+            counter = CounterMetricFamily(f"trunkline_consumer_{name}", text, labels=_LABELS)
             for each in every:
                 counter.add_metric([store, each.name], of(each))
             yield counter
         ours = [self._seen[each.name] for each in every if each.name in self._seen]
         for name, (text, of_info) in _SEEN.items():
-            gauge = GaugeMetricFamily(f"trunkline_subscription_{name}", text, labels=_LABELS)
+            gauge = GaugeMetricFamily(f"trunkline_consumer_{name}", text, labels=_LABELS)
             for info in ours:
                 gauge.add_metric([store, info.name], of_info(info))
             yield gauge

@@ -191,11 +191,9 @@ class Owner:
 
     async def _row(self) -> int:
         store = self._store
-        row = await store.fetchrow(store.sql["see_subscription"], self._name)
-        if row is None:
+        while (row := await store.fetchrow(store.sql["see_subscription"], self._name)) is None:
             first = await first_checkpoint(store, self._feed, self._start)
-            row = await store.fetchrow(store.sql["create_subscription"], self._name, self._feed.label, first)
-        assert row is not None
+            await store.fetchrow(store.sql["create_subscription"], self._name, self._feed.label, first)
         if row["feed"] != self._feed.label:
             raise InvalidArgument(f"subscription {self._name!r} follows {row['feed']!r}, not {self._feed.label!r}")
         return int(row["subscription_id"])

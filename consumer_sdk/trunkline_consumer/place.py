@@ -11,7 +11,7 @@ class Verdict(enum.Enum):
     NEXT = "it goes on where we stand; events at or below that are trimmed off"
     DUPLICATE = "all of it was delivered before"
     HOLE = "something between was never seen: read the store"
-    FOREIGN = "it belongs to another history"
+    FOREIGN = "it is of another history, or not of the feed"
 
 
 def verdict(message: Placement, previous: int, delivered: int, history: str) -> Verdict:

@@ -21,6 +21,7 @@ from pamqp import commands
 
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
+from trunkline_store.presence import client_properties
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -83,7 +84,7 @@ class Receiver:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 self._connection = await aio_pika.connect(
-                    self._url, client_properties={"connection_name": f"{self._queue.name} subscription"}
+                    self._url, client_properties=client_properties(f"{self._queue.name} subscription")
                 )
                 await self._declare()
             if not await self._consume():
@@ -170,7 +171,9 @@ class Receiver:
         try:
             async with (
                 asyncio.timeout(2 * CONNECT_SECONDS),  # RabbitMQ itself waits 5 s for a queue that does not answer
-                await aio_pika.connect(self._url) as connection,
+                await aio_pika.connect(
+                    self._url, client_properties=client_properties(f"{self._queue.name} deletion")
+                ) as connection,
                 connection.channel() as channel,
             ):
                 await channel.queue_delete(self._queue.name)

@@ -93,7 +93,7 @@ class Subscription:
         self._receiver = Receiver(
             amqp_url,
             Queue(
-                name if transient else names.queue(store.schema, name),
+                names.queue(store.schema, name),
                 feed.bindings(store.schema),
                 max_length=options.queue_length,
                 max_bytes=options.queue_bytes,

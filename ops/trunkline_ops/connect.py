@@ -1,27 +1,45 @@
-"""How commands get at the database: named in `pg_stat_activity`, and where it was tried is told when it fails."""
+"""How commands get at the servers: named in `pg_stat_activity`, and where it was tried is told when it fails."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 
+from trunkline_ops.as_stored import AsStored
 from trunkline_ops.json_text import JsonText
-from trunkline_ops.settings import Settings, masked
-from trunkline_store import EventStore, PermissionRefused, StoreUnavailable
-from trunkline_store.translate import translated
+from trunkline_ops.settings import ManagementApi, Settings, masked
+from trunkline_store import EventStore, NotInitialised, PermissionRefused, StoreUnavailable
+from trunkline_store.errors import BrokerUnavailable
+from trunkline_store.queries import statements
+from trunkline_store.serialize import Serializer
+from trunkline_store.translate import dsn_checked, translated
+
+if TYPE_CHECKING:  # what would only make the start of other commands longer is imported below
+    from trunkline_ops.management import Management
 
 _SECONDS: Final = 15.0
 
 
 @asynccontextmanager
-async def opened(settings: Settings, command: str, *, connections: int = 1) -> AsyncIterator[EventStore]:
-    """The store, with events' data as text. Raises `InvalidSettings`, `StoreNotReady`, `StoreUnavailable`."""
+async def opened(
+    settings: Settings,
+    command: str,
+    *,
+    connections: int = 1,
+    serializer: Serializer | None = None,
+    closing: float = _SECONDS,
+) -> AsyncIterator[EventStore]:
+    """The store, with events' data as JSON text, or as the serializer takes it. Raises `InvalidSettings`,
+    `StoreNotReady`, `StoreUnavailable`.
+
+    closing: seconds that a database which hangs may take to close its connections.
+    """
     store = EventStore(
         settings.database(),
         schema=settings.store,
-        serializer=JsonText(),
+        serializer=serializer or JsonText(),
         pool_size=connections,
         timeout=_SECONDS,
         application_name=f"trunkline {command}",
@@ -32,7 +50,19 @@ async def opened(settings: Settings, command: str, *, connections: int = 1) -> A
     try:
         yield store
     finally:
-        await store.close()
+        await store.close(seconds=closing)
+
+
+@asynccontextmanager
+async def opened_as_stored(settings: Settings, command: str, *, connections: int = 1) -> AsyncIterator[EventStore]:
+    """The store, with events' data as bytes, of whatever content type it is. Raises as `opened`."""
+    async with connected(settings, command) as connection:
+        with translated(settings.store):
+            content_type = await connection.fetchval(statements(settings.store)["content_type"])
+    if content_type is None:
+        raise NotInitialised(settings.store)
+    async with opened(settings, command, connections=connections, serializer=AsStored(content_type)) as store:
+        yield store
 
 
 @asynccontextmanager
@@ -44,7 +74,7 @@ async def connected(
     database: another one than the settings' own, of the same server.
     """
     dsn = settings.database()
-    with _saying_where(settings), translated(settings.store):
+    with _saying_where(settings), dsn_checked(), translated(settings.store):
         connection = await asyncpg.connect(
             dsn,
             database=database,
@@ -74,3 +104,40 @@ def _saying_where(settings: Settings) -> Iterator[None]:
         if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
             error.add_note("`trunkline create` makes it")
         raise
+
+
+class Vhost(NamedTuple):
+    """The vhost of the settings, by the management API."""
+
+    api: "Management"
+    name: str
+
+
+@asynccontextmanager
+async def managed(settings: Settings) -> AsyncIterator[Vhost | None]:
+    """The management API and the vhost; None where no API is named. Whatever goes wrong with it within the block is
+    raised as `BrokerUnavailable`."""
+    where = settings.management()
+    if where is None:
+        yield None
+        return
+    import httpx
+
+    from trunkline_ops.management import Management
+
+    try:
+        async with Management(*where) as api:
+            yield Vhost(api, settings.vhost())
+    except httpx.HTTPStatusError as error:
+        raise BrokerUnavailable(f"{_refusal(where, error.response.status_code)} ({where.url})") from error
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise BrokerUnavailable(f"RabbitMQ's management API cannot be reached: {reason} ({where.url})") from error
+    except ValueError as error:
+        raise BrokerUnavailable(f"what answers is not RabbitMQ's management API ({where.url})") from error
+
+
+def _refusal(where: ManagementApi, status: int) -> str:
+    if status in (401, 403):
+        return f"RabbitMQ's management API refuses user {where.user!r}: it takes his password, and the tag monitoring"
+    return f"RabbitMQ's management API answers {status}: is this its address, and is the vhost there?"

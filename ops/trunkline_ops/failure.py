@@ -34,6 +34,16 @@ class StoppedAt(Exception):
         self.appended = appended
 
 
+class ImportStopped(Exception):
+    """An import stopped at this line of the input; so many of its items are in the store, and the same import again
+    passes over them. The cause says why."""
+
+    def __init__(self, line: int, there: int) -> None:
+        super().__init__()
+        self.line = line
+        self.there = there
+
+
 class ReplayStopped(Exception):
     """So many events were replayed, and confirmed, and a new replay goes on at the position `next`; the cause says why
     it stopped."""
@@ -49,6 +59,7 @@ _KNOWN: Final = (
     typer.Abort,
     InvalidSettings,
     StoppedAt,
+    ImportStopped,
     ReplayStopped,
     TrunklineError,
     asyncpg.PostgresError,  # what the store has no name for, such as a full disk
@@ -70,7 +81,8 @@ class Program(TyperGroup):
     """The commands, under one treatment of what they raise. Bugs keep their traceback; nothing else has one."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **__: Any) -> NoReturn:
-        """Runs the command that the arguments say, and exits."""
+        """Runs the command that the arguments say, and exits; or answers a shell that wants to complete them."""
+        self._main_shell_completion({}, prog_name or "trunkline")
         given = list(sys.argv[1:] if args is None else args)
         code = 0
         try:
@@ -99,6 +111,13 @@ def described(error: BaseException) -> Failure:
             return why._replace(
                 message=f"{lines}: {why.message} ({error.appended or 'no'} {events} appended before)",
                 attributes={**why.attributes, "line": first, "appended": error.appended},
+            )
+        case ImportStopped() if error.__cause__ is not None:
+            why = described(error.__cause__)
+            return why._replace(
+                message=f"line {error.line}: {why.message} ({error.there} items are in the store; "
+                "the same import again goes on from there)",
+                attributes={**why.attributes, "line": error.line, "imported": error.there},
             )
         case ReplayStopped() if error.__cause__ is not None:
             why = described(error.__cause__)
@@ -132,7 +151,7 @@ def show(failure: Failure, *, as_json: bool) -> None:
     message = masked("; ".join(line.strip() for line in failure.message.splitlines() if line.strip()))
     if as_json:
         line = {"error": failure.error, "message": message, **failure.attributes}
-        sys.stderr.write(json.dumps(line, default=str) + "\n")
+        sys.stderr.write(masked(json.dumps(line, default=str)) + "\n")
     else:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print("[bold red]error:[/]", end=" ")

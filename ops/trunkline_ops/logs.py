@@ -11,21 +11,25 @@ from trunkline_ops.settings import masked
 
 
 def log_to_stderr(*, as_json: bool) -> None:
-    """For this program, and for the warnings of the libraries that it uses."""
+    """For this program, and for the warnings of the libraries that it uses. No password is shown, whoever logs it."""
     as_json = as_json or not sys.stderr.isatty()
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _mask,
+        structlog.processors.format_exc_info,
     ]
-    rendering: list[Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    render: Any = (
+        structlog.processors.JSONRenderer(default=str)
         if as_json
-        else [structlog.dev.ConsoleRenderer()]
+        else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)  # others show variables
     )
+
+    def masking(logger: Any, method: str, event: EventDict) -> str:
+        return masked(render(logger, method, event))
+
     structlog.configure(
-        processors=[*shared, *rendering],
+        processors=[*shared, masking],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
@@ -33,11 +37,7 @@ def log_to_stderr(*, as_json: bool) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, masking],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-
-
-def _mask(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    return {name: masked(value) if isinstance(value, str) else value for name, value in event.items()}

@@ -1,8 +1,10 @@
 """The few things of RabbitMQ's management API that the demo, tests and tools need."""
 
+import ssl
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 
@@ -14,13 +16,15 @@ class Management:
     """
 
     def __init__(self, url: str, user: str, password: str) -> None:
-        """`url` is that of the UI, such as `http://localhost:15672`."""
+        """`url` is that of the UI, such as `http://localhost:15672`, or `https://rabbitmq:15671?cafile=/etc/ssl/our.pem`,
+        where the file holds the authorities to trust instead of the system's."""
+        parts = urlsplit(url)
         self._http = httpx.AsyncClient(
-            base_url=f"{url}/api/",
+            base_url=parts._replace(path=f"{parts.path.rstrip('/')}/api/", query="").geturl(),
             auth=(user, password),
             timeout=30,
             trust_env=False,  # an HTTP proxy of the environment is no way to a broker
-            verify=url.startswith("https:"),  # reading all certificates takes longer than a request
+            verify=_trust(parts.query) if parts.scheme == "https" else False,  # to read certificates takes its time
         )
 
     async def __aenter__(self) -> Self:
@@ -43,6 +47,13 @@ class Management:
     async def queues(self, vhost: str) -> list[dict[str, Any]]:
         """What the API knows of the vhost's queues: `name`, `messages`, `consumers`, `arguments`, ..."""
         return list(await self._do("GET", "queues", vhost))
+
+    async def queues_of(self, vhost: str, store: str, count: int) -> list[dict[str, Any]]:
+        """What is in a store's queues, the first `count` of them by name: `name`, `messages_ready`,
+        `messages_unacknowledged`, `consumers`."""
+        columns = "name,messages_ready,messages_unacknowledged,consumers"
+        page = {"name": rf"^{store}\.", "use_regex": "true", "page": "1", "page_size": str(count)}
+        return list((await self._do("GET", "queues", vhost, query={**page, "columns": columns}))["items"])
 
     async def queue(self, vhost: str, queue: str) -> dict[str, Any]:
         """What the API knows of one queue."""
@@ -67,7 +78,16 @@ class Management:
             await self._do("DELETE", "connections", connection["name"])
         return len(connections)
 
-    async def _do(self, method: str, *path: str) -> Any:
-        response = await self._http.request(method, "/".join(quote(part, safe="") for part in path))
+    async def get(self, *path: str) -> Any:
+        """What the API says of anything else: `get("vhosts", vhost, "permissions")`."""
+        return await self._do("GET", *path)
+
+    async def _do(self, method: str, *path: str, query: Mapping[str, str] | None = None) -> Any:
+        response = await self._http.request(method, "/".join(quote(part, safe="") for part in path), params=query)
         response.raise_for_status()
         return response.json() if response.content else None
+
+
+def _trust(query: str) -> ssl.SSLContext:
+    """As an AMQP URL's parameters are understood."""
+    return ssl.create_default_context(cafile=parse_qs(query).get("cafile", [None])[0])

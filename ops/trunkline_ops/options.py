@@ -41,4 +41,14 @@ AmqpUrl = Annotated[
         rich_help_panel="Connection",
     ),
 ]
+ManagementUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--management-url",
+        metavar="URL",
+        help="RabbitMQ's management API, as http://host:15672; else TRUNKLINE_MANAGEMENT_URL. It is asked as the user "
+        "of this URL, else of the AMQP URL.",
+        rich_help_panel="Connection",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs; errors too.")]

@@ -34,6 +34,16 @@ class Output:
             self._write(Text(sentence))
         self.flush()
 
+    def paragraph(self, *parts: tuple[str, str], **facts: Any) -> None:
+        """Some lines: parts with their styles, which are wrapped on a terminal; or the facts."""
+        if self.as_json:
+            self._write_json(json.dumps(facts, default=str).encode())
+        elif self._terminal is None:
+            sys.stdout.write("".join(text for text, _ in parts).rstrip() + "\n")
+        else:
+            self._terminal.print(Text.assemble(*parts))
+        self.flush()
+
     def event(self, event: RecordedEvent) -> None:
         """One line for an event; on a terminal it ends where the screen does."""
         if self.as_json:
@@ -44,10 +54,10 @@ class Output:
             Text.assemble(
                 (f"{event.position:>10}  ", "cyan"),
                 (f"{time.isoformat(' ', 'milliseconds')}  ", "dim"),
-                (_visible(event.stream), "bold"),
+                (visible(event.stream), "bold"),
                 (f"@{event.stream_version}  ", "dim"),
-                (f"{_visible(event.type)}  ", "green"),
-                _visible(bytes(event.data).decode()),
+                (f"{visible(event.type)}  ", "green"),
+                visible(bytes(event.data).decode()),
             )
         )
 
@@ -65,5 +75,6 @@ class Output:
             self._terminal.print(line, no_wrap=True, overflow="ellipsis")
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """With what could steer a terminal escaped."""
     return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -8,8 +8,11 @@ Its order and its types are kept: a table's keys are sorted, an integer takes th
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
+
+import msgspec
 
 from trunkline_store import names
 from trunkline_store.wire import CONTENT_TYPE, Message
@@ -37,6 +40,10 @@ _INTEGERS: Final = (
     (0, 2**32, Struct(">cI").pack, b"i"),
     (-(2**63), 2**63, Struct(">cq").pack, b"l"),
 )
+_BY_LENGTH: Final = [
+    next((pack, kind) for low, high, pack, kind in _INTEGERS if (1 << bits >> 1) < high) for bits in range(64)
+]
+"""The type of an integer that is not negative, by its length in bits."""
 
 
 class HeaderTooLarge(ValueError):
@@ -53,7 +60,7 @@ class Frames:
         self._links = _PUBLISH + _short(names.links_exchange(store))
         self._content_type = _short(CONTENT_TYPE)
         self._app_id = _short(names.app_id(store))
-        self._strings: dict[str, bytes] = {}  # the headers' names
+        self._names: dict[tuple[str, ...], list[tuple[str, bytes]]] = {}
 
     def of(self, message: Message) -> bytes:
         """All frames of a message. Raises `HeaderTooLarge`."""
@@ -94,23 +101,35 @@ class Frames:
         if further_keys:  # in capitals, it stands before all others
             keys = b"".join(b"S" + _long(key) for key in further_keys)
             fields.append(b"\x02CCA" + _LONG(len(keys)) + keys)
-        for name in sorted(headers):
+        for name, coded in self._sorted(tuple(headers)):
             value = headers[name]
-            fields.append(self._constant(name))
-            if value is True or value is False:
+            fields.append(coded)
+            if isinstance(value, str):
+                fields.append(_string(value))
+            elif value is True or value is False:
                 fields.append(b"t\x01" if value else b"t\x00")
-            elif isinstance(value, int):
-                fields.append(_integer(value))
             else:
-                fields.append(b"S" + _long(value))
+                fields.append(_integer(value))
         table = b"".join(fields)
         return _LONG(len(table)) + table
 
-    def _constant(self, text: str) -> bytes:
-        known = self._strings.get(text)
+    def _sorted(self, names: tuple[str, ...]) -> list[tuple[str, bytes]]:
+        """The names of a table in their order, each with its bytes. There are few sets of them."""
+        known = self._names.get(names)
         if known is None:
-            known = self._strings[text] = _short(text)
+            known = self._names[names] = [(name, _short(name)) for name in sorted(names)]
         return known
+
+
+def halves(message: Message) -> tuple[Message, Message] | None:
+    """A message twice, each with half of its routing keys; None where it has but one. Whoever bound keys of both halves
+    gets a repeat. While the second is not confirmed, nothing of the message counts as arrived."""
+    keys = [message.routing_key, *message.further_keys]
+    if len(keys) == 1:
+        return None
+    middle = len(keys) // 2
+    first = msgspec.structs.replace(message, further_keys=keys[1:middle], last_position=message.first_position - 1)
+    return first, msgspec.structs.replace(message, routing_key=keys[middle], further_keys=keys[middle + 1 :])
 
 
 def _short(text: str) -> bytes:
@@ -123,7 +142,16 @@ def _long(text: str) -> bytes:
     return _LONG(len(encoded)) + encoded
 
 
+@lru_cache(maxsize=4096)
+def _string(text: str) -> bytes:
+    """As a value of a table. Stores, categories and most streams come again and again."""
+    return b"S" + _long(text)
+
+
 def _integer(value: int) -> bytes:
+    if 0 <= value < 2**63:
+        pack, kind = _BY_LENGTH[value.bit_length()]
+        return bytes(pack(kind, value))
     for low, high, pack, kind in _INTEGERS:
         if low <= value < high:
             return bytes(pack(kind, value))

@@ -15,11 +15,11 @@ class Registry:
         self.registry = CollectorRegistry()
         self.gauges = {
             name: Gauge(f"trunkline_relay_{name}", text, ["store"], registry=self.registry)
-            for name, text in _GAUGES.items()
+            for name, text in GAUGES.items()
         }
         self.counters = {
             name: Counter(f"trunkline_relay_{name}", text, ["store"], registry=self.registry)
-            for name, text in _COUNTERS.items()
+            for name, text in COUNTERS.items()
         }
         self.batch_events = Histogram(
             "trunkline_relay_batch_events",
@@ -37,7 +37,7 @@ class Registry:
         )
 
 
-_GAUGES = {
+GAUGES = {
     "position": "Everything up to here is confirmed, and recorded.",
     "safe_position": "Everything up to here can be read.",
     "lag_events": "Events and links between the recorded and the safe position; from 10,000 on, at least as many.",
@@ -46,10 +46,12 @@ _GAUGES = {
     "leader": "1 while this process publishes the store, 0 while it stands by.",
     "blocked": "1 while RabbitMQ has an alarm and takes nothing.",
 }
-_COUNTERS = {
+COUNTERS = {
     "published": "Messages sent, repeated ones too.",
     "confirmed": "Messages that RabbitMQ has confirmed.",
-    "retries": "Times that publishing began again after a fault.",
+    "retries": "Times that publishing began again after a fault of RabbitMQ, or in another history.",
+    "broker_faults": "Times that RabbitMQ was found to be away, stuck, or against us.",
+    "database_faults": "Times that PostgreSQL was found to be away, stuck, or read-only.",
     "unroutable": "Messages that no queue wanted.",
     "refused": "Refusals (nacks) of RabbitMQ.",
     "skipped": "Messages given up after a queue refused them, or never confirmed them.",
@@ -68,6 +70,14 @@ class Metrics:
         self.holder_seconds = gauges["holder_seconds"]
         self.leader, self.blocked = gauges["leader"], gauges["blocked"]
         self.published, self.confirmed, self.retries = counters["published"], counters["confirmed"], counters["retries"]
+        self.broker_faults, self.database_faults = counters["broker_faults"], counters["database_faults"]
         self.unroutable, self.refused, self.skipped = counters["unroutable"], counters["refused"], counters["skipped"]
+        self._store = store
         self.batch_events = registry.batch_events.labels(store)
         self.confirm_seconds = registry.confirm_seconds.labels(store)
+
+    def values(self) -> dict[str, float]:
+        """What gauges and counters say now, by their names."""
+        samples = {**{name: name for name in GAUGES}, **{name: f"{name}_total" for name in COUNTERS}}
+        value = self.registry.registry.get_sample_value
+        return {n: value(f"trunkline_relay_{s}", {"store": self._store}) or 0.0 for n, s in samples.items()}

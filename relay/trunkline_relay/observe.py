@@ -6,12 +6,14 @@ import asyncio
 import random
 import time
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 
 from trunkline_relay.metrics import Metrics
 from trunkline_relay.status import Holder, Status
 from trunkline_store import EventStore, TrunklineError
+from trunkline_store.presence import process_name
 
 LOOK_SECONDS: Final = 1.5
 HELD_SECONDS: Final = 10.0
@@ -20,14 +22,17 @@ HELD_SECONDS: Final = 10.0
 log = structlog.get_logger("trunkline.relay")
 
 
-async def observe(store: EventStore, name: str, metrics: Metrics, status: Status) -> None:
-    """For ever. name: the relay's row. While the store cannot be asked, `status` grows old, which it tells."""
+async def observe(store: EventStore, name: str, owner: UUID, metrics: Metrics, status: Status) -> None:
+    """For ever; a standby says, too, that it is there. name: of the relay's row and lease. While the store cannot be
+    asked, `status` grows old, which it tells."""
     watch = HolderWatch()
     while True:
         try:
             safe = await store.safe_position()
             row = await store.fetchrow(store.sql["relay_lag"], safe, name)
             holder = watch.seen(await store.fetchrow(store.sql["holder"], safe), time.monotonic())
+            if not status.leading:
+                await store.fetch(store.sql["stand_by"], name, owner, process_name())
         except TrunklineError as error:  # the relay itself meets it too, and says so
             log.debug("not observed", error=str(error))
         except Exception:

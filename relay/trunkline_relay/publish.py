@@ -23,12 +23,14 @@ from aiormq.abc import ChannelFrame
 from pamqp import commands
 
 from trunkline_relay.confirms import Sent, Window
-from trunkline_relay.frames import Frames, HeaderTooLarge
+from trunkline_relay.frames import Frames, HeaderTooLarge, halves
 from trunkline_relay.metrics import Metrics
 from trunkline_relay.patience import Patience
+from trunkline_relay.trace import Spans
 from trunkline_store import names
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
+from trunkline_store.presence import client_properties
 from trunkline_store.wire import Message
 
 _WRITE_BYTES: Final = 1024 * 1024
@@ -86,13 +88,14 @@ class Publisher:
         self._frames: Frames | None = None
         self._failure: BrokerUnavailable | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._spans = Spans()
 
     async def __aenter__(self) -> Self:
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 self._connection = await aio_pika.connect(
                     self._url,
-                    client_properties={"connection_name": f"{self._exchange} relay"},
+                    client_properties=client_properties(f"{self._exchange} relay"),
                 )
                 channel = await self._connection.channel(publisher_confirms=True)
                 for exchange in (self._exchange, names.links_exchange(self._store)):
@@ -123,6 +126,8 @@ class Publisher:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        if self._spans:
+            self._spans.end()
         await self._close()
 
     async def _close(self) -> None:
@@ -151,27 +156,30 @@ class Publisher:
                 try:
                     parts.append(self._frames.of(message))
                 except HeaderTooLarge as error:
-                    raise BrokerUnavailable(f"{error}: raise frame_max of RabbitMQ to its default or more") from error
+                    if (both := halves(message)) is None:
+                        raise BrokerUnavailable(f"{error}: raise RabbitMQ's frame_max to its default") from error
+                    ahead.extendleft(reversed(both))
+                    continue
                 size += len(parts[-1])
-                self.window.sent(
+                tag = self.window.sent(
                     message.last_position, message.first_position, message.routing_key, now, len(parts[-1])
                 )
+                if self._spans:
+                    exchange = names.links_exchange(self._store) if message.linked else self._exchange
+                    self._spans.begin(tag, message, exchange)
                 self._metrics.batch_events.observe(message.count)
             self._metrics.published.inc(len(parts))
             await self._write(b"".join(parts))
 
     async def _write(self, payload: bytes) -> None:
         drained = asyncio.get_running_loop().create_future()
+        drained.add_done_callback(lambda _: self._changed.set())
         try:
             await self._channel.write_queue.put(ChannelFrame(payload, False, drained))
         except _BROKER_ERRORS as error:
             raise BrokerUnavailable.because(error) from error
         while not drained.done():  # a socket that takes nothing has messages outstanding: they are watched
-            failed = asyncio.ensure_future(self._changed.wait())
-            self._changed.clear()
-            await asyncio.wait({drained, failed, self._closing}, return_when=asyncio.FIRST_COMPLETED)
-            failed.cancel()
-            self._check()
+            await self._change()
 
     async def flush(self) -> None:
         """Waits until everything that was published is confirmed or given up. Raises `BrokerUnavailable`."""
@@ -256,6 +264,8 @@ class Publisher:
             self._metrics.confirmed.inc(len(done))
             if done:
                 self._metrics.confirm_seconds.observe(now - done[0].at)
+                if self._spans:
+                    self._spans.confirmed_before(self.window.oldest and self.window.oldest.tag)
         else:
             self._metrics.refused.inc()
             if self._patience.refused(now):
@@ -266,6 +276,8 @@ class Publisher:
 
     def _given_up(self, messages: Sequence[Sent], why: str) -> None:
         self._metrics.skipped.inc(len(messages))
+        if self._spans:
+            self._spans.given_up((sent.tag for sent in messages), why)
         for sent in messages[:_NAMED]:
             log.error(
                 "message given up",

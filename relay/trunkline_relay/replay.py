@@ -10,6 +10,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from heapq import merge
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 import aio_pika
@@ -22,7 +24,8 @@ from trunkline_store.batch import Cutter, block_start
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.names import app_id
-from trunkline_store.wire import CONTENT_TYPE, Message, StoredEvent, encode
+from trunkline_store.presence import client_properties
+from trunkline_store.wire import CONTENT_TYPE, Message, StoredEvent, StoredLink, encode
 
 WINDOW: Final = 200
 PATIENCE_SECONDS: Final = 30.0
@@ -40,7 +43,8 @@ class _Page(NamedTuple):
 
 class Replay:
     """Puts the events from `start` up to `end` (both inclusive; at most up to what is safe now) into a queue that is
-    there: those of a category, or of a stream (its own, without what is linked into it), or all; of some types, or all.
+    there: those of a category, or of a stream (as it is read: with what is linked into it, whose positions here are the
+    links'), or all; of some types, or all.
 
     window: messages that may be outstanding, which bounds what a fault leaves unknown. patience: seconds without a
     confirm after which the broker counts as stuck.
@@ -118,7 +122,7 @@ class Replay:
         try:
             async with asyncio.timeout(self._patience):
                 connection = await aio_pika.connect(
-                    self._url, client_properties={"connection_name": f"{self._store.schema} replay"}
+                    self._url, client_properties=client_properties(f"{self._store.schema} replay")
                 )
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 await channel.declare_queue(self._queue, passive=True)
@@ -156,22 +160,37 @@ class Replay:
             position, more = page.end + 1, page.more
 
     async def _page(self, start: int, end: int) -> _Page:
-        largest = self._store.batch_bytes
-        limits = (end, PAGE_EVENTS, PAGE_BYTES, largest)
         if self._stream is not None:
-            rows = await self._rows("replay_stream", self._version, *limits, self._stream)
-        elif self._category is not None:
-            rows = await self._rows("replay_category", start, *limits, self._category)
+            return await self._stream_page(self._stream, end)
+        if self._category is not None:
+            rows, more = await self._rows(StoredEvent, "replay_category", start, end, self._category)
         else:
-            rows = await self._rows("relay_page", start, *limits)
-        more = len(rows) == PAGE_EVENTS or sum(min(event.size, largest) for event in rows) >= PAGE_BYTES
-        if rows:
-            self._version = rows[-1].stream_version + 1
+            rows, more = await self._rows(StoredEvent, "relay_page", start, end)
         return _Page(rows, rows[-1].position if more else end, more)
 
-    async def _rows(self, query: str, *args: object) -> list[StoredEvent]:
-        rows = await self._store.fetch(self._store.sql[query], *args)
-        return [StoredEvent(*row[: len(StoredEvent.__struct_fields__)]) for row in rows]
+    async def _stream_page(self, stream: str, end: int) -> _Page:
+        """Its own events and its links, in the order of their versions, up to where none of either is missing."""
+        found = [
+            await self._rows(StoredEvent, "replay_stream", self._version, end, stream),
+            await self._rows(StoredLink, "replay_links", self._version, end, stream),
+        ]
+        upto = min((rows[-1].stream_version for rows, more in found if more), default=None)
+        merged = merge(*(rows for rows, _ in found), key=attrgetter("stream_version"))
+        entries = [entry for entry in merged if upto is None or entry.stream_version <= upto]
+        if upto is None:
+            return _Page(entries, end, more=False)
+        self._version = upto + 1
+        return _Page(entries, entries[-1].position, more=True)
+
+    async def _rows(
+        self, kind: type[StoredEvent], query: str, start: int, end: int, *of: str
+    ) -> tuple[list[StoredEvent], bool]:
+        """At most a page of them, and whether there may be more."""
+        largest, store = self._store.batch_bytes, self._store
+        rows = await store.fetch(store.sql[query], start, end, PAGE_EVENTS, PAGE_BYTES, largest, *of)
+        entries = [kind(*row[: len(kind.__struct_fields__)]) for row in rows]
+        more = len(rows) == PAGE_EVENTS or sum(min(entry.size, largest) for entry in entries) >= PAGE_BYTES
+        return entries, more
 
     def _wants(self, event: StoredEvent) -> bool:
         return event.position >= self.start and (not self._types or event.type in self._types)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
@@ -18,25 +19,41 @@ from trunkline_relay.publish import Publisher, Refused
 from trunkline_relay.status import Status
 from trunkline_relay.tail import Tail
 from trunkline_store import EventStore
-from trunkline_store.errors import BrokerUnavailable, LeaseLost, PermissionRefused, StoreNotReady, Unavailable
+from trunkline_store.errors import (
+    BrokerUnavailable,
+    LeaseLost,
+    PermissionRefused,
+    StoreNotReady,
+    TrunklineError,
+    Unavailable,
+)
 from trunkline_store.lease import Lease
 
 LEASE_NAME: Final = "relay"
 LEASE_SECONDS: Final = 5.0
 WINDOW: Final = 1000
 PATIENCE_SECONDS: Final = 30.0
-POLL_SECONDS: Final = (0.004, 0.1)
+POLL_SECONDS: Final = (0.002, 0.1)
 """Between two looks for new events: while they come, and when none has come for a while. A nudge comes before that."""
-NUDGED_SECONDS: Final = 0.001
-"""Between two looks, however often the relay is nudged."""
+BETWEEN_SECONDS: Final = (0.002, 0.05)
+"""Between two looks, however often the relay is nudged: at least, and at most. In between it is as long as the last one
+took, since a relay that looks less often takes more at a time, and each event costs less."""
 STANDBY_SECONDS: Final = 0.2
 """Between two tries of a standby to become leader."""
 RECORD_SECONDS: Final = 0.05
 """Between two writes of the confirmed position. After a crash, as much is published again."""
 STOP_SECONDS: Final = 3.0
 """From `stop` on, what was published has so long to be confirmed; what is not is sent again by the next leader."""
+HAND_OVER_SECONDS: Final = 1.0
+"""After that, for PostgreSQL to record what was confirmed; and as long again to take the lease back."""
+PAUSE_SECONDS: Final = (0.1, 5.0)
+"""After a fault, before the next try; and at most, however often it has failed."""
 
 log = structlog.get_logger("trunkline.relay")
+
+
+class _AnotherPast(Exception):
+    """All that is remembered was learned in another history."""
 
 
 class Relay:
@@ -88,9 +105,14 @@ class Relay:
 
         Raises `StoreNotReady` where the schema does not fit, and `PermissionRefused`: that needs a person.
         """
-        watching = asyncio.create_task(observe(self.store, LEASE_NAME, self.metrics, self.status), name="relay observe")
+        watching = asyncio.create_task(
+            observe(self.store, LEASE_NAME, self.owner, self.metrics, self.status), name="relay observe"
+        )
         try:
-            await self._until_stopped()
+            async with self._bounded(STOP_SECONDS + HAND_OVER_SECONDS):
+                await self._until_stopped()
+        except TimeoutError:
+            log.warning("stopped while PostgreSQL did not answer", hint="the lease may have to run out")
         finally:
             await _ended([watching])
 
@@ -101,6 +123,7 @@ class Relay:
                 lease = await Lease.acquire(self.store, LEASE_NAME, self.owner, self._lease)
                 if lease is None:
                     log.debug("standby", owner=str(self.owner))
+                    self.status.blame(None)
                     await self._sleep(min(STANDBY_SECONDS, self._lease / 4))
                     continue
                 await self._lead(lease, pause)
@@ -108,8 +131,12 @@ class Relay:
                 raise
             except LeaseLost:
                 log.warning("replaced", owner=str(self.owner))
+            except _AnotherPast:
+                self.metrics.retries.inc()
             except Unavailable as error:
                 log.warning("store unavailable", error=str(error))
+                self.metrics.database_faults.inc()
+                self.status.blame(str(error))
                 await self._sleep(pause.next())
             except Exception:
                 log.exception("failed", owner=str(self.owner))  # a bug must not stop the line for good
@@ -134,7 +161,9 @@ class Relay:
                     await work
                 except BrokerUnavailable as error:
                     log.warning("broker unavailable", error=str(error))
+                    self.metrics.broker_faults.inc()
                     self.metrics.retries.inc()
+                    self.status.blame(str(error))
                     await self._sleep(pause.next())
         finally:
             self.leading.clear()
@@ -142,13 +171,17 @@ class Relay:
             self.metrics.leader.set(0)
             self.metrics.blocked.set(0)
             await _ended([*tasks, listening])
-            with suppress(Unavailable):
-                await lease.release()
+            with suppress(TrunklineError, TimeoutError):  # what ended it is worth telling, or is met again
+                async with asyncio.timeout(HAND_OVER_SECONDS):
+                    await lease.release()
 
     async def _publish(self, lease: Lease, pause: _Pause) -> None:
         """From the recorded position on, until `stop` or a fault."""
         store = self.store
-        self._history = str(await store.fetchval(store.sql["history"]))
+        history = str(await store.fetchval(store.sql["history"]))
+        if self._history not in ("", history):
+            log.warning("history changed", was=self._history, now=history)
+        self._history, self._safe = history, 0
         start = self._start_from
         if start is None:
             start = int(await store.fetchval(store.sql["last_feed_position"], await store.safe_position()))
@@ -160,8 +193,9 @@ class Relay:
             self._url, store.schema, position, window=self._allowed, patience=self._patience, metrics=self.metrics
         )
         try:
-            async with self._bounded(), publisher:
+            async with self._bounded(STOP_SECONDS), publisher:
                 log.info("publishing", position=position, exchange=store.schema)
+                self.status.blame(None)
                 recorder = asyncio.create_task(self._record(lease, publisher, position, pause), name="relay record")
                 try:
                     await self._pump(lease, publisher, Tail(store, self._history, position, lease.epoch), recorder)
@@ -175,17 +209,18 @@ class Relay:
         except TimeoutError:
             if not self._stop.is_set():
                 raise
-            log.warning("stopped before all was confirmed", outstanding=len(publisher.window))
+            if len(publisher.window):
+                log.warning("stopped before all was confirmed", outstanding=len(publisher.window))
         await self._record_once(lease, publisher.window.position)
 
     @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[None]:
-        """Ends what is done within by a `TimeoutError` when it goes on for long after `stop`: a broker may hang."""
+    async def _bounded(self, seconds: float) -> AsyncIterator[None]:
+        """Ends what is done within by a `TimeoutError` when it goes on for longer after `stop`: a server may hang."""
         async with asyncio.timeout(None) as limit:
 
             async def stopping() -> None:
                 await self._stop.wait()
-                limit.reschedule(asyncio.get_running_loop().time() + STOP_SECONDS)
+                limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
             watching = asyncio.create_task(stopping(), name="relay stop")
             try:
@@ -200,12 +235,14 @@ class Relay:
         wait = shortest
         while not self._stop.is_set():
             self._woken.clear()  # whatever comes from here on may be missed by this look
+            begun = time.monotonic()
             row = await store.fetchrow(store.sql["poll"])
             assert row is not None
             safe, history = row
             if history != self._history:
-                log.warning("history changed", was=self._history, now=history)
-                raise LeaseLost(lease.name)  # all that is remembered here was learned in another past
+                raise _AnotherPast
+            if lease.fault is not None and lease.lapsed:
+                raise lease.fault  # a database may answer, and be read-only
             self._safe = safe
             self.metrics.safe_position.set(safe)
             moved = False
@@ -223,8 +260,11 @@ class Relay:
             if recorder.done():
                 recorder.result()
             wait = shortest if moved else min(longest, wait * 1.5)
-            await asyncio.sleep(NUDGED_SECONDS)
-            await self._until_woken(wait - NUDGED_SECONDS)
+            least, most = BETWEEN_SECONDS
+            pause = max(least, min(most, time.monotonic() - begun))
+            await asyncio.sleep(pause)
+            if wait > pause:
+                await self._until_woken(wait - pause)
 
     async def _record(self, lease: Lease, publisher: Publisher, position: int, pause: _Pause) -> None:
         while True:
@@ -246,6 +286,8 @@ class Relay:
             self._history,
         )
         if row is None:
+            if await self.store.fetchval(self.store.sql["history"]) != self._history:
+                raise _AnotherPast
             raise LeaseLost(lease.name)
         self.metrics.position.set(row["position"])
 
@@ -261,17 +303,17 @@ class Relay:
 
 
 class _Pause:
-    """Seconds to wait after a fault: doubling up to five, with jitter; short again after progress."""
+    """Seconds to wait after a fault: doubling up to a ceiling, with jitter; short again after progress."""
 
     def __init__(self) -> None:
-        self._seconds = 0.1
+        self._seconds, self._longest = PAUSE_SECONDS
 
     def next(self) -> float:
-        seconds, self._seconds = self._seconds, min(5.0, self._seconds * 2)
+        seconds, self._seconds = self._seconds, min(self._longest, self._seconds * 2)
         return seconds * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        self._seconds = 0.1
+        self._seconds, self._longest = PAUSE_SECONDS
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:

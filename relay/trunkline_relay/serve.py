@@ -1,10 +1,11 @@
-"""`/healthz`, `/readyz` and `/metrics`: three GETs, answered by a small HTTP/1.1 server, one request a connection."""
+"""Probes, metrics and the status page: a few GETs, answered by a small HTTP/1.1 server, one request a connection."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Protocol, Self
@@ -12,6 +13,12 @@ from typing import Any, Final, NamedTuple, Protocol, Self
 import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+
+from trunkline_relay import page
+from trunkline_relay.guard import Guard
+from trunkline_relay.subscriptions import Subscriptions
+from trunkline_relay.view import View
+from trunkline_store.presence import process_name, version
 
 REQUEST_BYTES: Final = 8192
 REQUEST_SECONDS: Final = 5.0
@@ -73,18 +80,33 @@ def parsed(head: bytes) -> Request:
 class Server:
     """Answers for what one process runs, from entering to leaving. The port is open when it has been entered.
 
-    port: 0 for any that is free. named: what the parts are called in the answer of /readyz. Raises `OSError`
+    port: 0 for any that is free. named: what the parts are called in the answer of /readyz. views: of the stores that
+    the status page shows; without any there is none.
+    guard: who may see it, and who holds a store's readers back; by default, who sits at this machine. Raises `OSError`
     where it cannot listen.
     """
 
     def __init__(
-        self, host: str, port: int, registry: Registered, parts: Sequence[Reporting], *, named: str = "stores"
+        self,
+        host: str,
+        port: int,
+        registry: Registered,
+        parts: Sequence[Reporting],
+        *,
+        named: str = "stores",
+        views: Sequence[View] = (),
+        guard: Guard | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self._registry = registry
         self._parts = parts
         self._named = named
+        self._views = views
+        self._guard = guard or Guard(host)
+        self._began = datetime.now(UTC)
+        if views:
+            registry.registry.register(Subscriptions(views))
         self._listener: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -92,6 +114,8 @@ class Server:
         self._listener = await asyncio.start_server(self._accept, self.host, self.port, limit=REQUEST_BYTES)
         self.port = self._listener.sockets[0].getsockname()[1]
         log.info("listening", host=self.host, port=self.port)
+        if self._views and self._guard.closed:
+            log.warning("the status page is closed", hint="this address is not a loopback one: set TRUNKLINE_TOKEN")
         return self
 
     async def __aexit__(
@@ -118,7 +142,7 @@ class Server:
             try:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     head = await reader.readuntil(b"\r\n\r\n")
-                answer = self._answer(parsed(head))
+                answer = await self._answer(parsed(head))
             except BadRequest as error:
                 answer = _plain(error.status)
             except asyncio.LimitOverrunError:
@@ -138,23 +162,51 @@ class Server:
             if not writer.transport.is_closing() or writer.transport.get_write_buffer_size():
                 writer.transport.abort()
 
-    def _answer(self, request: Request) -> bytes:
+    async def _answer(self, request: Request) -> bytes:
         if request.method not in ("GET", "HEAD"):
             return _plain(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
+        refusal = self._guard.refusal(request.headers)
+        status = HTTPStatus.OK
+        headers: Mapping[str, str] = page.JSON_HEADERS
         match request.path:
             case "/healthz":
-                status, kind, body = HTTPStatus.OK, "application/json", _json({"alive": True})
+                kind, body = "application/json", _json({"alive": True})
             case "/readyz":
-                reports = [part.report() for part in self._parts]
-                ready = all(report["ready"] for report in reports)
+                parts = [part.report() for part in self._parts]
+                ready = all(part["ready"] for part in parts)
                 status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-                kind, body = "application/json", _json({"ready": ready, self._named: reports})
+                if refusal is not None:  # a probe need not know whose transactions are open
+                    parts = [{key: value for key, value in part.items() if key != "holder"} for part in parts]
+                kind, body = "application/json", _json({"ready": ready, self._named: parts})
             case "/metrics":
+                await self._refresh(each for each in self._views if each.status.leading)
                 encode, kind = choose_encoder(request.headers.get("accept", ""))
-                status, body = HTTPStatus.OK, encode(self._registry.registry)
+                body = encode(self._registry.registry)
+            case "/" | "/status.json" if self._views:
+                if refusal is not None:
+                    return _response(
+                        refusal.status, "text/plain", f"{refusal.says}\n".encode(), headers=refusal.headers
+                    )
+                if request.path == "/":
+                    kind, body, headers = page.KIND, page.page(), page.headers()
+                else:
+                    await self._refresh(self._views)
+                    kind, body = "application/json", _json(self._status())
             case _:
                 return _plain(HTTPStatus.NOT_FOUND)
-        return _response(status, kind, body, with_body=request.method == "GET")
+        return _response(status, kind, body, with_body=request.method == "GET", headers=headers)
+
+    async def _refresh(self, views: Iterable[View]) -> None:
+        await asyncio.gather(*(view.refresh() for view in views))
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "process": process_name(),
+            "version": version(),
+            "since": self._began.isoformat(timespec="seconds"),
+            "stores": [view.report() for view in self._views],
+        }
 
 
 def _json(value: Any) -> bytes:

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from heapq import merge
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 import asyncpg
+import msgspec
 
 from trunkline_store import EventStore
 from trunkline_store.batch import Cutter, block_start
+from trunkline_store.context import tracer
 from trunkline_store.wire import Chain, Message, StoredEvent, StoredLink, encode
 
 PAGE_EVENTS: Final = 2000
 PAGE_BYTES: Final = 4 * 1024 * 1024
+PORTION_EVENTS: Final = 250
+"""Of which messages are made in one go: a few milliseconds, in which nothing else happens in this process."""
 REMEMBERED: Final = 10_000
 
 
@@ -40,12 +44,13 @@ class Tail:
         self._store = store
         self._history = history
         self._epoch = epoch
+        self._traced = tracer() is not None
         self._previous: int | None = None
         self._categories: OrderedDict[str, int] = OrderedDict()
         self._streams: OrderedDict[str, int] = OrderedDict()
 
     async def until(self, safe: int) -> AsyncGenerator[list[Message], None]:
-        """The messages of everything above `position` up to the safe position, a page at a time."""
+        """The messages of everything above `position` up to the safe position, some at a time."""
         cutter: Cutter[StoredEvent] = Cutter(self._store.batch_count, self._store.batch_bytes)
         coming: asyncio.Task[_Page] | None = None
         try:
@@ -55,8 +60,11 @@ class Tail:
                 batches = cutter.cut(page.entries)
                 if coming is None:
                     batches += cutter.rest()
-                if messages := await self._messages(batches):
-                    yield messages
+                batches = self._ahead(batches)
+                await self._look_up(batches)
+                for some in _portions(batches):
+                    await asyncio.sleep(0)  # meanwhile the next page is asked for, and comes in
+                    yield self._messages(some)
                 if coming is None:
                     return
                 page = await coming
@@ -85,19 +93,18 @@ class Tail:
         more = len(rows) == PAGE_EVENTS or sum(min(row["size"], largest) for row in rows) >= PAGE_BYTES
         return rows, rows[-1]["position"] if more else safe, more
 
-    async def _messages(self, batches: Sequence[list[StoredEvent]]) -> list[Message]:
-        ahead = [
+    def _ahead(self, batches: Sequence[list[StoredEvent]]) -> list[list[StoredEvent]]:
+        """Without what messages were made of before."""
+        return [
             batch if batch[0].position > self.position else [e for e in batch if e.position > self.position]
             for batch in batches
             if batch[-1].position > self.position
         ]
-        if not ahead:
-            return []
-        if self._previous is None:
-            self._previous = int(await self._store.fetchval(self._store.sql["last_position"], ahead[0][0].position - 1))
-        await self._look_up(ahead)
+
+    def _messages(self, batches: Sequence[list[StoredEvent]]) -> list[Message]:
+        assert self._previous is not None
         messages = []
-        for batch in ahead:
+        for batch in batches:
             first, last = batch[0], batch[-1].position
             linked = isinstance(first, StoredLink)
             chain = Chain(
@@ -105,28 +112,34 @@ class Tail:
                 0 if linked else self._categories[first.category],
                 self._streams[first.stream] if first.stream_version > 1 else 0,
             )
-            messages.append(
-                encode(
-                    batch,
-                    chain,
-                    store=self._store.schema,
-                    history=self._history,
-                    epoch=self._epoch,
-                    content_type=self._store.content_type,
-                )
+            message = encode(
+                batch,
+                chain,
+                store=self._store.schema,
+                history=self._history,
+                epoch=self._epoch,
+                content_type=self._store.content_type,
             )
+            if self._traced:
+                traces = tuple(event.traceparent for event in batch if event.traceparent is not None)
+                message = msgspec.structs.replace(message, traceparents=traces)
+            messages.append(message)
             _remember(self._streams, first.stream, last)
             if not linked:
                 self._previous = last
                 _remember(self._categories, first.category, last)
-        self.position = ahead[-1][-1].position
-        for cache in (self._categories, self._streams):
-            while len(cache) > REMEMBERED:
-                cache.popitem(last=False)
+        self.position = batches[-1][-1].position
         return messages
 
     async def _look_up(self, batches: Sequence[list[StoredEvent]]) -> None:
-        """Finds the predecessors that are not remembered: two index look-ups a page, at most."""
+        """Finds the predecessors that are not remembered: two index look-ups a page, at most. What is forgotten is
+        forgotten before: the page needs the rest."""
+        for cache in (self._categories, self._streams):
+            while len(cache) > REMEMBERED:
+                cache.popitem(last=False)
+        if self._previous is None and batches:
+            before = batches[0][0].position - 1
+            self._previous = int(await self._store.fetchval(self._store.sql["last_position"], before))
         categories: dict[str, int] = {}
         streams: dict[str, int] = {}
         for batch in batches:
@@ -143,6 +156,20 @@ class Tail:
             if wanted:
                 rows = await self._store.fetch(self._store.sql[query], list(wanted), list(wanted.values()))
                 known.update(zip(wanted, (row["previous"] for row in rows), strict=True))
+
+
+def _portions(batches: Sequence[list[StoredEvent]]) -> Iterator[list[list[StoredEvent]]]:
+    """Of about `PORTION_EVENTS` each."""
+    portion: list[list[StoredEvent]] = []
+    events = 0
+    for batch in batches:
+        portion.append(batch)
+        events += len(batch)
+        if events >= PORTION_EVENTS:
+            yield portion
+            portion, events = [], 0
+    if portion:
+        yield portion
 
 
 def _remember(cache: OrderedDict[str, int], key: str, position: int) -> None:

@@ -28,13 +28,16 @@ from trunkline_store.events import (
     check_expected_version,
     check_stream,
 )
-from trunkline_store.serialize import Serializer, columns, metadata_column
+from trunkline_store.serialize import Serializer, columns, metadata_column, metadata_text
+
+Arguments = list[Any]
+"""Of `append_v1`, or of `append_one_v1`: the same ones, a value of each where that one takes an array of them."""
 
 
 def arguments(
     stream: str, expected: int, events: Sequence[EventData], serializer: Serializer, *, data_type: str
-) -> list[Any]:
-    """The arguments of `append_v1`. Raises `InvalidArgument` or `InvalidEvent`.
+) -> Arguments:
+    """What is sent to the database. Raises `InvalidArgument` or `InvalidEvent`.
 
     data_type: of the data column.
     """
@@ -42,15 +45,28 @@ def arguments(
     check_expected_version(expected)
     check_events(events)
     passed_on, trace = context.current(), context.traceparent()
-    data = columns(serializer, "data", [event.data for event in events], MAX_DATA_BYTES, data_type)
-    metadata = metadata_column([event.metadata for event in events])
+    if len(events) == 1:
+        event = events[0]
+        metadata = event.metadata
+        return [
+            stream,
+            int(expected),
+            event.id,
+            event.type,
+            columns(serializer, "data", [event.data], MAX_DATA_BYTES, data_type)[0],
+            None if metadata is None else metadata_text(metadata),
+            event.correlation_id or passed_on.correlation_id,
+            event.causation_id or passed_on.causation_id,
+            trace,
+            event.created_at,
+        ]
     return [
         stream,
         int(expected),
         [event.id for event in events],
         [event.type for event in events],
-        data,
-        metadata,
+        columns(serializer, "data", [event.data for event in events], MAX_DATA_BYTES, data_type),
+        metadata_column([event.metadata for event in events]),
         _unless_all_none([event.correlation_id or passed_on.correlation_id for event in events]),
         _unless_all_none([event.causation_id or passed_on.causation_id for event in events]),
         None if trace is None else [trace] * len(events),
@@ -58,9 +74,9 @@ def arguments(
     ]
 
 
-def of_one(args: Sequence[Any]) -> list[Any]:
-    """The arguments of `append_one_v1`, from those of `append_v1` for one event."""
-    return [args[0], args[1], *[None if column is None else column[0] for column in args[2:]]]
+def is_one(args: Arguments) -> bool:
+    """Whether these are those of `append_one_v1`."""
+    return type(args[2]) is not list
 
 
 class StreamAppend(NamedTuple):
@@ -71,24 +87,26 @@ class StreamAppend(NamedTuple):
     events: Sequence[EventData]
 
 
-def many_arguments(together: bool, appends: Sequence[list[Any]]) -> list[Any]:
+def many_arguments(together: bool, appends: Sequence[Arguments]) -> list[Any]:
     """The arguments of `append_many_v1`, from those of each append."""
-    counts = [len(args[2]) for args in appends]
+    counts = [1 if is_one(args) else len(args[2]) for args in appends]
     return [
         together,
         [args[0] for args in appends],
         [args[1] for args in appends],
         counts,
-        *(
-            _unless_all_none(
-                [
-                    value
-                    for args, count in zip(appends, counts, strict=True)
-                    for value in (args[column] if args[column] is not None else (None,) * count)
-                ]
-            )
-            for column in range(2, 10)
-        ),
+        *(_unless_all_none(_flat([args[column] for args in appends], counts)) for column in range(2, 10)),
+    ]
+
+
+def _flat(values: list[Any], counts: list[int]) -> list[Any]:
+    """One value for each event, from a value or an array (None: of Nones) for each append."""
+    if len(values) == sum(counts) and list not in map(type, values):
+        return values
+    return [
+        each
+        for value, count in zip(values, counts, strict=True)
+        for each in (value if type(value) is list else (value,) * count)
     ]
 
 

@@ -55,23 +55,29 @@ class Cutter(Generic[E]):
         """The batches that are complete now. The last one stays open: the next page may go on with it."""
         done: list[list[E]] = []
         batch, size, types = self._open, self._size, self._types
+        following, stream, correlation, type = -1, "", None, ""
+        if batch:
+            last = batch[-1]
+            following, stream, correlation, type = last.position + 1, last.stream, last.correlation_id, last.type
         for event in page:
-            if batch:
-                last = batch[-1]
-                if (
-                    event.position != last.position + 1
-                    or event.stream != last.stream
-                    or event.correlation_id != last.correlation_id
-                    or event.position % BLOCK == 0
-                    or len(batch) == self._count
-                    or size + event.size > self._bytes
-                    or (len(types) == TYPES and event.type not in types)
-                ):
-                    done.append(batch)
-                    batch, size, types = [], 0, set()
+            position = event.position
+            if (
+                position != following
+                or event.stream != stream
+                or event.correlation_id != correlation
+                or position % BLOCK == 0
+                or len(batch) == self._count
+                or size + event.size > self._bytes
+                or (len(types) == TYPES and event.type not in types)
+            ) and batch:
+                done.append(batch)
+                batch, size, types, type = [], 0, set(), ""
             batch.append(event)
             size += event.size
-            types.add(event.type)
+            following, stream, correlation = position + 1, event.stream, event.correlation_id
+            if event.type != type:
+                type = event.type
+                types.add(type)
         self._open, self._size, self._types = batch, size, types
         return done
 

@@ -1,8 +1,13 @@
-"""Cancellation that is obeyed, also around libraries that swallow it."""
+"""Cancellation that is obeyed, also around libraries that swallow it; and work that a cancellation must not end."""
 
 from __future__ import annotations
 
 import asyncio
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def obey_cancellation() -> None:
@@ -14,3 +19,61 @@ def obey_cancellation() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+@types.coroutine
+def uncancelled(
+    work: Coroutine[Any, Any, T], carry_on: Callable[[Coroutine[Any, Any, Any]], object]
+) -> Generator[Any, None, T]:
+    """Awaits `work` as a part of the running task. If that is cancelled it leaves at once, and `carry_on` is given the
+    rest of the work, to make a task of it.
+
+    As `asyncio.shield`, but a task is made only then: made each time, it took a tenth of what an append takes. The work
+    must not look at its own task, as `asyncio.timeout` does.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        awaited = work.send(None)
+        while True:
+            # The task waits for a future of its own: what it waits for is cancelled with it.
+            gate = loop.create_future()
+            if awaited is None:
+                loop.call_soon(_open, gate)
+            else:
+                awaited._asyncio_future_blocking = False  # as the task does with a future that it is given
+                awaited.add_done_callback(lambda _, gate=gate: _open(gate))
+            try:
+                yield from gate
+            except BaseException:
+                carry_on(_rest(work, awaited))
+                raise
+            awaited = work.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+def _open(gate: asyncio.Future[None]) -> None:
+    if not gate.done():
+        gate.set_result(None)
+
+
+async def _rest(work: Coroutine[Any, Any, T], awaited: Any) -> T:
+    return await _from(work, awaited)
+
+
+@types.coroutine
+def _from(work: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, None, T]:
+    try:
+        while True:
+            try:
+                if awaited is not None:
+                    awaited._asyncio_future_blocking = True
+                yield awaited
+            except BaseException as error:  # noqa: BLE001 - the work is told
+                awaited = work.throw(error)
+            else:
+                awaited = work.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value

@@ -2,20 +2,22 @@
 
 A lone append goes at once and alone. While it is under way others wait, and then travel in one transaction, in which
 each succeeds or fails on its own. Where many wait, they travel in two: while the database works on one, the callers of
-the other are answered and append again. Such a call never waits for a stream that somebody else holds: that append comes back
-`busy` and is sent alone, on one of a few other connections, while the rest is committed. Appends to one stream keep
-their order.
+the other are answered and append again. Such a call never waits for a stream that somebody else holds: that append
+comes back `busy` and is sent alone, on one of a few other connections, while the rest is committed. Appends to one
+stream keep their order.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import asyncpg
 
+from trunkline_store.append import is_one
+from trunkline_store.cancellation import uncancelled
 from trunkline_store.errors import StoreUnavailable
 
 MAX_EVENTS: Final = 1024
@@ -40,8 +42,8 @@ class Pending:
     def __init__(self, args: list[Any], answer: asyncio.Future[Row]) -> None:
         self.stream: str = args[0]
         self.args = args
-        self.events = len(args[2])
-        self.size = sum(map(len, args[4]))
+        self.events = 1 if is_one(args) else len(args[2])
+        self.size = len(args[4]) if is_one(args) else sum(map(len, args[4]))
         self.answer = answer
 
     def succeed(self, row: Row) -> None:
@@ -60,34 +62,47 @@ class Pending:
 class Coalescer:
     """Carries appends to the database.
 
+    at_once: what `one` gives, where that needs no waiting for a connection; else None.
     one: sends a single append and returns its row. many: sends several, of different streams, and returns their rows.
-    connections: of the pool, of which one is left for others: appends of busy streams, and large ones, may have to wait.
+    connections: of the pool, of which one is left for others, for all of these may have to wait for a stream.
     """
 
     def __init__(
         self,
+        at_once: Callable[[list[Any]], Coroutine[Any, Any, Row] | None],
         one: Callable[[list[Any]], Awaitable[Row]],
         many: Callable[[Sequence[list[Any]]], Awaitable[Sequence[Row]]],
         *,
         connections: int,
     ) -> None:
+        self._at_once = at_once
         self._one = one
         self._many = many
         self._waiting: deque[Pending] = deque()
         self._most_calls = 2 if connections > 3 else 1
-        self._alone = asyncio.Semaphore(max(1, connections - self._most_calls - 1))
+        self._alone = asyncio.Semaphore(max(1, connections - self._most_calls - 2))
         self._alone_now: dict[str, deque[Pending]] = {}  # by stream: what waits behind the one that is under way
-        self._sending: set[asyncio.Task[None]] = set()
-        """Make the calls that the others wait for."""
+        self._sending: set[object] = set()
+        """The calls that the others wait for."""
+        self._crowd = False
+        """Whether the last call carried several: their callers are answered together, and append together again."""
         self._carried: set[str] = set()
         """The streams of these calls, but for those of a lone append."""
-        self._lone: tuple[asyncio.Task[None], float] | None = None
+        self._lone: tuple[object, float] | None = None
         """Under way, and since when."""
+        self._empty: asyncio.Future[None] | None = None
         self._watching = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def append(self, args: list[Any]) -> Row:
         """The answer's row, or the error. A caller that is cancelled does not cancel what is under way."""
+        if not (self._crowd or self._sending or self._waiting or self._alone_now):
+            sent = self._at_once(args)
+            if sent is not None:
+                try:
+                    return await uncancelled(self._lonely(args[0], sent), self._start)
+                except StoreUnavailable:
+                    pass  # the connection was lost while it was at hand: once more, with another
         pending = Pending(args, asyncio.get_running_loop().create_future())
         if pending.stream in self._alone_now:
             self._alone_now[pending.stream].append(pending)
@@ -96,10 +111,26 @@ class Coalescer:
             self._send_soon()
         return await pending.answer
 
+    async def _lonely(self, stream: str, sent: Coroutine[Any, Any, Row]) -> Row:
+        """Nobody else is there: it needs no company, and no task. If its stream is held, the next ones do not wait."""
+        me = object()
+        self._sending.add(me)
+        self._alone_now[stream] = deque()
+        self._watch(me)
+        try:
+            return await sent
+        finally:
+            self._sending.discard(me)
+            self._release(stream)
+
     async def drain(self) -> None:
         """Waits until everything has its answer."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._tasks or self._alone_now:
+            self._empty = asyncio.get_running_loop().create_future()
+            if self._alone_now:
+                await self._empty
+            if self._tasks:
+                await asyncio.wait(self._tasks)
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
@@ -131,8 +162,8 @@ class Coalescer:
                     return
                 self._sending.add(me)
                 group = self._next_group()
+                self._crowd = len(group) > 1
                 if len(group) == 1 and len(self._sending) == 1 and not self._alone.locked():
-                    # Nobody else is there: it needs no company. If its stream is held, the next ones do not wait.
                     self._watch(me)
                     self._alone_now[group[0].stream] = deque()
                     await self._send_alone(group[0])
@@ -141,12 +172,12 @@ class Coalescer:
                 elif group:
                     self._send_soon()  # what is left for a second call
                     await self._send_many(group)
-                elif len(self._sending) > 1:
-                    return  # what waits, waits for the other call
+                else:
+                    return  # what waits, waits for the other call, or for streams that go alone
         finally:
             self._sending.discard(me)
 
-    def _watch(self, me: asyncio.Task[None]) -> None:
+    def _watch(self, me: object) -> None:
         """From now on. One timer does for many appends: starting one for each took as long as all else here."""
         loop = asyncio.get_running_loop()
         self._lone = me, loop.time()
@@ -159,7 +190,9 @@ class Coalescer:
         if self._lone is not None:
             held_up, since = self._lone
             loop = asyncio.get_running_loop()
-            if (left := since + HELD_SECONDS - loop.time()) > 0:
+            if held_up not in self._sending:
+                self._lone = None
+            elif (left := since + HELD_SECONDS - loop.time()) > 0:
                 self._watching = True
                 loop.call_later(left, self._look)
             else:  # what waits no longer waits for it
@@ -237,3 +270,5 @@ class Coalescer:
         """The stream is free again: what waited for it goes on, in its order."""
         self._waiting.extend(self._alone_now.pop(stream))
         self._send_soon()
+        if self._empty is not None and not self._alone_now and not self._empty.done():
+            self._empty.set_result(None)

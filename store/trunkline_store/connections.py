@@ -9,9 +9,11 @@ back to the pool, which closes it in its time.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -33,10 +35,12 @@ class Connections:
         self._pool = pool
         self._schema = schema
         self._timeout = timeout
-        self._free = asyncio.Semaphore(pool.get_max_size())
+        self._queue: deque[asyncio.Future[None]] = deque()
         self._kept: list[tuple[asyncpg.pool.PoolConnectionProxy, float]] = []  # and since when; used from its end
         self._tidying: asyncio.TimerHandle | None = None
         self._given_back: set[asyncio.Task[None]] = set()
+        self.generation = 0
+        """Counts the servers: those of an earlier one are not used again."""
 
     async def take(self) -> asyncpg.pool.PoolConnectionProxy:
         """A connection. Raises `OperationTimeout` where none gets free in time, and `StoreUnavailable`."""
@@ -44,16 +48,11 @@ class Connections:
             try:
                 if not self.own:
                     return await self._pool.acquire(timeout=self._timeout)
-                if self._free.locked():
-                    async with asyncio.timeout(self._timeout):
-                        await self._free.acquire()
-                else:
-                    await self._free.acquire()  # at once
-                self._taken += 1
+                await self._turn()
                 try:
                     while self._kept:
                         connection, _ = self._kept.pop()
-                        if not connection.is_closed():
+                        if _alive(connection):
                             return connection
                         await self._pool.release(connection)
                     return await self._pool.acquire(timeout=self._timeout)
@@ -65,18 +64,70 @@ class Connections:
                     f"no connection within {self._timeout:g} s: the pool is exhausted, or the database does not answer"
                 ) from error
 
-    @property
-    def keeps(self) -> bool:
-        """Whether connections are kept at hand."""
-        return self.own and not self._closing
+    async def _turn(self) -> None:
+        """Until there is one for us, in the order of coming."""
+        if self._taken < self._pool.get_max_size() and not self._queue:
+            self._taken += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._put_back()
+            raise
 
-    def keep(self, connection: asyncpg.pool.PoolConnectionProxy) -> None:
-        """Keeps it at hand: its session is as it was."""
+    def at_hand(self) -> asyncpg.pool.PoolConnectionProxy | None:
+        """A connection, if that takes no time: as `take`."""
+        if self._kept and not self._queue and _alive(self._kept[-1][0]):
+            self._taken += 1
+            return self._kept.pop()[0]
+        return None
+
+    async def done(self, connection: asyncpg.pool.PoolConnectionProxy, generation: int) -> None:
+        """After a statement of the store's own, which has left the session as it was: keeps the connection at hand.
+        generation: the one in which it was taken."""
+        if not self.own or self._closing or generation != self.generation:
+            await self.release(connection)
+            return
         loop = asyncio.get_running_loop()
         self._kept.append((connection, loop.time()))
         self._put_back()
         if self._tidying is None:
             self._tidying = loop.call_later(KEPT_SECONDS, self._tidy)
+
+    async def after(self, error: BaseException | None, connection: asyncpg.pool.PoolConnectionProxy) -> None:
+        """Gives it back after what was done with it has failed, or not. Whoever is cancelled, or has waited for as long
+        as he may, does not wait again for a server that may hang to end what is still under way."""
+        if is_read_only(error):
+            await self._leave()
+        if isinstance(error, asyncio.CancelledError | OperationTimeout):
+            self._soon(self.release(connection))
+        else:
+            await self.release(connection)
+
+    async def _leave(self) -> None:
+        """A server that cannot be written any more may be a former primary: what is connected to it is not used again,
+        and new connections may lead to its successor. The application's own pool is left alone."""
+        if not self.own:
+            return
+        self.generation += 1
+        await self._pool.expire_connections()
+        for connection, _ in self._kept:
+            self._soon(self._pool.release(connection))
+        self._kept.clear()
+
+    def _soon(self, giving_back: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(giving_back)
+        self._given_back.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._given_back.discard(task)
+        if not task.cancelled():
+            task.exception()  # the pool has terminated the connection then
 
     async def release(self, connection: asyncpg.pool.PoolConnectionProxy) -> None:
         """Gives it back to the pool, which ends what is still under way in it."""
@@ -88,8 +139,12 @@ class Connections:
                 self._put_back()
 
     def _put_back(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
         self._taken -= 1
-        self._free.release()
 
     @property
     def spare(self) -> bool:
@@ -115,28 +170,41 @@ class Connections:
         unneeded = [connection for connection, since in self._kept if since < loop.time() - KEPT_SECONDS]
         del self._kept[: len(unneeded)]
         for connection in unneeded:
-            task = loop.create_task(self._pool.release(connection))
-            self._given_back.add(task)
-            task.add_done_callback(self._given_back.discard)
+            self._soon(self._pool.release(connection))
         self._tidying = loop.call_later(KEPT_SECONDS, self._tidy) if self._kept else None
+
+
+def is_read_only(error: BaseException | None) -> bool:
+    """Whether the server refused to write anything at all."""
+    return isinstance(error, asyncpg.ReadOnlySQLTransactionError) or (
+        error is not None and isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError)
+    )
+
+
+def _alive(connection: asyncpg.pool.PoolConnectionProxy) -> bool:
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:  # it was lost, and the pool has taken it back
+        return False
 
 
 class Statement:
     """What `Connections.statement` gives."""
 
-    __slots__ = ("_connection", "_connections")
+    __slots__ = ("_connection", "_connections", "_generation")
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     async def __aenter__(self) -> asyncpg.pool.PoolConnectionProxy:
+        self._generation = self._connections.generation
         self._connection = await self._connections.take()
         return self._connection
 
     async def __aexit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if error is None and self._connections.keeps:
-            self._connections.keep(self._connection)
+        if error is None:
+            await self._connections.done(self._connection, self._generation)
         else:
-            await self._connections.release(self._connection)
+            await self._connections.after(error, self._connection)

@@ -6,10 +6,10 @@ always wins. With the OpenTelemetry API installed, the current span is the trace
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from trunkline_store.events import MAX_ID_BYTES, RecordedEvent, check_text
 
@@ -83,9 +83,32 @@ def traceparent() -> str | None:
     return _current.get().traceparent
 
 
+def tracer() -> Any | None:
+    """OpenTelemetry's, where its API is installed and the program has set up tracing; else None."""
+    if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return None
+    return trace.get_tracer("trunkline")
+
+
 def span(name: str, **attributes: str | int) -> AbstractContextManager[object]:
     """An OpenTelemetry span around an operation of the store; nothing where nobody has set up tracing."""
-    if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    tracing = tracer()
+    if tracing is None:
         return _NO_SPAN
     named = {f"trunkline.{key}": value for key, value in attributes.items()}
-    return trace.get_tracer("trunkline").start_as_current_span(f"trunkline {name}", attributes=named)
+    started: AbstractContextManager[object] = tracing.start_as_current_span(f"trunkline {name}", attributes=named)
+    return started
+
+
+def span_contexts(traceparents: Iterable[str]) -> list[Any]:
+    """Of those that are valid, each once: to start or to link spans from. The API must be installed."""
+    from opentelemetry.context import Context as Nowhere
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    reader = TraceContextTextMapPropagator()
+    found = []
+    for text in dict.fromkeys(traceparents):
+        each = trace.get_current_span(reader.extract({"traceparent": text}, Nowhere())).get_span_context()
+        if each.is_valid:
+            found.append(each)
+    return found

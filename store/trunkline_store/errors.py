@@ -36,6 +36,7 @@ The message says what happened and what to do; the attributes say it to a progra
 
 from __future__ import annotations
 
+import ssl
 from typing import Self
 from uuid import UUID
 
@@ -300,4 +301,28 @@ class BrokerUnavailable(Unavailable):
     @classmethod
     def because(cls, error: BaseException) -> Self:
         """For what the client library or the system raised."""
-        return cls(f"RabbitMQ cannot be reached: {str(error) or type(error).__name__}")
+        return cls(tls_problem("RabbitMQ", "cafile", error) or f"RabbitMQ cannot be reached: {_words(error)}")
+
+
+def tls_problem(server: str, parameter: str, error: BaseException) -> str | None:
+    """What is wrong with a server's certificate, or with the files that its URL names, in words; else None.
+
+    parameter: of the URL, which names the authorities to trust.
+    """
+    for each in (error, error.__cause__):
+        match each:
+            case ssl.SSLCertVerificationError():
+                why = each.verify_message.rstrip(".")
+                return (
+                    f"{server} shows a certificate that is not trusted: {why} (the URL's {parameter} names a file with "
+                    "the authority that signed it, and its host must be one that the certificate is for)"
+                )
+            case ssl.SSLError():
+                return f"{server} cannot be reached by TLS: {each.reason or each} (is it another port?)"
+            case FileNotFoundError():
+                return f"{server} cannot be reached: a socket, or a file like the URL's {parameter}, is not there"
+    return None
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

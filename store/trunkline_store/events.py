@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
-from asyncpg.pgproto.pgproto import UUID as FastUUID
+from asyncpg.pgproto import pgproto
 
 from trunkline_store.errors import InvalidArgument, InvalidEvent, UndecodableEvent
 
@@ -61,7 +61,7 @@ def new_event_id() -> UUID:
     milliseconds = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10), "big")
     value = milliseconds << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1
-    id: UUID = FastUUID(value.to_bytes(16, "big"))
+    id: UUID = pgproto.UUID(value.to_bytes(16, "big"))
     return id
 
 
@@ -116,7 +116,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False, eq=False):
         if self._serializer is not None:
             try:
                 value = self._serializer.deserialize(self._data, self.type)
-            except Exception as error:  # noqa: BLE001 - the serializer is the application's
+            except Exception as error:  # whatever it is: the serializer is the application's
                 why = str(error) or repr(error)
                 raise UndecodableEvent(self.stream, self.stream_version, self.position, self.type, why) from error
             msgspec.structs.force_setattr(self, "_data", value)

@@ -18,7 +18,8 @@ from uuid import UUID
 
 import asyncpg
 
-from trunkline_store.errors import LeaseLost, TrunklineError, Unavailable
+from trunkline_store.errors import LeaseLost, OperationTimeout, TrunklineError, Unavailable
+from trunkline_store.presence import process_name
 
 
 class Executor(Protocol):
@@ -44,18 +45,25 @@ class Lease:
         self._renewed = asyncio.Event()
         self.lost = asyncio.Event()
         """Set when somebody else has it, or it is gone."""
+        self.fault: Unavailable | None = None
+        """Why `keep` could not renew it the last time, if it could not."""
 
     @classmethod
     async def acquire(cls, store: Executor, name: str, owner: UUID, length: float) -> Lease | None:
         """The lease, or None while somebody else holds it. Raises `Unavailable`."""
         sent_at = time.monotonic()
-        row = await store.fetchrow(store.sql["acquire_lease"], name, owner, timedelta(seconds=length))
+        row = await store.fetchrow(store.sql["acquire_lease"], name, owner, timedelta(seconds=length), process_name())
         return None if row is None else cls(store, name, owner, row["epoch"], length, sent_at)
 
     @property
     def held(self) -> bool:
         """Whether nobody else can have it yet, judged without asking, from the *sending* of the last renewal on."""
         return time.monotonic() < self._deadline
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether it has not been held for as long as it is: that is no hiccup."""
+        return time.monotonic() > self._deadline + self.length
 
     async def renew(self) -> None:
         """Raises `LeaseLost` if it has another holder or is gone, and `Unavailable`."""
@@ -69,6 +77,7 @@ class Lease:
     def renewed(self, sent_at: float) -> None:
         """It was renewed, by a statement that was sent at this (monotonic) time."""
         self._deadline = sent_at + self.length
+        self.fault = None
         self._renewed.set()
 
     def refused(self) -> None:
@@ -92,8 +101,11 @@ class Lease:
                     async with asyncio.timeout(self.length / 2):  # a connection that is dead without a word is left
                         await self.renew()
                     break
-                except (Unavailable, TimeoutError):
-                    await asyncio.sleep(min(0.1, self.length / 20))
+                except Unavailable as error:
+                    self.fault = error
+                except TimeoutError:
+                    self.fault = OperationTimeout("the database did not answer in time to renew a lease")
+                await asyncio.sleep(min(0.1, self.length / 20))
 
     async def release(self) -> None:
         """Lets the next one in at once. Raises `Unavailable`; the lease then runs out by itself."""

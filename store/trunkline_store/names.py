@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -42,6 +43,7 @@ def app_id(store: str) -> str:
     return f"trunkline/{store}"
 
 
+@lru_cache(maxsize=4096)
 def word(text: str, limit: int) -> str:
     """`text` as one word of a routing key, at most `limit` bytes: `.`, `*`, `#` and `%` are percent-escaped, and
     what is too long is cut and ends with `~` and a hash of the whole."""

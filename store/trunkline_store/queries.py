@@ -22,7 +22,12 @@ def statements(schema: str, data_type: str = "json") -> dict[str, str]:
 
 def named(file: str) -> dict[str, str]:
     """The statements of a file in `sql`, by the names that stand over them."""
-    parts = _NAME.split((files(__package__) / "sql" / file).read_text())
+    return parts_of((files(__package__) / "sql" / file).read_text())
+
+
+def parts_of(text: str) -> dict[str, str]:
+    """The statements of a text, by the names that stand over them: `-- name: …`."""
+    parts = _NAME.split(text)
     return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 

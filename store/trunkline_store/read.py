@@ -56,7 +56,7 @@ def _recorded(
     feed_positions: Sequence[int],
     serializer: Serializer,
 ) -> list[RecordedEvent]:
-    """Column by column, which takes half as long as one event after the other; the data is decoded when it is asked for."""
+    """Column by column, which takes half as long as event by event; data is decoded when it is asked for."""
     positions, _, versions, ids, types, data, metadata, correlations, causations, created_at, sizes, *_ = columns
     return list(
         map(

@@ -186,14 +186,23 @@ def metadata_column(values: Sequence[dict[str, Any] | None]) -> list[str | None]
     given = [value for value in values if value is not None]
     if not given:
         return None
-    for value in given:
-        if not isinstance(value, dict):
-            raise InvalidEvent("metadata", f"a dict is needed, not {type(value).__name__}")
-    texts: list[Any] = columns(METADATA, "metadata", given, MAX_METADATA_BYTES, "json")
+    texts = _metadata_texts(given)
     if len(given) == len(values):
         return texts
     each = iter(texts)
     return [None if value is None else next(each) for value in values]
+
+
+def metadata_text(value: dict[str, Any]) -> str:
+    """As `metadata_column`, of one."""
+    return str(_metadata_texts([value])[0])
+
+
+def _metadata_texts(values: Sequence[dict[str, Any]]) -> list[Any]:
+    for value in values:
+        if not isinstance(value, dict):
+            raise InvalidEvent("metadata", f"a dict is needed, not {type(value).__name__}")
+    return columns(METADATA, "metadata", values, MAX_METADATA_BYTES, "json")
 
 
 def _refuse_non_finite(value: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, Literal, Self
 from uuid import UUID
@@ -44,7 +44,7 @@ from trunkline_store.pages import Names, Pages
 from trunkline_store.queries import statements
 from trunkline_store.serialize import JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
-from trunkline_store.streams import Page, SortBy, SortDir, StreamInfo
+from trunkline_store.streams import CategoryInfo, Page, SortBy, SortDir, StreamInfo
 from trunkline_store.subscriptions import Subscriptions
 from trunkline_store.translate import dsn_checked, translated
 
@@ -86,7 +86,7 @@ class EventStore:
         self.batch_count = 0
         self.batch_bytes = 0
         self.pool_size = pool_size if isinstance(dsn_or_pool, str) else dsn_or_pool.get_max_size()
-        self._data_type = "json"
+        self.data_type = "json"
         self._own_pool = isinstance(dsn_or_pool, str)
         self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else ""
         self._pool: asyncpg.Pool | None = None if isinstance(dsn_or_pool, str) else dsn_or_pool
@@ -106,7 +106,7 @@ class EventStore:
             },
         }
         self._nudger = nudge.Nudger(self._nudge)
-        self._coalescer = Coalescer(self._send, self._send_many, connections=self.pool_size)
+        self._coalescer = Coalescer(self._send_at_once, self._send, self._send_many, connections=self.pool_size)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -162,13 +162,14 @@ class EventStore:
         self.batch_count = row["batch_count"]
         self.batch_bytes = row["batch_bytes"]
         self.history = row["history"]
-        self._data_type = row["data_type"]
+        self.data_type = row["data_type"]
 
-    async def close(self) -> None:
-        """Lets appends that are under way finish, then closes the pool, if it is ours; at most for the timeout."""
+    async def close(self, *, seconds: float | None = None) -> None:
+        """Lets appends that are under way finish, then closes the pool, if it is ours; for `seconds` at most (None: the
+        timeout). What is not done by then is given up."""
         pool = self._pool if self._own_pool else None
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout if seconds is None else seconds):
                 await self._coalescer.drain()
                 await self._nudger.drain()
                 if pool is not None and self._connections is not None:
@@ -191,7 +192,10 @@ class EventStore:
         connection = await connections.take()
         try:
             yield connection
-        finally:
+        except BaseException as error:
+            await connections.after(error, connection)
+            raise
+        else:
             await connections.release(connection)
 
     def _open_connections(self) -> Connections:
@@ -288,9 +292,9 @@ class EventStore:
         `DuplicateEvent`, `InvalidArgument`, `InvalidEvent`, `Unavailable`.
         """
         with span("append", stream=stream, events=len(events)):
-            args = append.arguments(stream, expected_version, events, self.serializer, data_type=self._data_type)
+            args = append.arguments(stream, expected_version, events, self.serializer, data_type=self.data_type)
             if connection is not None:
-                row = (await self._append(connection, stream, "append", args))[0]
+                row = (await self._append(connection, stream, _append_query(args), args))[0]
             else:
                 row = await self._coalescer.append(args)
             return append.outcome(stream, expected_version, row)
@@ -309,7 +313,7 @@ class EventStore:
         if not appends:
             return []
         args = append.many_arguments(
-            True, [append.arguments(*part, self.serializer, data_type=self._data_type) for part in appends]
+            True, [append.arguments(*part, self.serializer, data_type=self.data_type) for part in appends]
         )
         rows = await self._together(names[0], args, connection)
         parts = list(zip(appends, rows, strict=True))
@@ -380,8 +384,6 @@ class EventStore:
     async def _append(
         self, connection: Connection, stream: str, query: str, args: Sequence[Any]
     ) -> list[asyncpg.Record]:
-        if query == "append" and len(args[2]) == 1:
-            query, args = "append_one", append.of_one(args)
         try:
             with translated(self.schema):
                 rows: list[asyncpg.Record] = await connection.fetch(self.sql[query], *args)
@@ -403,7 +405,25 @@ class EventStore:
         raise AssertionError
 
     async def _send(self, args: list[Any]) -> asyncpg.Record:
-        return self._told(await self._send_again(args[0], "append", args))[0]
+        return self._told(await self._send_again(args[0], _append_query(args), args))[0]
+
+    def _send_at_once(self, args: list[Any]) -> Coroutine[Any, Any, asyncpg.Record] | None:
+        """As `_send`, where a connection is at hand; it is tried once only."""
+        connections = self._open_connections()
+        connection = connections.at_hand()
+        return None if connection is None else self._send_with(connections, connection, args)
+
+    async def _send_with(
+        self, connections: Connections, connection: asyncpg.pool.PoolConnectionProxy, args: list[Any]
+    ) -> asyncpg.Record:
+        generation = connections.generation
+        try:
+            rows = await self._append(connection, args[0], _append_query(args), args)
+        except BaseException as error:
+            await connections.after(error, connection)
+            raise
+        await connections.done(connection, generation)
+        return self._told(rows)[0]
 
     async def _send_many(self, appends: Sequence[list[Any]]) -> Sequence[asyncpg.Record]:
         args = append.many_arguments(False, appends)
@@ -415,8 +435,10 @@ class EventStore:
 
     def _told(self, rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
         """The answers of appends that were committed, of which relays are told."""
-        if any(row[0] == "appended" for row in rows):
-            self._committed()
+        for row in rows:
+            if row[0] == "appended":
+                self._committed()
+                break
         return rows
 
     def _committed(self) -> None:
@@ -495,8 +517,10 @@ class EventStore:
         self, stream: str, *, start: int | None = None, page: int = read.PAGE_EVENTS
     ) -> AsyncIterator[RecordedEvent]:
         """All events of a stream, page by page, also those that are appended meanwhile. Errors as when read."""
-        position = _start(start, 0)
-        while events := await self.read_stream_forward(stream, start=position, count=page):
+        position, page = _start(start, 0), _count(page)
+        while events := await self.read_stream_forward(
+            stream, start=position, count=await self._fits("forward", stream, position, page)
+        ):
             for event in events:
                 yield event
             position = events[-1].event_number + 1
@@ -505,13 +529,20 @@ class EventStore:
         self, stream: str, *, start: int | None = None, page: int = read.PAGE_EVENTS
     ) -> AsyncIterator[RecordedEvent]:
         """All events of a stream from version `start` (the last) down, page by page."""
-        position = _start(start, MAX_POSITION)
-        while events := await self.read_stream_backward(stream, start=position, count=page):
+        position, page = _start(start, MAX_POSITION), _count(page)
+        while events := await self.read_stream_backward(
+            stream, start=position, count=await self._fits("backward", stream, position, page)
+        ):
             for event in events:
                 yield event
             position = events[-1].event_number - 1
             if position < 1:
                 return
+
+    async def _fits(self, direction: str, stream: str, start: int, page: int) -> int:
+        """Of a page, what may be in memory at once."""
+        query = f"stream_fits_{direction}"
+        return int((await self._read(None, query, check_stream(stream), start, page, read.PAGE_BYTES))[0][0])
 
     # --- reading all streams, or a category
 
@@ -622,8 +653,11 @@ class EventStore:
         search: str = "",
         sort_by: SortBy = "stream_id",
         sort_dir: SortDir = "asc",
+        category: str | None = None,
+        status: Literal["created", "deleted"] | None = None,
     ) -> Page:
-        """A page of streams, with `$all` and deleted ones, of those whose name holds `search`.
+        """A page of streams, with `$all` and deleted ones, of those whose name holds `search`; of one category, and of
+        one status, if these are given.
 
         Raises `InvalidArgument`, `Unavailable`.
         """
@@ -631,16 +665,24 @@ class EventStore:
         if not isinstance(search, str):
             raise InvalidArgument(f"search: a str is needed, not {search!r}")
         query = streams.sorted_query(self.sql["paginate_streams"], sort_by, sort_dir)
-        rows = await self.fetch(query, search, page_size, page_size * (page_number - 1))
+        if status not in (None, "created", "deleted"):
+            raise InvalidArgument(f"status: {status!r} is neither created nor deleted")
+        only = None if category is None else _category(category), None if status is None else status == "deleted"
+        rows = await self.fetch(query, search, page_size, page_size * (page_number - 1), *only)
         entries = [streams.info(row) for row in rows if row["stream"] is not None]
         return Page(entries, page_number, page_size, rows[0]["count"])
+
+    async def categories(self, *, after: str = "", count: int = 1000) -> list[CategoryInfo]:
+        """At most `count` categories by name, behind `after`. Raises `InvalidArgument`, `Unavailable`."""
+        rows = await self._read(None, "categories", after, _count(count))
+        return [CategoryInfo(*row) for row in rows]
 
     # --- snapshots
 
     async def record_snapshot(self, snapshot: Snapshot) -> None:
         """Keeps a snapshot, in place of the one that its source had. Raises `InvalidArgument`, `Unavailable`."""
         await self._read(
-            None, "record_snapshot", *snapshots.arguments(snapshot, self.serializer, data_type=self._data_type)
+            None, "record_snapshot", *snapshots.arguments(snapshot, self.serializer, data_type=self.data_type)
         )
 
     async def read_snapshot(self, source: str) -> Snapshot:
@@ -653,6 +695,10 @@ class EventStore:
     async def delete_snapshot(self, source: str) -> None:
         """Removes the snapshot of a source, if there is one. Raises `Unavailable`."""
         await self._read(None, "delete_snapshot", source)
+
+
+def _append_query(args: append.Arguments) -> str:
+    return "append_one" if append.is_one(args) else "append"
 
 
 async def _end_session(connection: Connection) -> None:

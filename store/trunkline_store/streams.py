@@ -31,6 +31,15 @@ class StreamInfo(NamedTuple):
         return "created" if self.deleted_at is None else "deleted"
 
 
+class CategoryInfo(NamedTuple):
+    """What is in a category: streams that are there, and deleted ones; events and links that were appended to them."""
+
+    category: str
+    streams: int
+    deleted: int
+    events: int
+
+
 class Page(NamedTuple):
     """One page of streams; `page_number` begins at 1, and an empty store has one page."""
 

@@ -38,6 +38,7 @@ class SubscriptionInfo(NamedTuple):
       when the first of them is there.
     - `parked`: batches that could not be handled, and those that wait behind them.
     - `halted`: JSON that says why its last owner gave up; None where it did not.
+    - `process`: where the owner runs, as `host:pid`; None where nobody follows it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class SubscriptionInfo(NamedTuple):
     seconds_behind: float
     parked: int
     halted: str | None
+    process: str | None = None
 
     @property
     def state(self) -> Literal["following", "halted", "stopped"]:

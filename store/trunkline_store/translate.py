@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -20,6 +21,7 @@ from trunkline_store.errors import (
     StoreUnavailable,
     TrunklineError,
     UnsafeRead,
+    tls_problem,
 )
 
 _GONE: Final = (
@@ -80,6 +82,12 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             return OperationTimeout(f"the database did not answer in time: {_shown(error)}")
         case asyncpg.ObjectNotInPrerequisiteStateError() if "accepting connections" in str(error):
             return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")  # it is being replaced, say
+        case asyncpg.InvalidCatalogNameError(detail=str()):  # this very moment; one that is missing has no detail
+            return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")
+        case asyncpg.ReadOnlySQLTransactionError():
+            return StoreUnavailable(
+                f"PostgreSQL is read-only: {_shown(error)}; it is a standby, or default_transaction_read_only is on"
+            )
         case asyncpg.ObjectNotInPrerequisiteStateError():
             return UnsafeRead(_shown(error))
         case asyncpg.DataError() | DataError():
@@ -95,7 +103,9 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
         case _ if isinstance(error, _REFUSED):
             return PermissionRefused(f"PostgreSQL refuses: {_shown(error)}")
         case _ if isinstance(error, _GONE):
-            return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")
+            return StoreUnavailable(
+                tls_problem("PostgreSQL", "sslrootcert", error) or f"PostgreSQL cannot be reached: {_shown(error)}"
+            )
         case _:
             return None
 
@@ -107,7 +117,8 @@ def dsn_checked() -> Iterator[None]:
         yield
     except (ValueError, asyncpg.UndefinedObjectError, StoreUnavailable) as error:
         cause = error.__cause__ or error
-        if isinstance(cause, _BAD_DSN) and not isinstance(error, InvalidArgument):
+        bad = isinstance(cause, _BAD_DSN) and not isinstance(cause, ssl.SSLError)  # of which some are ValueErrors
+        if bad and not isinstance(error, InvalidArgument):
             raise InvalidArgument(f"dsn: {_shown(cause)}") from cause
         raise
 

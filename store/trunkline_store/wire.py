@@ -12,7 +12,9 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
+from json.encoder import encode_basestring
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
@@ -25,7 +27,8 @@ from trunkline_store.names import links_key, routing_key
 WIRE_VERSION: Final = 1
 CONTENT_TYPE: Final = "application/cloudevents-batch+json"
 
-_json = msgspec.json.Encoder().encode
+_text = encode_basestring
+"""A string as JSON text, in which only what must be escaped is."""
 
 
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):
@@ -66,7 +69,8 @@ class Chain(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A batch ready to be published; linked: to the exchange of links."""
+    """A batch ready to be published; linked: to the exchange of links. traceparents: its events' trace contexts, for
+    whoever traces the publishing; they travel in the body."""
 
     routing_key: str
     further_keys: list[str]
@@ -80,6 +84,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     last_position: int
     count: int
     linked: bool = False
+    traceparents: tuple[str, ...] = ()
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -107,7 +112,7 @@ def encode(
     of the relay; a replay has none, and says so."""
     first, last = batch[0], batch[-1]
     linked = isinstance(first, StoredLink)
-    types = list(dict.fromkeys(event.type for event in batch))
+    types = list(dict.fromkeys([event.type for event in batch]))
     keys = [links_key(first.stream)] if linked else [routing_key(first.category, type, first.stream) for type in types]
     headers: dict[str, Any] = {
         "wire_version": WIRE_VERSION,
@@ -145,45 +150,46 @@ def _chained(chain: Chain, linked: bool, epoch: int) -> dict[str, Any]:
 
 
 def _body(batch: Sequence[StoredEvent], store: str, content_type: str) -> bytes:
-    is_json = _is_json(content_type)
+    """Put together as text, and encoded once: piece by piece, that took half as long again."""
+    is_json, linked = _is_json(content_type), isinstance(batch[0], StoredLink)
     begun: str | None = None
-    constant = b""
-    types: dict[str, bytes] = {}
-    parts: list[bytes] = []
+    constant = ""
+    type = coded_type = ""
+    parts: list[str] = []
     for event in batch:
-        stream, version, position, feed = event.stream, event.stream_version, event.position, b""
-        if isinstance(event, StoredLink):
-            feed = b',"feedposition":"%020d","feedversion":"%d"' % (position, version)
+        stream, version, position, more = event.stream, event.stream_version, event.position, ""
+        if linked:
+            assert isinstance(event, StoredLink)
+            more = f',"feedposition":"{str(position).zfill(20)}","feedversion":"{version}"'
             stream, version, position = event.own_stream, event.own_version, event.own_position
         if stream != begun:
             begun, constant = stream, _constant(stream, event.correlation_id, store, content_type)
-        type = types.get(event.type)
-        if type is None:
-            type = types[event.type] = _json(event.type)
-        parts.append(
-            b'%b"id":"%b","type":%b,"time":"%b","sequence":"%020d","streamversion":"%d"%b'
-            % (constant, event.event_id.encode(), type, event.time.encode(), position, version, feed)
-        )
+        if event.type != type:
+            type, coded_type = event.type, _text(event.type)
         if event.causation_id is not None:
-            parts.append(b',"causationid":' + _json(event.causation_id))
+            more += f',"causationid":{_text(event.causation_id)}'
         if event.traceparent is not None:
-            parts.append(b',"traceparent":' + _json(event.traceparent))
+            more += f',"traceparent":{_text(event.traceparent)}'
         if event.metadata is not None:
-            parts.append(b',"metadata":' + _json(_printable(event.metadata)))
-        data = event.data.encode() if isinstance(event.data, str) else event.data
+            more += f',"metadata":{_text(_printable(event.metadata))}'
+        data = event.data
         if data is None:
-            parts.append(b',"dataref":' + _json(f"{_source(store, stream)}/{version}") + b"},")
+            more += f',"dataref":{_text(f"{_source(store, stream)}/{version}")}'
         elif is_json:
-            parts.append(b',"data":' + data + b"},")
+            more += f',"data":{data if isinstance(data, str) else data.decode()}'
         else:
-            parts.append(b',"data_base64":"' + b64encode(data) + b'"},')
-    return b"[" + b"".join(parts)[:-1] + b"]"
+            more += f',"data_base64":"{b64encode(data if isinstance(data, bytes) else data.encode()).decode()}"'
+        parts.append(
+            f'{constant}"id":"{event.event_id}","type":{coded_type},"time":"{event.time}",'
+            f'"sequence":"{str(position).zfill(20)}","streamversion":"{version}"{more}}}'
+        )
+    return f"[{','.join(parts)}]".encode()
 
 
 def _printable(text: str) -> str:
     """The same JSON without what no attribute of a CloudEvent may hold: outside of strings it is white space, inside of
     them it can be escaped."""
-    return NO_TEXT.sub(_escaped, text)
+    return text if text.isprintable() else NO_TEXT.sub(_escaped, text)
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -193,20 +199,21 @@ def _escaped(found: re.Match[str]) -> str:
     return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
 
-def _constant(stream: str, correlation_id: str | None, store: str, content_type: str) -> bytes:
+def _constant(stream: str, correlation_id: str | None, store: str, content_type: str) -> str:
     """What all events of one stream in a batch begin with."""
-    return b'{"specversion":"1.0","source":%b,"subject":%b,"datacontenttype":%b%b,' % (
-        _json(_source(store, stream)),
-        _json(stream),
-        _json(content_type),
-        b',"correlationid":' + _json(correlation_id) if correlation_id is not None else b"",
+    correlation = "" if correlation_id is None else f',"correlationid":{_text(correlation_id)}'
+    return (
+        f'{{"specversion":"1.0","source":{_text(_source(store, stream))},"subject":{_text(stream)},'
+        f'"datacontenttype":{_text(content_type)}{correlation},'
     )
 
 
+@lru_cache(maxsize=4096)
 def _source(store: str, stream: str) -> str:
     return f"/{store}/{quote(stream, safe='')}"
 
 
+@lru_cache(maxsize=16)
 def _is_json(content_type: str) -> bool:
     media_type = content_type.partition(";")[0].strip().lower()
     return media_type == "application/json" or media_type.endswith("+json")

@@ -18,13 +18,12 @@ from trunkline_store import ANY_VERSION, EventData, EventStore
 _PROJECTOR = """
 import asyncio, os, sys
 from trunkline_consumer import Consumer, by_stream
+from trunkline_ops.soak.controls import without_checkpoint_guard
 from trunkline_store import EventStore
 async def main(dsn, url, guarded):
     async with EventStore(dsn) as store, Consumer(store, url) as consumer:
         if guarded == "no":
-            finish = store.sql["finish"].replace("RETURNING checkpoint", "OR subscription_id = $1 RETURNING checkpoint")
-            assert finish != store.sql["finish"]
-            store.sql = {**store.sql, "finish": finish}
+            without_checkpoint_guard(store)
         @consumer.handler("effects", tx=True, concurrency=3, partition_by=by_stream, attempts=100, wait_max=0.5,
                           lease=1.0, idle=0.3, transaction_idle=5.0)
         async def project(batch, tx):

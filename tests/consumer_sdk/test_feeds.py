@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -219,3 +220,51 @@ async def test_below_the_threshold_the_checkpoint_is_written_after_a_while(
         await batch.ack()
         await store.subscriptions.wait_for("s", batch[0].position, seconds=60)
         assert (await store.subscriptions.get("s")).checkpoint == batch[0].position
+
+
+async def test_a_program_may_follow_a_stream_and_all_of_them(store: EventStore, consumer: Consumer) -> None:
+    """One event comes by each subscription, as the same event under another number: its version in the stream, its
+    position in `$all`; and each has a checkpoint of its own."""
+    await append(store, "elsewhere", stream="b-1")
+    await append(store, "here", stream="a-1")
+    one_by_one = msgspec.structs.replace(QUICK, checkpoint_threshold=1)
+    async with (
+        consumer.subscribe_to_stream("a-1", "one", options=one_by_one) as one,
+        consumer.subscribe_to_all_streams("all", options=one_by_one) as every,
+    ):
+        assert data(await take(every)) == ["elsewhere"]
+        in_all, in_stream = await take(every), await take(one)
+        (event,) = in_stream
+        assert (in_all[0].event_id, in_all[0].event_number) == (event.event_id, event.position)
+        assert (event.event_number, event.stream_version) == (1, 1)
+        await in_stream.ack()
+        assert (one.checkpoint, every.checkpoint) == (event.position, 0)
+
+
+async def test_a_transient_subscription_hands_out_what_is_left_and_nothing_else(
+    store: EventStore, consumer: Consumer
+) -> None:
+    """The selector first, then the mapper; of an append of which nothing is left there is no empty batch."""
+    async with consumer.subscribe(
+        selector=lambda e: e.data["wanted"], mapper=lambda e: e.data["n"] * 10, options=QUICK
+    ) as subscription:
+        await append(store, *({"n": n, "wanted": False} for n in range(3)))
+        await append(store, *({"n": n, "wanted": n == 4} for n in range(3, 6)))
+        batch = await take(subscription)
+        assert list(batch) == [40]
+        await batch.ack()
+
+
+async def test_two_transient_subscriptions_of_a_program_do_not_share(store: EventStore, consumer: Consumer) -> None:
+    """Each gets everything, once, by a name and a queue of its own; the end of one is none of the other's business."""
+    async with consumer.subscribe("a-1", options=QUICK) as one:
+        async with consumer.subscribe("a-1", options=QUICK) as two:
+            assert one.name != two.name
+            for n in range(3):
+                await append(store, n)
+                for subscription in (one, two):
+                    batch = await take(subscription)
+                    assert data(batch) == [n]
+                    await batch.ack()
+        await append(store, 3)
+        assert data(await take(one)) == [3]

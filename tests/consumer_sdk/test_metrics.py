@@ -11,7 +11,7 @@ from trunkline_store import EventStore
 
 NAMES = {
     *("state", "checkpoint", "handled", "from_queue", "from_store", "duplicates", "holes", "healed", "retries"),
-    *("parked", "lag_events", "lag_seconds", "parked_batches"),
+    *("parked", "behind_events", "behind_seconds", "parked_batches"),
 }
 
 
@@ -37,13 +37,13 @@ async def test_metrics_say_what_became_of_events(store: EventStore, vhost: str) 
             labels = {"store": "eventstore", "subscription": "s"}
 
             def value(name: str) -> float | None:
-                return metrics.registry.get_sample_value(f"trunkline_subscription_{name}", labels)
+                return metrics.registry.get_sample_value(f"trunkline_consumer_{name}", labels)
 
             async with asyncio.timeout(30):
                 while value("parked_batches") is None:
                     await asyncio.sleep(0.01)  # between two looks
             observing.cancel()
             assert (value("handled_total"), value("retries_total"), value("parked_total")) == (3, 2, 1)
-            assert (value("checkpoint"), value("lag_events"), value("parked_batches")) == (last, 0, 1)
+            assert (value("checkpoint"), value("behind_events"), value("parked_batches")) == (last, 0, 1)
             assert metrics.report()["ready"]
-            assert {family.name.removeprefix("trunkline_subscription_") for family in metrics.collect()} == NAMES
+            assert {family.name.removeprefix("trunkline_consumer_") for family in metrics.collect()} == NAMES

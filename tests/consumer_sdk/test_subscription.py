@@ -191,6 +191,49 @@ async def test_a_second_subscriber_is_refused_while_the_first_lives(store: Event
                 assert next_one.state is State.STOPPED
 
 
+async def test_a_subscription_that_has_started_is_its_owner(store: EventStore, consumer: Consumer, vhost: str) -> None:
+    """Not before: a standby that still waits is starting and hands nothing out; once `start` has returned, the row
+    names it as the owner, and where it goes on is known."""
+    await append(store, 1)
+    await append(store, 2)
+    async with Consumer(store, vhost) as other:
+        first = other.subscribe_to_all_streams("s", options=ONE_BY_ONE)
+        await first.start()
+        one = await take(first)
+        await one.ack()
+        owner = (await store.subscriptions.get("s")).owner
+        second = consumer.subscribe_to_all_streams("s", standby=True, options=ONE_BY_ONE)
+        starting, taking = asyncio.create_task(second.start()), asyncio.create_task(take(second))
+        await asyncio.sleep(2 * ONE_BY_ONE.lease)  # however long it takes: the first one lives
+        assert (starting.done(), taking.done(), second.state) == (False, False, State.STARTING)
+        await first.stop()
+        async with asyncio.timeout(20):
+            await starting
+        assert (await store.subscriptions.get("s")).owner not in (None, owner)
+        assert second.checkpoint == one[-1].position
+        assert data(await taking) == [2]
+
+
+async def test_two_may_make_the_same_subscription_at_once(store: EventStore, consumer: Consumer) -> None:
+    """The one waits for the other's row, which its own statement does not see: it goes on with it, and does not
+    fail."""
+    query = store.sql["create_subscription"]
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    await append(store, 1)
+    async with store.acquire() as connection:
+        async with connection.transaction():
+            await connection.fetch(query, "s", "$all", 0)
+            subscription = consumer.subscribe_to_all_streams("s", start_from=CURRENT, options=ONE_BY_ONE)
+            starting = asyncio.create_task(subscription.start())
+            async with asyncio.timeout(30):
+                while not await store.fetchval(waiting):
+                    await asyncio.sleep(0.01)  # between two looks
+        async with asyncio.timeout(30):
+            await starting
+    assert data(await take(subscription)) == [1], "it begins where the other one said"
+    await subscription.stop()
+
+
 _OWNER = """
 import asyncio, sys
 from trunkline_consumer import Consumer, Options

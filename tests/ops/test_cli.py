@@ -31,6 +31,7 @@ from trunkline_ops.commands import app
 from trunkline_ops.failure import FAILED, USAGE
 from trunkline_ops.lines import MAX_LINE_BYTES, bursts
 from trunkline_ops.servers import PostgresServer
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_ops.settings import InvalidSettings, Settings, masked
 from trunkline_store import ANY_VERSION, EventStore
 from trunkline_store.migrate import latest, migrations
@@ -158,6 +159,7 @@ def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def test_the_commands_and_their_options_are_these() -> None:
     """A renamed or lost option breaks somebody's script: it takes a change here too."""
     common = ["--dsn", "--help", "--json", "--schema"]
+    broker = ["--amqp-url", "--management-url"]
     found = {
         name: [each for parameter in command.params for each in parameter.opts]
         for name, command in commands(get_command(app))
@@ -178,12 +180,24 @@ def test_the_commands_and_their_options_are_these() -> None:
             ]
         ),
         "read": sorted([*common, "stream", "--from", "--count"]),
-        "tail": sorted([*common, "--from", "--stream", "--category", "--type"]),
-        "relay": sorted([*common, "--from", "--lease", "--listen", "--amqp-url"]),
+        "streams": sorted(
+            [
+                *common,
+                *("search", "--category", "--deleted", "--sort", "--desc", "--count", "--page", "--categories"),
+            ]
+        ),
+        "export": sorted([*common, "file"]),
+        "import": sorted([*common, "file"]),
+        "status": sorted([*common, *broker, "--watch", "--every"]),
+        "verify": sorted([*common, *broker, "--to", "--wait", "--erased"]),
+        "doctor": sorted([*common, *broker, "--patience"]),
+        "tail": sorted([*common, "--from", "--last", "--stream", "--category", "--type"]),
+        "relay": sorted([*common, "--from", "--lease", "--listen", "--amqp-url", "--token-file", "--public-page"]),
         "replay": sorted(
             [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
         ),
         "asyncapi": ["--help", "--json", "--schema"],
+        "definitions": ["--help", "--json", "--passwords", "--schema", "--vhost"],
         "consume": ["--help", "--json", "where"],
         "subscriptions list": common,
         "subscriptions show": [*common, "name"],
@@ -803,6 +817,17 @@ def test_tail_can_leave_out(
         assert [json.loads(process.stdout.readline())["type"] for _ in (*expected, last)] == [*expected, last[1]]
 
 
+def test_tail_begins_with_the_last_ones(cli: Cli, database: str) -> None:
+    """So many of those that pass the filters, in their order; then what comes."""
+    cli("append", "-", stdin="".join(f'{{"type": "T{n}", "stream": "{s}-1"}}\n' for n in range(3) for s in "ab"))
+    with program(database, "tail", "--last", "2", "--category", "a", "--json") as process:
+        assert process.stdout is not None
+        assert [json.loads(process.stdout.readline())["type"] for _ in range(2)] == ["T1", "T2"]
+        cli("append", "b-1", "Other")
+        cli("append", "a-2", "New")
+        assert json.loads(process.stdout.readline())["type"] == "New"
+
+
 def test_tail_ends_with_its_reader(cli: Cli, database: str) -> None:
     """Also where nothing comes any more that could fail to be written."""
     cli("append", "a", "A")
@@ -882,6 +907,28 @@ def test_the_relay_waits_for_servers_that_are_away(away: str, database: str, vho
         assert process.wait() == 0
 
 
+async def test_the_relay_stops_while_the_database_hangs(database: str, vhost: str) -> None:
+    """At SIGTERM, it ends before whoever sent it loses patience: Docker kills after ten seconds."""
+    async with Proxy(database) as proxy:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "trunkline_ops.cli", "relay", "--dsn", proxy.url, "--amqp-url", vhost),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stderr is not None
+        while b'"publishing"' not in await process.stderr.readline():
+            pass
+        proxy.stall()
+        process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(15):  # 5, and a busy machine; without it, more than 18
+                _, rest = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            raise
+    assert process.returncode == 0
+    assert b"stopped while PostgreSQL did not answer" in rest
+
+
 def answer(port: int, path: str) -> tuple[int, str]:
     """What the relay's endpoint says; 0 while nobody listens."""
     try:
@@ -904,7 +951,8 @@ def until_roles(port: int, **expected: str) -> None:
 
 def test_one_relay_process_serves_several_stores(cli: Cli, database: str, vhost: str) -> None:
     """Each store has a relay, all have one HTTP server. When one store's schema is dropped, or was never there, its
-    relay ends with a line that names it, and the others go on; when the last has ended, the program ends with 1."""
+    relay ends with a line that names it, and the others go on; when somebody makes it, its relay comes back by itself,
+    and until then `/readyz` says so; when all have ended, the program ends with 1."""
     cli("init", "--schema", "second")
     stores = ["--schema", "eventstore", "--schema", "second", "--schema", "missing"]
     with socket.socket() as free:
@@ -923,8 +971,11 @@ def test_one_relay_process_serves_several_stores(cli: Cli, database: str, vhost:
         while sql(database, "SELECT position FROM eventstore.relays") != [after]:
             pass
         until_roles(port, eventstore="leader", second="failed", missing="failed")
-        sql(database, "DROP SCHEMA eventstore CASCADE")
-        assert logged(process, "relay failed")["store"] == "eventstore"
+        assert "trunkline init" in answer(port, "/readyz")[1]
+        cli("init", "--schema", "missing")
+        cli("init", "--schema", "second")
+        until_roles(port, eventstore="leader", second="leader", missing="leader")
+        sql(database, "DROP SCHEMA eventstore, second, missing CASCADE")
         assert process.wait() == 1
 
 

@@ -70,12 +70,12 @@ async def test_it_answers_probes_and_prometheus(
             async with asyncio.timeout(60):
                 while (ready := await client.get("/readyz")).status_code != 200:
                     await asyncio.sleep(0.1)  # between two looks
-                while 'trunkline_subscription_handled_total{store="eventstore",subscription="s"} 1.0' not in (
+                while 'trunkline_consumer_handled_total{store="eventstore",subscription="s"} 1.0' not in (
                     shown := (await client.get("/metrics")).text
                 ):
                     await asyncio.sleep(0.1)  # between two looks
             assert ready.json()["consumers"][0]["subscriptions"].keys() == {"s"}
-            assert 'trunkline_subscription_lag_events{store="eventstore",subscription="s"}' in shown
+            assert 'trunkline_consumer_behind_events{store="eventstore",subscription="s"}' in shown
     finally:
         process.terminate()
         await process.communicate()

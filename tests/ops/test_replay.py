@@ -13,8 +13,8 @@ from aio_pika.abc import AbstractChannel
 from typer.testing import CliRunner, Result
 
 from tests.ops.test_cli import NOWHERE, environment, program, shown_on, terminal
-from tests.proxy import Proxy
 from trunkline_ops.commands import app
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_relay.replay import WINDOW
 from trunkline_store import ANY_VERSION, EventData, EventStore
 

@@ -29,6 +29,7 @@ from trunkline_ops.servers import (
     rabbitmq_server,
 )
 from trunkline_ops.servers.cache import cached
+from trunkline_ops.servers.guard import Guard
 from trunkline_ops.servers.guard_process import descendants
 from trunkline_ops.servers.packages import has_own_loader, start_with_own_loader
 from trunkline_ops.servers.pgbouncer import pgbouncer_server
@@ -36,6 +37,13 @@ from trunkline_ops.servers.ports import HOST, reserved_ports
 from trunkline_ops.servers.postgres import programs_of_wheel
 from trunkline_ops.servers.rabbitmq import home_of, unpacked_home
 from trunkline_ops.servers.ways import first_open
+
+
+@pytest.fixture(autouse=True)
+def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers in containers have tests of their own."""
+    monkeypatch.setenv("TRUNKLINE_SERVERS", "embedded")
+
 
 PROGRAM = """
 import json, signal, sys
@@ -64,7 +72,7 @@ def open_files(process: int) -> Iterator[str]:
 
 def listening(server: Server) -> set[str]:
     """The addresses on which the processes of a server accept connections."""
-    assert server._guard is not None
+    assert isinstance(server._guard, Guard)
     sockets = {file for process in descendants(server._guard._process.pid) for file in open_files(process)}
     found = set()
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):

@@ -23,7 +23,7 @@ class Plain:
         return [int(event["sequence"]) for message in self.messages for event in json.loads(message.body)]
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while len(self.positions) < count:
                 await asyncio.sleep(0.01)  # between two looks
 
@@ -54,7 +54,7 @@ async def append(store: EventStore, stream: str, *types: str, **given: Any) -> l
 
 async def recorded(store: EventStore, position: int) -> None:
     """Waits until the relay has recorded it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while True:
             row = await store.fetchrow(store.sql["see_relay"], "relay")
             if row is not None and row["position"] >= position:

@@ -1,7 +1,8 @@
 """Messages as bytes, held against the library that makes the same bytes more slowly."""
 
+import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import pamqp.frame
 import pytest
@@ -11,7 +12,11 @@ from pamqp import commands
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from trunkline_relay.frames import Frames, HeaderTooLarge
+from tests.relay.plain import plain
+from trunkline_relay.frames import Frames, HeaderTooLarge, halves
+from trunkline_relay.metrics import Metrics
+from trunkline_relay.patience import Patience
+from trunkline_relay.publish import Publisher
 from trunkline_store.wire import CONTENT_TYPE, Message
 
 short = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60)
@@ -82,3 +87,59 @@ def test_the_bytes_are_those_of_the_library(message: Message, channel: int, room
 def test_a_broker_without_a_limit_is_sent_frames_of_the_usual_size(message: Message) -> None:
     """P9: it says so with a `frame_max` of 0, by which nothing would fit."""
     assert Frames(1, 0, "eventstore").of(message) == Frames(1, 131_072, "eventstore").of(message)
+
+
+class Narrow(Publisher):
+    """On a connection whose frames hold next to nothing, as where RabbitMQ's `frame_max` was set to its minimum."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            url, "eventstore", 0, window=100, patience=Patience(60), metrics=Metrics("eventstore")
+        )  # fmt: skip
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self._frames = Frames(self._channel.number, 4096, "eventstore")
+        return self
+
+
+async def test_keys_that_do_not_fit_into_a_frame_are_sent_in_parts(vhost: str) -> None:
+    """P9: a batch of many long types does not stop the line: whoever bound one of its types has it, whoever bound all
+    has repeats of it, and its position counts when all parts are confirmed."""
+    types = [f"{number:0128d}" for number in range(100)]
+    keys = [f"a.{type}.a-1" for type in types]
+    body = json.dumps([{"sequence": f"{position}"} for position in range(1, 101)]).encode()
+    many = Message(keys[0], keys[1:], "1-100", None, None, None, {}, body, 1, 100, 100)
+    after = Message("a.E.a-1", [], "101-101", None, "E", None, {}, b'[{"sequence": "101"}]', 101, 101, 1)
+    async with (
+        plain(vhost, "#") as everything,
+        plain(vhost, keys[0]) as first,
+        plain(vhost, keys[57]) as middle,
+        plain(vhost, keys[-1]) as last,
+        Narrow(vhost) as publisher,
+    ):
+        await publisher.publish([many, after])
+        await publisher.flush()
+        assert publisher.window.position == 101
+        for one in (first, middle, last):
+            await one.until(100)
+            assert one.positions == list(range(1, 101))
+        await everything.until(301)
+    assert everything.positions[-1] == 101
+    assert list(dict.fromkeys(everything.positions)) == list(range(1, 102))
+
+
+@given(messages())
+def test_half_of_the_keys_is_not_the_message(message: Message) -> None:
+    """P6: with the first part confirmed, the relay still stands before the message; the second one is all of it. Each
+    key is in one of them."""
+    both = halves(message)
+    if not message.further_keys:
+        assert both is None
+        return
+    assert both is not None
+    first, second = both
+    assert (first.last_position, second.last_position) == (message.first_position - 1, message.last_position)
+    found = [first.routing_key, *first.further_keys, second.routing_key, *second.further_keys]
+    assert found == [message.routing_key, *message.further_keys]
+    assert (first.headers, first.body, first.message_id) == (second.headers, second.body, second.message_id)

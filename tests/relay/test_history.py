@@ -29,8 +29,9 @@ async def test_after_a_restore_nothing_of_the_new_history_is_skipped(
             before = len(consumer.messages)
             await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
             await admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", name)
-            await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_lost")
-            await admin.execute(f"ALTER DATABASE {name}_backup RENAME TO {name}")
+            async with admin.transaction():  # at no moment is there no database of the name
+                await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_lost")
+                await admin.execute(f"ALTER DATABASE {name}_backup RENAME TO {name}")
             async with EventStore(database) as store:
                 new = [position for _ in range(20) for position in await append(store, "a-1", "New")]
                 assert new == lost, "the same positions again: else this shows nothing"

@@ -10,10 +10,12 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from tests.relay.plain import append, recorded
+from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
 from trunkline_ops.servers import RabbitMQServer, rabbitmq_server
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_relay import Relay
+from trunkline_relay.run import _Pause
 from trunkline_store import EventStore
 
 FAULTS = {
@@ -70,6 +72,11 @@ class Broker:
                 await self.ctl("set_permissions", "-p", self.vhost, self.user, ".*", ".*", ".*")
             case "exchange":
                 await self._exchange(None)
+
+    async def process_of(self, queue: str, what: str) -> None:
+        """Has a queue's process stand still (suspend), or go on (resume): https://www.erlang.org/doc/man/sys."""
+        name = f'rabbit_misc:r(<<"{self.vhost}">>, queue, <<"{queue}">>)'
+        await self.ctl("eval", f"{{ok, Q}} = rabbit_amqqueue:lookup({name}), sys:{what}(amqqueue:get_pid(Q)).")
 
     async def _exchange(self, type: str | None) -> None:
         """The store's exchange, deleted, and made anew of another type."""
@@ -133,6 +140,64 @@ async def test_an_alarm_blocks_the_relay_and_nothing_is_given_up(
         await recorded(store, positions[-1])
         await gauge(relay, "blocked", 0)
         await gauge(relay, "skipped_total", 0)
+
+
+async def test_a_broker_that_is_away_for_long(
+    store: EventStore, database: str, vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start, and again while the relay runs: after any number of tries in vain, on a clock that was shortened,
+    it goes on by itself with all that was appended meanwhile; the metrics tell of each."""
+    monkeypatch.setattr("trunkline_relay.run.PAUSE_SECONDS", (0.001, 0.01))
+    positions: list[int] = []
+    async with plain(vhost, "#") as other, Proxy(vhost) as proxy:
+        await proxy.refuse()
+        async with relay_running(database, proxy.url) as relay:
+            for outage in (1, 2):
+                positions += await append(store, "a-1", "E")
+                await until(lambda: relay.metrics.broker_faults._value.get() >= 20 * outage)  # noqa: B023 - awaited here
+                positions += await append(store, "a-1", "E")
+                await proxy.accept()
+                await recorded(store, positions[-1])
+                await proxy.refuse()
+        assert list(dict.fromkeys(other.positions)) == positions
+
+
+def test_between_two_tries_it_is_never_long() -> None:
+    """After an outage of any length a relay goes on within seconds; a new fault is met with short pauses again."""
+    pause = _Pause()
+    seconds = [pause.next() for _ in range(10_000)]
+    assert seconds[0] <= 0.1
+    assert all(2.5 <= each <= 5 for each in seconds[10:])
+    pause.reset()
+    assert pause.next() <= 0.1
+
+
+async def test_a_queue_that_never_confirms(store: EventStore, database: str, broker: Broker) -> None:
+    """P9: the process of one queue stands still, and so do the confirms of all that is routed to it. After patience the
+    relay goes on past it, names it, and counts; a queue beside it has every event, and what is published to others
+    meanwhile is confirmed."""
+    async with await aio_pika.connect(broker.url) as connection, connection.channel() as channel:
+        await channel.declare_exchange("eventstore", "topic", durable=True)
+        mute = await channel.declare_queue("mute", durable=True)
+        await mute.bind("eventstore", "mute.#")
+        with capture_logs() as logs:
+            async with plain(broker.url, "#") as other, relay_running(database, broker.url, patience=1) as relay:
+                positions = await append(store, "a-1", "E")
+                await recorded(store, positions[-1])
+                await broker.process_of("mute", "suspend")
+                try:
+                    positions += await append(store, "mute-1", "Lost", "Lost")
+                    positions += await append(store, "a-1", "E")
+                    await recorded(store, positions[-1])
+                    positions += await append(store, "a-1", "E")
+                    await recorded(store, positions[-1])
+                finally:
+                    await broker.process_of("mute", "resume")
+                await other.until(len(positions))
+                assert relay.metrics.skipped._value.get() == 1
+        assert list(dict.fromkeys(other.positions)) == positions
+        given_up = [entry for entry in logs if entry["event"] == "message given up"]
+        assert [(entry["why"], entry["routing_key"]) for entry in given_up] == [("never confirmed", "mute.Lost.mute-1")]
 
 
 async def until(fact: Callable[[], bool]) -> None:

@@ -71,7 +71,8 @@ def test_the_names_of_the_metrics() -> None:
         **dict.fromkeys(["position", "safe_position", "lag_events", "lag_seconds", "holder_seconds"], "gauge"),
         **dict.fromkeys(["leader", "blocked"], "gauge"),
         **dict.fromkeys(
-            [f"{n}_total" for n in ("published", "confirmed", "retries", "unroutable", "refused", "skipped")], "counter"
+            [f"{n}_total" for n in ("published", "confirmed", "unroutable", "refused", "skipped")], "counter"
         ),
+        **dict.fromkeys([f"{n}_total" for n in ("retries", "broker_faults", "database_faults")], "counter"),
         **dict.fromkeys(["batch_events", "confirm_seconds"], "histogram"),
     }

@@ -10,7 +10,8 @@ import pytest
 from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
 from trunkline_relay import Relay
-from trunkline_store import EventData, EventStore, LeaseLost, names, wire
+from trunkline_relay.tail import Tail
+from trunkline_store import ANY_VERSION, EventData, EventStore, LeaseLost, names, wire
 from trunkline_store.lease import Lease
 
 
@@ -247,3 +248,33 @@ async def test_an_unexpected_error_does_not_end_the_relay(
         positions = await append(store, "a-1", "E")
         await consumer.until(1)
     assert consumer.positions == positions
+
+
+async def test_the_chain_holds_where_little_is_remembered(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many streams and categories come before an old one comes again, in one page or in several: its message
+    names its predecessor."""
+    monkeypatch.setattr("trunkline_relay.tail.REMEMBERED", 3)
+    monkeypatch.setattr("trunkline_relay.tail.PORTION_EVENTS", 2)
+    for page in (1000, 7):
+        monkeypatch.setattr("trunkline_relay.tail.PAGE_EVENTS", page)
+        tail = Tail(store, store.history, 0, 1)
+        for n in range(3):
+            for stream in ("old-1", *(f"c{n}x{i}-1" for i in range(9)), "old-1"):
+                await store.append_to_stream(stream, ANY_VERSION, [EventData("E", n)])
+            await published_as_stored(store, tail)
+
+
+async def published_as_stored(store: EventStore, tail: Tail) -> None:
+    """What comes from a tail next has the chains of what is in the store."""
+    events = await store.read_all_streams_forward(count=10_000)
+    begun, expected = tail.position, []
+    for at, event in enumerate(events):
+        of_category = [e.position for e in events[:at] if e.stream.split("-")[0] == event.stream.split("-")[0]]
+        of_stream = [e.position for e in events[:at] if e.stream == event.stream]
+        before = [e.position for e in events[:at]]
+        chain = tuple((each or [0])[-1] for each in (before, of_category, of_stream))
+        if event.position > begun:
+            expected.append((event.position, *chain))
+    names = ("first_position", "previous_position", "previous_in_category", "previous_in_stream")
+    messages = [message async for some in tail.until(await store.safe_position()) for message in some]
+    assert [tuple(message.headers[name] for name in names) for message in messages] == expected

@@ -10,9 +10,9 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
-from tests.proxy import Proxy
 from tests.relay.plain import append, plain
 from tests.whole.flow import relay_running
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_relay import Replay
 from trunkline_relay.tail import PAGE_EVENTS
 from trunkline_store import (
@@ -144,6 +144,36 @@ async def test_a_replay_goes_page_by_page_and_keeps_the_borders(
         await Replay(store, vhost, QUEUE, **choice).run()
         messages = [m for m in await received(channel) if m.headers["stream"] == "c-1"]
     assert [(m.headers["first_position"], m.headers["last_position"]) for m in messages] == expected
+
+
+async def test_a_stream_is_replayed_with_what_is_linked_into_it(
+    store: EventStore, database: str, vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte for byte what the relay sent to the two exchanges, in the order of the stream's versions, page by page; a
+    range counts in positions of the links."""
+    monkeypatch.setattr("trunkline_relay.replay.PAGE_EVENTS", 7)
+    async with plain(vhost, "list.#", links=["list-1"]) as live, relay_running(database, vhost):
+        for n in range(5):
+            await append(store, f"order-{n}", *["Placed"] * 3)
+            await append(store, "list-1", *["Own"] * (n % 3))
+            orders = await store.read_stream_forward(f"order-{n}")
+            linked = await store.link_to_stream("list-1", ANY_VERSION, orders)
+            await append(store, "other-1", "Own")
+        count = 15 + 0 + 1 + 2 + 0 + 1
+        await live.until(count)
+    sent = sorted(live.messages, key=lambda message: int(str(message.headers["first_position"])))
+    async with queue(vhost) as channel:
+        await Replay(store, vhost, QUEUE, stream="list-1").run()
+        again = await received(channel)
+        await Replay(store, vhost, QUEUE, stream="list-1", start=linked.first_position + 1).run()
+        last = await received(channel)
+    assert [told(message) for message in again] == [told(message) for message in sent]
+    versions: list[int] = []
+    for message in again:
+        headers: Any = message.headers
+        versions += range(headers["first_version"], headers["last_version"] + 1)
+    assert versions == list(range(1, count + 1))
+    assert [(m.headers["first_position"], m.headers["linked"]) for m in last] == [(linked.first_position + 1, True)]
 
 
 async def test_a_replay_to_a_queue_that_is_not_there_is_refused(store: EventStore, vhost: str) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.proxy import Proxy
 from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_relay.metrics import Metrics
 from trunkline_relay.patience import Patience
 from trunkline_relay.publish import Publisher

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.proxy import Proxy
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_store import (
     ANY_VERSION,
     NO_STREAM,

@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from trunkline_store import ANY_VERSION, EventData, EventStore, pages
+from trunkline_store import ANY_VERSION, EventData, EventStore, RecordedEvent, pages
 from trunkline_store.pages import Names, Pages
 from trunkline_store.read import PAGE_BYTES
 
@@ -141,3 +141,32 @@ async def test_names_are_kept_within_bounds(store: EventStore, monkeypatch: pyte
     for _ in range(2):
         assert await Asked(store).read(names) == [(f"s-{n}", n) for n in range(30)]
         assert len(vars(names)["_names"]) <= PAGE
+
+
+@pytest.mark.parametrize("linked", [False, True])
+async def test_a_page_of_a_stream_is_bounded_by_bytes(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    """Whatever is in it, own events and linked ones, a lazy reader holds no more than so many bytes, and one event."""
+    size = 1000
+    monkeypatch.setattr("trunkline_store.read.PAGE_BYTES", 3 * size)
+    written = [EventData("E", "x" * size) for _ in range(10)] + [EventData("E", n) for n in range(10)]
+    await store.append_to_stream("s-1", 0, written)
+    if linked:
+        await store.link_to_stream("t-1", 0, await store.read_stream_forward("s-1"))
+    stream = "t-1" if linked else "s-1"
+    counts: list[int] = []
+    for direction in ("forward", "backward"):
+        whole = getattr(store, f"read_stream_{direction}")
+
+        async def page(*args: Any, whole: Any = whole, **options: Any) -> list[RecordedEvent]:
+            found: list[RecordedEvent] = await whole(*args, **options)
+            counts.append(sum(event.size for event in found))
+            return found
+
+        monkeypatch.setattr(store, f"read_stream_{direction}", page)
+    forward = [event async for event in store.stream_forward(stream)]
+    assert [event.event_id for event in forward] == [event.id for event in written]
+    assert [event async for event in store.stream_backward(stream)] == forward[::-1]
+    assert max(counts) <= 4 * size + 100
+    assert len(counts) >= 2 * 4

@@ -27,6 +27,11 @@ _data text[], _metadata text[] DEFAULT NULL::text[], _correlation_ids text[] DEF
 _causation_ids text[] DEFAULT NULL::text[], _traceparents text[] DEFAULT NULL::text[], \
 _created_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[]) TABLE(status text, actual bigint, \
 first_version bigint, last_version bigint, first_position bigint, last_position bigint, duplicate uuid)
+append_one_v1(_stream text, _expected bigint, _id uuid, _type text, _data text, _metadata text DEFAULT NULL::text, \
+_correlation_id text DEFAULT NULL::text, _causation_id text DEFAULT NULL::text, _traceparent text DEFAULT NULL::text, \
+_created_at timestamp with time zone DEFAULT NULL::timestamp with time zone, OUT status text, OUT actual bigint, \
+OUT first_version bigint, OUT last_version bigint, OUT first_position bigint, OUT last_position bigint, \
+OUT duplicate uuid) record
 append_v1(_stream text, _expected bigint, _ids uuid[], _types text[], _data text[], \
 _metadata text[] DEFAULT NULL::text[], _correlation_ids text[] DEFAULT NULL::text[], \
 _causation_ids text[] DEFAULT NULL::text[], _traceparents text[] DEFAULT NULL::text[], \
@@ -208,6 +213,18 @@ STATUSES: list[tuple[str, str]] = [
     ("append_v1('b-1', -3, ARRAY[%(new)s], ARRAY['E'], ARRAY['1'])", "stream_not_found"),
     ("append_v1('gone-1', -1, ARRAY[%(new)s], ARRAY['E'], ARRAY['1'])", "stream_deleted"),
     ("append_v1('b-1', -1, ARRAY[%(one)s], ARRAY['E'], ARRAY['1'])", "duplicate_event"),
+    ("append_one_v1('a-1', -1, %(new)s, 'E', '1')", "appended"),
+    ("append_one_v1('a-1', 1, %(new)s, 'E', '1')", "appended"),
+    ("append_one_v1('new-1', 0, %(new)s, 'E', '1')", "appended"),
+    ("append_one_v1('a-1', 1, %(one)s, 'E', '1')", "appended"),
+    ("append_one_v1('a-1', 0, %(one)s, 'E', '1')", "appended"),
+    ("append_one_v1('a-1', 0, %(new)s, 'E', '1')", "wrong_expected_version"),
+    ("append_one_v1('a-1', 2, %(new)s, 'E', '1')", "wrong_expected_version"),
+    ("append_one_v1('a-1', -2, %(new)s, 'E', '1')", "stream_exists"),
+    ("append_one_v1('b-1', -3, %(new)s, 'E', '1')", "stream_not_found"),
+    ("append_one_v1('gone-1', -1, %(new)s, 'E', '1')", "stream_deleted"),
+    ("append_one_v1('b-1', -1, %(one)s, 'E', '1')", "duplicate_event"),
+    ("append_one_v1('a-1', -1, %(one)s, 'E', '2')", "duplicate_event"),
     ("append_many_v1(true, ARRAY['a-1'], ARRAY[0], ARRAY[1], ARRAY[%(new)s], ARRAY['E'], ARRAY['1'])",
      "wrong_expected_version"),
     ("append_many_v1(false, ARRAY['held-1'], ARRAY[-1], ARRAY[1], ARRAY[%(new)s], ARRAY['E'], ARRAY['1'])", "busy"),
@@ -249,6 +266,10 @@ ERRORS: list[tuple[str, type[psycopg.Error]]] = [
     ("append_v1('a-1', -1, ARRAY[%(new)s, %(new)s], ARRAY['E', 'E'], ARRAY['1', '1'])",
      psycopg.errors.UniqueViolation),
     ("append_v1('$x', -1, ARRAY[%(new)s], ARRAY['E'], ARRAY['1'])", psycopg.errors.CheckViolation),
+    ("append_one_v1('$x', -1, %(new)s, 'E', '1')", psycopg.errors.CheckViolation),
+    ("append_one_v1('a-1', -1, %(new)s, '', '1')", psycopg.errors.CheckViolation),
+    ("append_one_v1('a-1', -1, %(new)s, 'E', '{')", psycopg.errors.InvalidTextRepresentation),
+    ("append_one_v1('a-1', -1, NULL, 'E', '1')", psycopg.errors.NotNullViolation),
     ("append_v1('a-1', -1, ARRAY[%(new)s], ARRAY[''], ARRAY['1'])", psycopg.errors.CheckViolation),
     ("append_v1('a-1', -1, ARRAY[%(new)s], ARRAY['E'], ARRAY['{'])", psycopg.errors.InvalidTextRepresentation),
     ("append_v1('a-1', -1, ARRAY[%(new)s], ARRAY['E'], ARRAY['1'], ARRAY['{'])",

@@ -136,6 +136,7 @@ RIGHTS: list[tuple[str, tuple[Role, ...]]] = [
     ("SELECT * FROM eventstore.leases, eventstore.relays, eventstore.subscriptions, eventstore.snapshots", ROLES),
     ("SELECT eventstore.safe_position_v1(), eventstore.history_v1()", ROLES),
     (f"SELECT eventstore.append_v1('b-1', -1, ARRAY[{ID}], ARRAY['E'], ARRAY['1'])", ("writer",)),
+    (f"SELECT eventstore.append_one_v1('b-1', -1, {ID}, 'E', '1')", ("writer",)),
     (f"SELECT eventstore.append_many_v1(true, '{{b-1}}', '{{-1}}', '{{1}}', ARRAY[{ID}], '{{E}}', '{{1}}')",
      ("writer",)),
     ("SELECT eventstore.link_v1('b-1', -1, ARRAY(SELECT event_id FROM eventstore.events))", ("writer",)),
@@ -150,6 +151,8 @@ RIGHTS: list[tuple[str, tuple[Role, ...]]] = [
     (f"INSERT INTO eventstore.leases VALUES ('l', {ID}, 1, '1s', now())", ("relay", "consumer")),
     ("UPDATE eventstore.leases SET epoch = epoch + 1", ("relay", "consumer")),
     ("DELETE FROM eventstore.leases", ("consumer",)),
+    (f"INSERT INTO eventstore.standbys VALUES ('relay', {ID}, 'host:1')", ("relay",)),
+    ("DELETE FROM eventstore.standbys", ("relay",)),
     ("INSERT INTO eventstore.subscriptions (name, feed, checkpoint) VALUES ('s', '$all', 0)", ("consumer",)),
     ("UPDATE eventstore.subscriptions SET checkpoint = 0", ("consumer",)),
     ("DELETE FROM eventstore.subscriptions", ("consumer",)),
@@ -235,7 +238,7 @@ async def test_refusals_are_one_typed_error_and_change_nothing(store: EventStore
             lambda: writer.delete_stream("a-1", 1, hard=True),
             lambda: writer.fetchval(writer.sql["create_subscription"], "s", "$all", 0),
             lambda: writer.fetchval(writer.sql["checkpoint"], 1, uuid4(), 1, 1, writer.history),
-            lambda: writer.fetchval(writer.sql["acquire_lease"], "relay", uuid4(), timedelta(seconds=1)),
+            lambda: writer.fetchval(writer.sql["acquire_lease"], "relay", uuid4(), timedelta(seconds=1), "host:1"),
         ):
             with pytest.raises(PermissionRefused, match=r"permission denied for .*trunkline roles"):
                 await refused()
@@ -307,6 +310,7 @@ async def test_the_functions_cannot_be_led_astray(store: EventStore, logins: Log
     for n in range(3):
         for call in (
             f"append_v1('a-1', -1, {one})",
+            "append_one_v1('a-1', -1, $1::pg_catalog.uuid, 'E', '1')",
             f"append_many_v1(true, ARRAY['b-1', 'b-2'], ARRAY[-1, -1], ARRAY[1, 0], {one})",
             f"append_many_v1(false, ARRAY['c-1'], ARRAY[-1], ARRAY[1], {one})",
         ):

@@ -100,11 +100,16 @@ class Flow:
 
     async def finish(self) -> list[int]:
         """Stops the writer, waits for the rest, and claims: handled is what was committed, in order, each once."""
+        committed = await self.rest()
+        assert self.handled == committed
+        return committed
+
+    async def rest(self) -> list[int]:
+        """Stops the writer, and waits until the last of what it committed is handled. Returns all of it."""
         self._writing = False
         await self._tasks[0]
         committed = await committed_positions(self.store)
         await self.until(lambda: len(self.handled) >= len(committed) and self.handled[-1] >= committed[-1])
-        assert self.handled == committed
         return committed
 
 

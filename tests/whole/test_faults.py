@@ -12,10 +12,10 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import POSTGRES_SETTINGS
-from tests.proxy import Proxy
 from tests.whole.flow import LEASE, QUICK, Flow, relay_process
 from trunkline_ops.management import Management
 from trunkline_ops.servers import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_store.migrate import initialise
 
 

@@ -16,10 +16,10 @@ import asyncpg
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
-from tests.proxy import Proxy
 from tests.relay.plain import Plain, plain, recorded
 from tests.relay.tripwire import POINTS
 from tests.whole.flow import LEASE, committed_positions, relay_running
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_store import ANY_VERSION, EventData, EventStore
 
 ROOT = Path(__file__).parents[2]

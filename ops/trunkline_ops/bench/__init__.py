@@ -10,6 +10,9 @@ yields them; `command` knows the families by name.
     bare       the floor: asyncpg and one table, without an event store
     programs   relays, writers and timers in processes of their own
     load       callers that call as fast as they are answered
+    messages   the sample as messages of the relay
+    raw        the floor of publishing: prepared bytes on one socket
+    line       writers, a relay and a subscriber, each a process of its own (steady, arrivals)
     rounds     turns, medians, ratios
     report     a table, lines of JSON, curves
 """

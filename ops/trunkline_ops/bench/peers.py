@@ -1,7 +1,7 @@
 """The library `eventsourcing` on the same server: its recorders for PostgreSQL, without the application around them.
 
-They take and give bytes: what encodes is left out on their side, and is in ours; data that is read is decoded by neither. Their callers are threads,
-as many as serve them best.
+They take and give bytes: what encodes is left out on their side, and is in ours; data that is read is decoded by
+neither. Their callers are threads, as many as serve them best.
 """
 
 from __future__ import annotations

@@ -123,8 +123,8 @@ def decoded(batch: Batch) -> int:
 
 
 async def taken(subscription: Subscription, messages: int, events_each: int) -> Run:
-    """Takes so many messages out of a live subscription's queue, and acknowledges each batch. The clock starts when those
-    are handled that may have waited here already."""
+    """Takes so many messages out of a live subscription's queue, and acknowledges each batch. The clock starts when
+    those are handled that may have waited here already."""
     before, events, waited = subscription.counts.from_store, messages * events_each, _waited(messages) * events_each
     handled, begun = 0, time.perf_counter()
     async for batch in subscription:

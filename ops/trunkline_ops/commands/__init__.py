@@ -8,17 +8,22 @@ import typer
 from trunkline_ops.commands.append import append
 from trunkline_ops.commands.asyncapi import asyncapi
 from trunkline_ops.commands.consume import consume
+from trunkline_ops.commands.definitions import definitions
+from trunkline_ops.commands.doctor import doctor
 from trunkline_ops.commands.read import read, tail
 from trunkline_ops.commands.relay import relay
 from trunkline_ops.commands.replay import replay
 from trunkline_ops.commands.roles import roles
 from trunkline_ops.commands.schema import create, drop, init, migrate, migrations, reset
+from trunkline_ops.commands.status import status
+from trunkline_ops.commands.streams import streams
 from trunkline_ops.commands.subscriptions import subscriptions
+from trunkline_ops.commands.transfer import export, import_
+from trunkline_ops.commands.verify import verify
 from trunkline_ops.failure import Program
 
 app = typer.Typer(
     cls=Program,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,12 +40,19 @@ for _panel, _command, _example in (
     ("Events", append, """trunkline append order-42 OrderPlaced '{"total": 12}' --expected none"""),
     ("Events", read, "trunkline read order-42 --from 3"),
     ("Events", tail, "trunkline tail --category order --json | jq .data"),
+    ("Events", streams, "trunkline streams --category order --sort version --desc"),
+    ("Events", export, "trunkline export orders.ndjson"),
+    ("Events", import_, "trunkline import orders.ndjson --schema copy"),
     ("RabbitMQ", relay, "trunkline relay --amqp-url amqp://guest:guest@localhost"),
     ("RabbitMQ", replay, "trunkline replay --to billing --from 2048 --category order"),
     ("RabbitMQ", asyncapi, "trunkline asyncapi --schema invoices > invoices.asyncapi.json"),
+    ("RabbitMQ", definitions, "trunkline definitions --passwords secrets > definitions.json"),
     ("RabbitMQ", consume, "trunkline consume app.projections:consumer"),
+    ("On call", status, "trunkline status --watch --management-url http://localhost:15672"),
+    ("On call", verify, "trunkline verify --to 204800 --json"),
+    ("On call", doctor, "trunkline doctor --management-url http://localhost:15672"),
 ):
-    app.command(rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)
+    app.command(_command.__name__.rstrip("_"), rich_help_panel=_panel, epilog=f"Example: {_example}")(_command)
 app.add_typer(subscriptions, name="subscriptions", rich_help_panel="RabbitMQ")
 
 

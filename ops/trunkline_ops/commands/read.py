@@ -10,11 +10,12 @@ from typing import Annotated, Final
 import typer
 
 from trunkline_ops.connect import opened
+from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.settings import Settings
 from trunkline_store import EventStore, RecordedEvent
-from trunkline_store.events import category_of
+from trunkline_store.events import category_of, check_stream
 
 _SCREEN: Final = 100
 """Events for a person who did not say how many."""
@@ -75,12 +76,21 @@ def tail(
     types: Annotated[
         list[str] | None, typer.Option("--type", metavar="TYPE", help="Only this type; can be given again.")
     ] = None,
+    last: Annotated[
+        int | None, typer.Option(min=1, max=10_000, metavar="N", help="Begin with the last N that there are.")
+    ] = None,
     dsn: Dsn = None,
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the events of all streams as they are committed, until Ctrl-C."""
     settings = Settings.of(dsn=dsn, store=schema)
+    if start is not None and last is not None:
+        raise Misuse("--from and --last do not go together")
+    if stream is not None:
+        check_stream(stream)
+    if category is not None and (not category or "-" in category):
+        raise Misuse(f"--category {category!r}: a category ends before the first - of a stream's name")
 
     def wanted(event: RecordedEvent) -> bool:
         return (
@@ -89,26 +99,56 @@ def tail(
             and (not types or event.type in types)
         )
 
+    group = category or (None if stream is None else category_of(stream))
     with suppress(KeyboardInterrupt):  # the way in which it ends
-        asyncio.run(_tail(settings, start, wanted, Output(as_json=as_json)))
+        asyncio.run(_tail(settings, start, last, group, wanted, Output(as_json=as_json)))
 
 
-async def _tail(settings: Settings, start: int | None, wanted: Callable[[RecordedEvent], bool], output: Output) -> None:
+async def _tail(
+    settings: Settings,
+    start: int | None,
+    last: int | None,
+    category: str | None,
+    wanted: Callable[[RecordedEvent], bool],
+    output: Output,
+) -> None:
+    """category: the only one that has to be read, if there is one."""
     shortest, longest = _POLL_SECONDS
     pause = shortest
     async with opened(settings, "tail") as store:
         position = await store.safe_position() + 1 if start is None else start
+        for event in await _last(store, position, last, wanted):
+            output.event(event)
+        output.flush()
         if sys.stderr.isatty():
             print(f"following from position {position}; Ctrl-C ends", file=sys.stderr)
         while not _nobody_reads():
             before = position
-            async for event in store.stream_all_forward(start=position):
+            async for event in (
+                store.stream_all_forward(start=position)
+                if category is None
+                else store.stream_category_forward(category, start=position)
+            ):
                 if wanted(event):
                     output.event(event)
                 position = event.position + 1
             output.flush()
             pause = shortest if position > before else min(longest, pause * 1.5)
             await asyncio.sleep(pause)
+
+
+async def _last(
+    store: EventStore, position: int, count: int | None, wanted: Callable[[RecordedEvent], bool]
+) -> list[RecordedEvent]:
+    """The last `count` events before a position that are wanted, in their order."""
+    found: list[RecordedEvent] = []
+    if count is not None:
+        async for event in store.stream_all_backward(start=position - 1):
+            if wanted(event):
+                found.append(event)
+            if len(found) == count:
+                break
+    return found[::-1]
 
 
 def _nobody_reads() -> bool:

@@ -31,7 +31,9 @@ def replay(
     category: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only streams whose name up to the first - is this.")
     ] = None,
-    stream: Annotated[str | None, typer.Option(metavar="STREAM", help="Only this stream.")] = None,
+    stream: Annotated[
+        str | None, typer.Option(metavar="STREAM", help="Only this stream, with what is linked into it.")
+    ] = None,
     types: Annotated[
         list[str] | None, typer.Option("--type", metavar="TYPE", help="Only this type; can be given again.")
     ] = None,

@@ -95,6 +95,7 @@ def delete(name: Name, dsn: Dsn = None, schema: Schema = None, as_json: AsJson =
     """Remove a subscription with its checkpoint. The queue at the broker is left to expire."""
 
     async def do(store: EventStore, output: Output) -> None:
+        await store.subscriptions.get(name)  # a misspelt one is an error
         await store.subscriptions.delete(name)
         output.result(f"{name} is deleted", name=name)
 

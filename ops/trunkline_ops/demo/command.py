@@ -4,7 +4,8 @@ import asyncio
 import json
 import signal
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Mapping
+from typing import Annotated, Any, NoReturn
 
 import asyncpg
 import httpx
@@ -12,7 +13,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trunkline_ops.demo.audit import Figures
 from trunkline_ops.demo.processes import Died, Processes
 from trunkline_ops.demo.rooms import Rooms, fresh_rooms
 from trunkline_ops.demo.story import Story, environment
@@ -67,7 +67,7 @@ async def perform(
         if as_json:
             print(json.dumps(figures._asdict()), flush=True)
         else:
-            out.print(as_table(figures))
+            out.print(as_table(figures._asdict()))
         if figures.fault:
             print(f"demo: {figures.fault}", file=sys.stderr)
         elif not as_json:
@@ -78,14 +78,20 @@ async def perform(
     return 1 if figures.fault else 0
 
 
-def as_table(figures: Figures) -> Table:
+def as_table(figures: Mapping[str, Any]) -> Table:
     """What is printed at the end."""
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for name, value in figures._asdict().items():
-        table.add_row(name.replace("_", " "), "-" if value is None else f"{value:,}")
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), _text(value))
     return table
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 def as_text(rooms: Rooms, title: str) -> str:
@@ -102,7 +108,7 @@ def as_text(rooms: Rooms, title: str) -> str:
 def main() -> int:
     """Reads the command line, and returns the exit code: 2 for a mistake in it, 130 after Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+        signal.signal(number, leave)
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
     app.command()(demo)
     try:
@@ -112,5 +118,6 @@ def main() -> int:
         return getattr(error, "exit_code", 2)
 
 
-def _leave(number: int, _: object) -> NoReturn:
+def leave(number: int, _: object) -> NoReturn:
+    """For a signal that ends a program."""
     raise SystemExit(128 + number)  # as after Ctrl-C, whatever was begun is ended in good order

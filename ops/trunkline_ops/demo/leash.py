@@ -1,7 +1,8 @@
-"""Runs one of the demo's programs so that it never outlives the demo: python -m trunkline_ops.demo.leash MODULE ARG ...
+"""Runs a program of the demo, or of a soak, so that it never outlives it.
 
-The demo holds the other end of the program's standard input. When that is closed, be it that the program is to stop or
-that the demo is gone, however it went, the program gets SIGTERM; and SIGKILL where that does not end it.
+python -m trunkline_ops.demo.leash MODULE ARG ...: the demo holds the other end of the program's standard input. When
+that is closed, be it that the program is to stop or that the demo is gone, however it went, the program gets SIGTERM;
+and SIGKILL where that does not end it.
 """
 
 import asyncio

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM, Signals
 from typing import Any, Self, TypeVar
 
 from trunkline_ops.demo.leash import STOP_SECONDS
@@ -93,6 +94,20 @@ class Process:
         )
         self._life = asyncio.create_task(self._live(self._process, on_report), name=self.name)
 
+    @property
+    def pid(self) -> int:
+        """Of the program, which must have been started."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def kill(self) -> None:
+        """Ends it with SIGKILL, as a crash would."""
+        assert self._process is not None
+        assert self._life is not None
+        self._told = True
+        self._process.kill()
+        await self._life
+
     async def stop(self) -> None:
         """Lets it finish what it is doing. Raises `Died` if it did not end well."""
         self._told = True
@@ -108,6 +123,22 @@ class Process:
             code = await self._life
         if code not in (0, -SIGTERM):
             raise self._death(code)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
+    def send(self, number: Signals) -> None:
+        """A signal, if it is still there."""
+        if self.running:
+            self._told = self._told or number == SIGKILL
+            os.kill(self.pid, number)
+
+    async def ended(self) -> None:
+        """Waits until it has, and all that it has said was heard."""
+        if self._life is not None:
+            await asyncio.wait([self._life])
 
     async def _live(self, process: asyncio.subprocess.Process, on_report: Callable[[Report], None] | None) -> int:
         assert process.stdout is not None

@@ -43,9 +43,11 @@ class Rooms(NamedTuple):
 
 
 @asynccontextmanager
-async def fresh_rooms(postgres: PostgresServer, rabbitmq: RabbitMQServer, *, keep: bool) -> AsyncIterator[Rooms]:
-    """Makes them, and removes them at the end unless they are to be kept."""
-    name = f"trunkline_demo_{secrets.token_hex(3)}"
+async def fresh_rooms(
+    postgres: PostgresServer, rabbitmq: RabbitMQServer, *, keep: bool, what: str = "demo", tables: str = TABLES
+) -> AsyncIterator[Rooms]:
+    """Makes them, with these tables, and removes them at the end unless they are to be kept."""
+    name = f"trunkline_{what}_{secrets.token_hex(3)}"
     dsn = urlsplit(postgres.dsn)._replace(path=f"/{name}").geturl()
     amqp_url = urlsplit(rabbitmq.amqp_url)._replace(path=f"/{name}").geturl()
     server = await asyncpg.connect(postgres.dsn)
@@ -56,7 +58,7 @@ async def fresh_rooms(postgres: PostgresServer, rabbitmq: RabbitMQServer, *, kee
             database = await asyncpg.connect(dsn)
             try:
                 await initialise(database)
-                await database.execute(TABLES)
+                await database.execute(tables)
                 yield Rooms(name, dsn, amqp_url, database, management)
             finally:
                 await database.close(timeout=5)
@@ -71,4 +73,4 @@ async def _remove(name: str, server: asyncpg.Connection, management: Management)
         await management.delete_vhost(name)
         await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx.HTTPError) as error:
-        print(f"demo: vhost and database {name} could not be removed: {error}", file=sys.stderr)
+        print(f"vhost and database {name} could not be removed: {error}", file=sys.stderr)

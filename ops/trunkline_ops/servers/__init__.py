@@ -8,7 +8,7 @@ these are set. Else they are this program's own (that takes Linux): on free port
 with fresh data, and they end with the program, however it ends.
 """
 
-from trunkline_ops.servers.postgres import PostgresServer, postgres_server
+from trunkline_ops.servers.postgres import PostgresServer, postgres_server, standby_of
 from trunkline_ops.servers.rabbitmq import RabbitMQServer, rabbitmq_server
 from trunkline_ops.servers.server import Server
 from trunkline_ops.servers.ways import ServerError, Unavailable
@@ -21,4 +21,5 @@ __all__ = [
     "Unavailable",
     "postgres_server",
     "rabbitmq_server",
+    "standby_of",
 ]

@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from signal import SIGINT
+from urllib.parse import urlsplit
 
 import asyncpg
 
 from trunkline_ops.servers.cache import cached, run
+from trunkline_ops.servers.containers import Container, Image, ways_to
 from trunkline_ops.servers.guard import Guard, account_for_servers, server_environment
 from trunkline_ops.servers.ports import HOST, reserved_ports
 from trunkline_ops.servers.server import Server
@@ -25,6 +27,7 @@ from trunkline_ops.servers.ways import Unavailable, first_open
 
 _OLDEST = 14
 _USER = "trunkline"
+_IMAGE = "postgres:17"
 _WHEEL = Path(__file__).with_name("postgres_wheel.txt")
 
 
@@ -34,7 +37,7 @@ class PostgresServer(Server):
     def __init__(
         self,
         dsn: str,
-        guard: Guard | None = None,
+        guard: Guard | Container | None = None,
         command: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -55,6 +58,16 @@ class PostgresServer(Server):
             return False
         return True
 
+    @property
+    def programs(self) -> Path:
+        """The folder of PostgreSQL's programs that a server of this program's own was started with."""
+        self._own()
+        return Path(self._command[0]).parent
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Runs one of them, such as `pg_dump`, as the server's account, and returns what it printed."""
+        return self._own().run([str(self.programs / program), *arguments], self._environment)
+
 
 def postgres_server(
     *, settings: Mapping[str, str] | None = None, private: bool = False, bin_dir: Path | None = None
@@ -64,8 +77,8 @@ def postgres_server(
     Args:
         settings: parameters of postgresql.conf for a server of this program's own: `{"fsync": "off"}`.
         private: never the environment's server, but one that may be broken.
-        bin_dir: the folder of PostgreSQL's programs; by default the newest ones that are installed, else
-            those of a wheel from the package index.
+        bin_dir: the folder of PostgreSQL's programs; by default a container (`ways_to`), else the newest ones that
+            are installed, else those of a wheel from the package index.
 
     Raises:
         Unavailable: there is no way to a PostgreSQL here; the message lists what was tried.
@@ -73,31 +86,75 @@ def postgres_server(
     """
     if not private and (dsn := os.environ.get("TRUNKLINE_DSN")):
         return nullcontext(PostgresServer(dsn))
-    programs = bin_dir or first_open(
+    found = bin_dir or first_open(
         "PostgreSQL",
         "install one (Debian, Ubuntu: apt install postgresql), or name a running one in TRUNKLINE_DSN",
-        installed_programs,
-        programs_of_wheel,
+        *ways_to(os.environ.get("POSTGRES_IMAGE") or _IMAGE, installed_programs, programs_of_wheel),
     )
-    return _own_server(programs, settings or {})
+    if isinstance(found, Image):
+        return _server_in_container(found, settings or {})
+    return _own_server(found, settings or {})
+
+
+def standby_of(
+    primary: PostgresServer, *, name: str = "standby", settings: Mapping[str, str] | None = None
+) -> AbstractContextManager[PostgresServer]:
+    """A hot standby that streams from a server of this program's own, until the block is left.
+
+    Args:
+        primary: it must be running; its users and passwords are the standby's.
+        name: under which the primary knows it, as in its `synchronous_standby_names`.
+        settings: as of `postgres_server`; what bounds connections and the like must not be below the primary's.
+
+    Raises:
+        ServerError: the copy could not be made, or the standby did not start.
+    """
+    return _own_server(primary.programs, settings or {}, primary.dsn, name)
 
 
 @contextmanager
-def _own_server(programs: Path, settings: Mapping[str, str]) -> Iterator[PostgresServer]:
+def _server_in_container(image: Image, settings: Mapping[str, str]) -> Iterator[PostgresServer]:
+    with reserved_ports(1) as [port], closing(Container(image, {5432: port})) as container:
+        password = secrets.token_urlsafe(18)
+        server = PostgresServer(
+            f"postgresql://{_USER}:{password}@{HOST}:{port}/postgres",
+            container,
+            ["postgres", *(word for key, value in settings.items() for word in ("-c", f"{key}={value}"))],
+            {"POSTGRES_USER": _USER, "POSTGRES_PASSWORD": password},
+        )
+        server.start()
+        yield server
+
+
+@contextmanager
+def _own_server(
+    programs: Path, settings: Mapping[str, str], primary: str = "", name: str = ""
+) -> Iterator[PostgresServer]:
     account = account_for_servers()
     _check_name_of_account()
     with reserved_ports(1) as [port], closing(Guard("trunkline-postgres", account, SIGINT)) as guard:
         data = str(guard.folder / "data")
-        password = secrets.token_urlsafe(18)
         environment = server_environment(guard.folder)
-        guard.run(
-            [
-                *(str(programs / "initdb"), "--pgdata", data, "--username", _USER, "--auth", "scram-sha-256"),
-                *("--pwfile", str(guard.write("password", password))),
-                *("--encoding", "UTF8", "--locale", "C", "--no-sync", "--no-instructions"),
-            ],
-            environment,
-        )
+        if primary:
+            user = urlsplit(primary).netloc.rpartition("@")[0]
+            guard.run(
+                [
+                    *(str(programs / "pg_basebackup"), "--pgdata", data, "--write-recovery-conf"),
+                    *("--dbname", f"{primary}?application_name={name}", "--checkpoint", "fast", "--no-sync"),
+                ],
+                environment,
+            )
+        else:
+            password = secrets.token_urlsafe(18)
+            user = f"{_USER}:{password}"
+            guard.run(
+                [
+                    *(str(programs / "initdb"), "--pgdata", data, "--username", _USER, "--auth", "scram-sha-256"),
+                    *("--pwfile", str(guard.write("password", password))),
+                    *("--encoding", "UTF8", "--locale", "C", "--no-sync", "--no-instructions"),
+                ],
+                environment,
+            )
         all_settings = {
             **settings,
             "listen_addresses": HOST,
@@ -106,7 +163,7 @@ def _own_server(programs: Path, settings: Mapping[str, str]) -> Iterator[Postgre
             "dynamic_shared_memory_type": "mmap",  # in the data folder; /dev/shm would keep it after SIGKILL
         }
         server = PostgresServer(
-            f"postgresql://{_USER}:{password}@{HOST}:{port}/postgres",
+            f"postgresql://{user}@{HOST}:{port}/postgres",
             guard,
             [
                 str(programs / "postgres"),
@@ -118,6 +175,16 @@ def _own_server(programs: Path, settings: Mapping[str, str]) -> Iterator[Postgre
         )
         server.start()
         yield server
+
+
+def postgres_programs() -> Path:
+    """The folder of PostgreSQL's programs: the newest ones that are installed, else those of the wheel."""
+    return first_open(
+        "PostgreSQL",
+        "install one (Debian, Ubuntu: apt install postgresql), or name a running one in TRUNKLINE_DSN",
+        installed_programs,
+        programs_of_wheel,
+    )
 
 
 def installed_programs() -> Path:

@@ -18,6 +18,7 @@ from signal import SIGTERM
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from trunkline_ops.servers.containers import Container, Image, ways_to
 from trunkline_ops.servers.guard import Guard, account_for_servers, server_environment
 from trunkline_ops.servers.packages import has_own_loader, start_with_own_loader, unpacked, unpacked_from
 from trunkline_ops.servers.ports import HOST, reserved_ports
@@ -29,6 +30,7 @@ _SUITES: Final = {"4.3": "forky", "4.0": "trixie", "3.10": "bookworm"}
 """Which suite of Debian has which version, the newest first."""
 _OLDEST = (3, 10)
 _USER = "trunkline"
+_IMAGE = "rabbitmq:4-management"
 _PLUGINS = "[rabbitmq_management,rabbitmq_prometheus].\n"
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"  # AMQP 0-9-1, 4.2.2
 _METHOD_FRAME = b"\x01"  # with which the server's Connection.Start begins
@@ -41,7 +43,7 @@ class RabbitMQServer(Server):
         self,
         amqp_url: str,
         management_url: str,
-        guard: Guard | None = None,
+        guard: Guard | Container | None = None,
         command: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -83,7 +85,11 @@ class RabbitMQServer(Server):
 
 
 def rabbitmq_server(
-    *, settings: Mapping[str, str] | None = None, private: bool = False, home: Path | None = None
+    *,
+    settings: Mapping[str, str] | None = None,
+    private: bool = False,
+    home: Path | None = None,
+    password: str | None = None,
 ) -> AbstractContextManager[RabbitMQServer]:
     """A RabbitMQ >= 3.10 with the plugins for management and Prometheus, until the block is left.
 
@@ -91,8 +97,10 @@ def rabbitmq_server(
         settings: keys of rabbitmq.conf for a server of this program's own, such as `{"heartbeat": "5"}`.
         private: never the environment's server, but one that may be broken.
         home: the folder that holds RabbitMQ's `sbin` and `plugins`; by default that of the version which
-            `TRUNKLINE_RABBITMQ_VERSION` names, else the newest one that is installed, else the distribution's
-            package, unpacked into the cache.
+            `TRUNKLINE_RABBITMQ_VERSION` names, else a container (`ways_to`), else the newest one that is installed,
+            else the distribution's package, unpacked into the cache.
+        password: of the administrator `trunkline` of a server of this program's own; a random one by default. With
+            `load_definitions` in the settings, these must bring him: RabbitMQ makes no user of its own then.
 
     Raises:
         Unavailable: there is no way to a RabbitMQ here; the message lists what was tried.
@@ -105,34 +113,52 @@ def rabbitmq_server(
         if not management_url:
             raise Unavailable("TRUNKLINE_AMQP_URL is set: set TRUNKLINE_MANAGEMENT_URL too")
         return nullcontext(RabbitMQServer(amqp_url, management_url.rstrip("/")))
-    home = home or first_open(
+    found = home or first_open(
         "RabbitMQ",
         "install one (Debian, Ubuntu: apt install rabbitmq-server), or name a running one in "
         "TRUNKLINE_AMQP_URL and TRUNKLINE_MANAGEMENT_URL",
-        installed_home,
-        unpacked_home,
+        *ways_to(os.environ.get("RABBITMQ_IMAGE") or _IMAGE, installed_home, unpacked_home),
     )
-    return _own_server(home, settings or {})
+    password = password or secrets.token_urlsafe(18)
+    if isinstance(found, Image):
+        return _server_in_container(found, settings or {}, password)
+    return _own_server(found, settings or {}, password)
 
 
 @contextmanager
-def _own_server(home: Path, settings: Mapping[str, str]) -> Iterator[RabbitMQServer]:
+def _server_in_container(image: Image, settings: Mapping[str, str], password: str) -> Iterator[RabbitMQServer]:
+    with reserved_ports(2) as [amqp, management]:
+        files = {"/etc/rabbitmq/conf.d/90-trunkline.conf": _configuration(settings, password)}
+        with closing(Container(image, {5672: amqp, 15672: management}, files)) as container:
+            server = RabbitMQServer(
+                f"amqp://{_USER}:{password}@{HOST}:{amqp}/",
+                f"http://{HOST}:{management}",
+                container,
+                ["rabbitmq-server"],
+            )
+            server.start()
+            yield server
+
+
+def _configuration(settings: Mapping[str, str], password: str, **more: str) -> str:
+    """The text of a rabbitmq.conf; what this program needs stands above what was asked for."""
+    user = {"default_user": _USER, "default_pass": password, "default_user_tags.administrator": "true"}
+    return "".join(f"{key} = {value}\n" for key, value in {**settings, **user, **more}.items())
+
+
+@contextmanager
+def _own_server(home: Path, settings: Mapping[str, str], password: str) -> Iterator[RabbitMQServer]:
     account = account_for_servers()
     with reserved_ports(6) as ports, closing(Guard("trunkline-rabbitmq", account, SIGTERM)) as guard:
         amqp, management, prometheus, distribution, epmd, ctl = ports
-        password = secrets.token_urlsafe(18)
-        all_settings = {
-            **settings,
-            "default_user": _USER,
-            "default_pass": password,
-            "default_user_tags.administrator": "true",
+        addresses = {
             "listeners.tcp.1": f"{HOST}:{amqp}",
             "management.tcp.ip": HOST,
             "management.tcp.port": str(management),
             "prometheus.tcp.ip": HOST,
             "prometheus.tcp.port": str(prometheus),
         }
-        guard.write("rabbitmq.conf", "".join(f"{key} = {value}\n" for key, value in all_settings.items()))
+        guard.write("rabbitmq.conf", _configuration(settings, password, **addresses))
         guard.write("enabled_plugins", _PLUGINS)
         guard.write(".erlang.cookie", secrets.token_hex(16))
         folder = guard.folder

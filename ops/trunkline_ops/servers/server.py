@@ -4,10 +4,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+from trunkline_ops.servers.containers import Container
 from trunkline_ops.servers.guard import Guard
 from trunkline_ops.servers.ways import ServerError
 
-_READY_SECONDS = 60
+_READY_SECONDS = 180  # RabbitMQ on a machine that is busy with other things
 _BETWEEN_PROBES = 0.02  # seconds
 
 
@@ -16,11 +17,11 @@ class Server(ABC):
 
     def __init__(
         self,
-        guard: Guard | None = None,
+        guard: Guard | Container | None = None,
         command: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`command`, with `environment`, is what `guard` starts it with."""
+        """`command`, with `environment`, is what `guard`, or its container, starts it with."""
         self._guard = guard
         self._command = list(command)
         self._environment = dict(environment or {})
@@ -35,7 +36,7 @@ class Server(ABC):
         Returns when it answers.
 
         Raises:
-            ServerError: it is running already, or it ended, or it did not answer within 60 seconds.
+            ServerError: it is running already, or it ended, or it did not answer within three minutes.
         """
         self._own().start(self._command, self._environment)
         self._wait_until_it_answers()
@@ -62,7 +63,7 @@ class Server(ABC):
         self._own().resume()
         self._wait_until_it_answers()
 
-    def _own(self) -> Guard:
+    def _own(self) -> Guard | Container:
         if self._guard is None:
             raise ServerError("this server is not this program's own: private=True gives one to control")
         return self._guard

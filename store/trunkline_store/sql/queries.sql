@@ -8,7 +8,7 @@ SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class AS c
 WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND (to_regclass('@schema@.blocks') IS NULL
        OR c.relname NOT IN ('schema_migrations', 'store', 'streams', 'events', 'links', 'leases', 'subscriptions',
-                            'relays', 'snapshots', 'parked'))
+                            'relays', 'snapshots', 'parked', 'standbys'))
 
 -- name: lock_schema
 -- Who makes, changes or removes a schema does it alone, until the end of the transaction. The class is "trkl".
@@ -37,6 +37,10 @@ UPDATE @schema@.store SET batch_count = $1, batch_bytes = $2
 
 -- name: data_type
 SELECT data_type FROM @schema@.store
+
+-- name: content_type
+-- For programs that take any.
+SELECT content_type FROM @schema@.store
 
 -- name: store
 -- What the store is: asked once, when it is opened.
@@ -75,16 +79,26 @@ SELECT 0::bigint AS stream_id, '$all' AS stream,
 FROM @schema@.store
 
 -- name: paginate_streams
--- Streams, and `$all` beside them, whose name holds $1 (empty: all of them). @sort@ is one of a few in streams.py.
+-- Streams, and `$all` beside them, whose name holds $1 (empty: all of them); of category $4, and deleted or not as $5 says,
+-- where these are not null. @sort@ is one of a few in streams.py.
 WITH matching AS (
     SELECT stream_id, stream, version, created_at, deleted_at FROM (
         SELECT stream_id, stream, version, created_at, deleted_at FROM @schema@.streams
+        WHERE ($4::text IS NULL OR category = $4) AND ($5::boolean IS NULL OR (deleted_at IS NOT NULL) = $5)
         UNION ALL
         SELECT 0, '$all', coalesce((SELECT max(position) FROM @schema@.events), 0), created_at, NULL FROM @schema@.store
+        WHERE $4 IS NULL AND $5 IS NOT TRUE
     ) AS everything WHERE $1 = '' OR position($1 IN stream) > 0)
 SELECT total.count, page.*
 FROM (SELECT count(*) FROM matching) AS total
 LEFT JOIN LATERAL (SELECT * FROM matching ORDER BY @sort@, stream_id LIMIT $2 OFFSET $3) AS page ON true
+
+-- name: categories
+-- What there is in each: streams that are not deleted, and those that are; events and links that were appended. Behind $1,
+-- at most $2.
+SELECT category, count(*) FILTER (WHERE deleted_at IS NULL) AS streams, count(deleted_at) AS deleted,
+       sum(version)::bigint AS events
+FROM @schema@.streams WHERE category > $1 COLLATE "C" GROUP BY category ORDER BY category LIMIT $2
 
 -- name: record_snapshot
 INSERT INTO @schema@.snapshots AS s (source, version, type, data, metadata) VALUES ($1, $2, $3, $4::@data_param@::@data_type@, $5::text::json)
@@ -139,6 +153,34 @@ FROM @schema@.events AS e
 WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1 AND deleted_at IS NULL)
   AND e.stream_version <= $2
 ORDER BY e.stream_version DESC LIMIT $3
+
+-- name: stream_fits_forward
+-- How many of a stream's events from version $2 on, at most $3, begin before $4 bytes of data; 1 at least.
+SELECT greatest(1, count(*) FILTER (WHERE bytes_before < $4)) FROM (
+    SELECT sum(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size AS bytes_before FROM (
+        (SELECT e.stream_version AS number, e.size FROM @schema@.events AS e
+         WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1) AND e.stream_version >= $2
+         ORDER BY e.stream_version LIMIT $3)
+        UNION ALL
+        (SELECT l.stream_version, e.size FROM @schema@.links AS l
+         CROSS JOIN LATERAL (SELECT size FROM @schema@.events WHERE position = l.position OFFSET 0) AS e
+         WHERE l.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1) AND l.stream_version >= $2
+         ORDER BY l.stream_version LIMIT $3)) AS mixed
+    ORDER BY number LIMIT $3) AS page
+
+-- name: stream_fits_backward
+-- From version $2 down.
+SELECT greatest(1, count(*) FILTER (WHERE bytes_before < $4)) FROM (
+    SELECT sum(size) OVER (ORDER BY number DESC ROWS UNBOUNDED PRECEDING) - size AS bytes_before FROM (
+        (SELECT e.stream_version AS number, e.size FROM @schema@.events AS e
+         WHERE e.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1) AND e.stream_version <= $2
+         ORDER BY e.stream_version DESC LIMIT $3)
+        UNION ALL
+        (SELECT l.stream_version, e.size FROM @schema@.links AS l
+         CROSS JOIN LATERAL (SELECT size FROM @schema@.events WHERE position = l.position OFFSET 0) AS e
+         WHERE l.stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $1) AND l.stream_version <= $2
+         ORDER BY l.stream_version DESC LIMIT $3)) AS mixed
+    ORDER BY number DESC LIMIT $3) AS page
 
 -- name: read_linked_stream_forward
 -- Its own events, and those linked into it: asked only where there are links, for it takes half as long again.
@@ -232,6 +274,12 @@ ORDER BY e.position LIMIT $3
 SELECT i.stream_id, s.stream FROM unnest($1::bigint[]) AS i (stream_id)
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = i.stream_id OFFSET 0) AS s
 
+-- name: traceparents
+-- In which traces events were appended, where they were.
+SELECT e.traceparent FROM unnest($1::bigint[]) AS w (position)
+CROSS JOIN LATERAL (SELECT traceparent FROM @schema@.events WHERE position = w.position OFFSET 0) AS e
+WHERE e.traceparent IS NOT NULL
+
 -- name: last_position
 -- The last event at or below a position; 0 where there is none.
 SELECT coalesce((SELECT position FROM @schema@.events WHERE position <= $1 ORDER BY position DESC LIMIT 1), 0)
@@ -302,6 +350,25 @@ CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stre
 WHERE e.bytes_before < $4 AND e.position <= $2
 ORDER BY e.stream_version
 
+-- name: replay_links
+-- As relay_links, of those into stream $6, and from version $1 on.
+SELECT e.feed_position AS position, t.stream, t.category, e.number AS stream_version, e.event_id::text, e.type, e.size,
+       CASE WHEN e.size <= $5 THEN e.data@data_out@ END AS data, e.metadata::text,
+       e.correlation_id, e.causation_id, e.traceparent,
+       to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time,
+       e.position AS own_position, s.stream AS own_stream, e.stream_version AS own_version
+FROM (SELECT l.feed_position, l.stream_id AS target_id, l.stream_version AS number, e.*,
+             sum(least(e.size, $5)) OVER (ORDER BY l.stream_version ROWS UNBOUNDED PRECEDING) - least(e.size, $5)
+                 AS bytes_before
+      FROM (SELECT * FROM @schema@.links
+            WHERE stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $6) AND stream_version >= $1
+            ORDER BY stream_version LIMIT $3) AS l
+      CROSS JOIN LATERAL (SELECT * FROM @schema@.events WHERE position = l.position OFFSET 0) AS e) AS e
+CROSS JOIN LATERAL (SELECT stream, category FROM @schema@.streams WHERE stream_id = e.target_id OFFSET 0) AS t
+CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
+WHERE e.bytes_before < $4 AND e.feed_position <= $2
+ORDER BY e.number
+
 -- name: previous_in_category
 -- The last position below $2[i] in category $1[i], for each i; 0 where there is none.
 SELECT coalesce((SELECT e.position FROM @schema@.events AS e
@@ -323,10 +390,11 @@ ORDER BY w.ord
 
 -- name: acquire_lease
 -- Takes a lease that is free, expired, the caller's own, or impossibly far in the future (the clock was set back).
-INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until)
-VALUES ($1, $2, 1, $3::interval, clock_timestamp() + $3::interval)
+INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until, process)
+VALUES ($1, $2, 1, $3::interval, clock_timestamp() + $3::interval, $4)
 ON CONFLICT (name) DO UPDATE
-    SET owner = excluded.owner, epoch = l.epoch + 1, length = excluded.length, until = clock_timestamp() + $3::interval
+    SET owner = excluded.owner, epoch = l.epoch + 1, length = excluded.length, until = clock_timestamp() + $3::interval,
+        process = excluded.process
     WHERE l.until < clock_timestamp() OR l.until > clock_timestamp() + 2 * l.length OR l.owner = excluded.owner
 RETURNING epoch
 
@@ -341,6 +409,22 @@ UPDATE @schema@.leases SET until = '-infinity' WHERE name = $1 AND owner = $2 AN
 
 -- name: see_lease
 SELECT owner, epoch, until FROM @schema@.leases WHERE name = $1
+
+-- name: stand_by
+-- Says that this process waits for a lease. What nobody has said again for a minute is forgotten.
+WITH gone AS (DELETE FROM @schema@.standbys WHERE seen_at < clock_timestamp() - interval '1 minute' AND owner <> $2)
+INSERT INTO @schema@.standbys (name, owner, process) VALUES ($1, $2, $3)
+ON CONFLICT (name, owner) DO UPDATE SET process = excluded.process, seen_at = clock_timestamp()
+
+-- name: holder_and_standbys
+-- Of a lease: who holds it (first, with its epoch), and who has said within $2 that it waits.
+WITH held AS (
+    SELECT owner, process, epoch FROM @schema@.leases WHERE name = $1 AND until >= clock_timestamp())
+SELECT process, epoch, 0::float8 AS seconds_ago FROM held
+UNION ALL
+SELECT process, NULL, extract(epoch FROM clock_timestamp() - seen_at)::float8 FROM @schema@.standbys
+WHERE name = $1 AND seen_at >= clock_timestamp() - $2::interval AND owner NOT IN (SELECT owner FROM held)
+ORDER BY epoch NULLS LAST, process
 
 -- name: fence_relay
 -- The new leader shuts its predecessor out, and learns where to go on.
@@ -369,6 +453,10 @@ SELECT r.position,
                  WHERE e.position > r.position AND e.position <= $1 ORDER BY e.position LIMIT 1), 0) AS seconds
 FROM @schema@.relays AS r WHERE r.name = $2
 
+-- name: count_events
+-- Of the events above $1 up to $2, at most $3.
+SELECT count(*) FROM (SELECT FROM @schema@.events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3) AS e
+
 -- name: holder
 -- Whose open transaction holds the safe position $1 back: the lock of the oldest block, whose key carries its lower 31
 -- bits. A prepared transaction has no process; the lock on its own id leads to its name. Without pg_read_all_stats the age
@@ -385,8 +473,33 @@ WHERE l.locktype = 'advisory' AND l.classid = '@schema@.events'::regclass::oid A
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ORDER BY (l.objid::bigint - $1::bigint / 1024) & 2147483647 LIMIT 1
 
+-- name: overview
+-- The store at a glance, at the safe position $1. What may be large is counted up to 10,000 (above that, streams and events
+-- in all are PostgreSQL's estimates). Of a sequence, a reader may see nothing: the last position is the last event's.
+SELECT clock_timestamp() AS at, s.data_type, s.content_type, s.created_at, @schema@.history_v1() AS history,
+       (SELECT max(version) FROM @schema@.schema_migrations) AS version,
+       coalesce((SELECT position FROM @schema@.events ORDER BY position DESC LIMIT 1), 0) AS last_position,
+       (SELECT count(*) FROM (SELECT FROM @schema@.events WHERE position > $1 ORDER BY position
+                              LIMIT (SELECT 10000)) AS held) AS held_back,
+       CASE WHEN e.reltuples >= 10000 THEN e.reltuples::bigint ELSE
+           (SELECT count(*) FROM (SELECT FROM @schema@.events ORDER BY position LIMIT (SELECT 10000)) AS few) END AS events,
+       CASE WHEN t.reltuples >= 10000 THEN t.reltuples::bigint ELSE
+           (SELECT count(*) FROM (SELECT FROM @schema@.streams ORDER BY stream_id LIMIT (SELECT 10000)) AS few)
+       END AS streams,
+       (SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class AS c
+        WHERE c.relnamespace = e.relnamespace AND c.relkind = 'r') AS bytes,
+       pg_stat_get_tuples_inserted(e.oid) AS inserted
+FROM @schema@.store AS s, pg_class AS e, pg_class AS t
+WHERE e.oid = '@schema@.events'::regclass AND t.oid = '@schema@.streams'::regclass
+
+-- name: relay_standing
+-- What is recorded, and who leads now.
+SELECT r.position, CASE WHEN l.until >= clock_timestamp() THEN l.owner END AS owner, r.epoch, r.updated_at
+FROM @schema@.relays AS r LEFT JOIN @schema@.leases AS l USING (name) WHERE r.name = $1
+
 -- name: create_subscription
--- The row, made on the first subscribe; $3 counts only then.
+-- The row, made on the first subscribe; $3 counts only then. None where somebody else makes it at the same moment: only a
+-- later statement sees it.
 WITH made AS (
     INSERT INTO @schema@.subscriptions (name, feed, checkpoint) VALUES ($1, $2, $3)
     ON CONFLICT (name) DO NOTHING RETURNING subscription_id, feed, checkpoint)
@@ -483,7 +596,7 @@ SELECT s.name, s.feed, s.checkpoint, CASE WHEN l.until >= clock_timestamp() THEN
        s.created_at, s.updated_at, a.events AS behind,
        coalesce(extract(epoch FROM clock_timestamp() - a.since), 0)::float8 AS seconds_behind,
        (SELECT count(*) FROM @schema@.parked AS p WHERE p.subscription_id = s.subscription_id) AS parked,
-       s.halted::text AS halted
+       s.halted::text AS halted, CASE WHEN l.until >= clock_timestamp() THEN l.process END AS process
 FROM @schema@.subscriptions AS s
 LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
 CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 10000) AS a

@@ -42,6 +42,7 @@ GRANT EXECUTE ON FUNCTION @schema@.append_v1, @schema@.append_one_v1, @schema@.a
 GRANT INSERT, UPDATE, DELETE ON @schema@.snapshots TO @writer@;
 
 GRANT INSERT, UPDATE ON @schema@.relays, @schema@.leases TO @relay@;
+GRANT INSERT, UPDATE, DELETE ON @schema@.standbys TO @relay@;
 
 GRANT INSERT, UPDATE, DELETE ON @schema@.subscriptions, @schema@.leases, @schema@.parked TO @consumer@;
 GRANT EXECUTE ON FUNCTION @schema@.settled_v1 TO @consumer@;

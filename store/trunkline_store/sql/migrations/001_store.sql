@@ -27,7 +27,7 @@ CREATE TABLE @schema@.store (
 );
 
 CREATE SEQUENCE @schema@.blocks AS bigint CACHE 1 NO CYCLE;
-SELECT nextval('@schema@.blocks');  -- with a virgin sequence, a safe position taken during the first append covers it
+SELECT nextval('@schema@.blocks');  -- from a virgin sequence, whoever reads last_value believes that block 1 was drawn
 
 -- Bounds of what every append writes. They are domains, and not checks of the tables, since each statement reads its
 -- table's checks from their text again: that was a quarter of what an append of one event cost.
@@ -213,7 +213,7 @@ BEGIN
 
         EXIT WHEN _stream_id IS NOT NULL;
         -- Whoever creates a stream holds its name's bucket, so that a caller who must not wait can see that he would.
-        PERFORM pg_advisory_xact_lock_shared('@schema@.streams'::regclass::oid::integer, hashtext(_stream) & 1023);
+        _held := pg_advisory_xact_lock_shared('@schema@.streams'::regclass::oid::integer, hashtext(_stream) & 1023) IS NULL;
         INSERT INTO @schema@.streams (stream, category, version, created_at)
             VALUES (_stream, _category, _n, coalesce(_created_at[1], _now))
             ON CONFLICT DO NOTHING RETURNING stream_id INTO _stream_id;
@@ -265,14 +265,15 @@ BEGIN
             WHERE s.stream = _stream AND s.deleted_at IS NULL AND (s.version = _expected OR _expected < 0)
             RETURNING s.stream_id, s.version INTO _stream_id, last_version;
         IF FOUND THEN
-            IF NOT EXISTS (SELECT FROM @schema@.events AS e WHERE e.event_id = _id) THEN
-                _held := @schema@.hold_readers_back();
-                first_position := nextval('@schema@.blocks') * 1024;
-                INSERT INTO @schema@.events (position, stream_id, stream_version, created_at, event_id, size, category,
-                        type, correlation_id, causation_id, traceparent, metadata, data)
-                    VALUES (first_position, _stream_id, last_version, coalesce(_created_at, clock_timestamp()), _id,
-                            octet_length(_data) + coalesce(octet_length(_metadata), 0), split_part(_stream, '-', 1),
-                            _type, _correlation_id, _causation_id, _traceparent, _metadata::json, _data::@data_type@);
+            _held := @schema@.hold_readers_back();
+            first_position := nextval('@schema@.blocks') * 1024;
+            INSERT INTO @schema@.events (position, stream_id, stream_version, created_at, event_id, size, category, type,
+                    correlation_id, causation_id, traceparent, metadata, data)
+                SELECT first_position, _stream_id, last_version, coalesce(_created_at, clock_timestamp()), _id,
+                    octet_length(_data) + coalesce(octet_length(_metadata), 0), split_part(_stream, '-', 1), _type,
+                    _correlation_id, _causation_id, _traceparent, _metadata::json, _data::@data_type@
+                WHERE NOT EXISTS (SELECT FROM @schema@.events AS e WHERE e.event_id = _id);
+            IF FOUND THEN
                 status := 'appended';
                 actual := last_version - 1;
                 first_version := last_version;

@@ -143,7 +143,7 @@ BEGIN
         END IF;
     END IF;
 
-    -- Appends that are stored already, and ids that are taken otherwise.
+    -- Appends that are stored already, and ids that are taken otherwise: mostly there are none.
     FOR _r IN
         SELECT i.append, count(*) AS found, (array_agg(i.event_id ORDER BY i.ord))[1] AS event_id,
                bool_and(e.stream_id = _stream_id[i.append] AND e.type = i.type
@@ -154,7 +154,8 @@ BEGIN
         FROM @schema@.events AS e
         JOIN unnest(_append, _ids, _types, _data, _metadata) WITH ORDINALITY
             AS i (append, event_id, type, data, metadata, ord) ON i.event_id = e.event_id
-        WHERE e.event_id = ANY (_ids) GROUP BY i.append
+        WHERE EXISTS (SELECT FROM @schema@.events AS x WHERE x.event_id = ANY (_ids))
+            AND e.event_id = ANY (_ids) GROUP BY i.append
     LOOP
         IF _status[_r.append] IS NULL THEN
             IF _r.same AND _r.in_order AND _r.found = _counts[_r.append] THEN
@@ -199,9 +200,9 @@ BEGIN
     END IF;
 
     -- New streams; where it is all or nothing, they are made by now.
-    _missing := ARRAY(SELECT x.stream FROM unnest(_streams, _stream_id, _status) AS x (stream, id, status)
-                      WHERE x.id IS NULL AND x.status IS NULL ORDER BY x.stream COLLATE "C");
-    IF cardinality(_missing) > 0 THEN
+    IF array_position(_stream_id, NULL) IS NOT NULL THEN
+        _missing := ARRAY(SELECT x.stream FROM unnest(_streams, _stream_id, _status) AS x (stream, id, status)
+                          WHERE x.id IS NULL AND x.status IS NULL ORDER BY x.stream COLLATE "C");
         FOR i IN 1 .. cardinality(_missing) LOOP
             _next := array_position(_streams, _missing[i]);
             _status[_next] := 'busy';  -- unless we make it now
@@ -225,7 +226,9 @@ BEGIN
 
     IF array_position(_status, NULL) IS NOT NULL THEN
         _held := @schema@.hold_readers_back();
-        _blocks := ARRAY(SELECT nextval('@schema@.blocks') FROM generate_series(0, (cardinality(_ids) - 1) / 1024));
+        FOR i IN 0 .. (cardinality(_ids) - 1) / 1024 LOOP
+            _blocks[i + 1] := nextval('@schema@.blocks');
+        END LOOP;
         INSERT INTO @schema@.events (position, stream_id, stream_version, created_at, event_id, size, category, type,
                 correlation_id, causation_id, traceparent, metadata, data)
             SELECT _blocks[(ord + 1023) / 1024] * 1024 + (ord - 1) % 1024, _stream_id[i.append],

@@ -1,0 +1,59 @@
+"""`verify`: the proof that nothing is lost."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from trunkline_ops.connect import opened_as_stored
+from trunkline_ops.failure import FAILED
+from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema
+from trunkline_ops.output import Output
+from trunkline_ops.progress import bar
+from trunkline_ops.settings import Settings
+from trunkline_ops.verify import Part
+from trunkline_ops.verify import verify as prove
+
+
+def verify(
+    to: Annotated[
+        int | None,
+        typer.Option("--to", min=0, metavar="N", help="Up to this position; else up to the last one that can be read."),
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(min=0, max=86400, metavar="SECONDS", help="Time for those who run, and are behind, to catch up."),
+    ] = 10.0,
+    erased: Annotated[
+        bool,
+        typer.Option("--erased", help="Streams may lack versions: links to events that were removed for good."),
+    ] = False,
+    dsn: Dsn = None,
+    schema: Schema = None,
+    amqp_url: AmqpUrl = None,
+    management_url: ManagementUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that what is committed is confirmed by RabbitMQ and handled by each subscription, in order, without holes.
+
+    Positions that are missing are named, the first 20 of each kind. The exit code is 1 if something is missing, parked
+    or out of order. It reads all of the store, page by page, and changes nothing.
+    """
+    settings = Settings.of(dsn=dsn, store=schema, amqp_url=amqp_url, management_url=management_url)
+    output = Output(as_json=as_json)
+    parts = asyncio.run(_verify(settings, to, wait, erased))
+    for part in parts:
+        output.result(
+            part.sentence if part.ok else f"{part.sentence}  <-- WRONG", check=part.check, ok=part.ok, **part.facts
+        )
+    ok = all(part.ok for part in parts)
+    if not as_json:
+        output.result("committed = confirmed = handled" if ok else "it is not so")
+    if not ok:
+        raise typer.Exit(FAILED)
+
+
+async def _verify(settings: Settings, to: int | None, wait: float, erased: bool) -> list[Part]:
+    with bar("verifying") as advance:
+        async with opened_as_stored(settings, "verify") as store:
+            return await prove(store, settings, advance, to=to, wait=wait, erased=erased)

@@ -1,0 +1,357 @@
+"""What of RabbitMQ's facts is not as it should be. Pure.
+
+A queue of a subscription is a cache that its owner makes, and makes anew. All other queues that are bound to the
+store's exchanges are plain consumers', who have only what reaches them: their traps are others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+from urllib.parse import quote
+
+from trunkline_consumer.feed import Feed
+from trunkline_ops.doctor.broker_facts import BrokerFacts, Permission, Queue
+from trunkline_ops.doctor.finding import Finding, note
+from trunkline_store import InvalidArgument, SubscriptionInfo, names
+from trunkline_store.overview import Overview
+
+_OLDEST: Final = (3, 10)
+_DROPS_AFTER_RETURNS: Final = (4, 0)
+_QUEUE: Final = {"queue-type": "quorum", "overflow": "drop-head"}
+_LIMITS: Final = ("max-length", "max-length-bytes", "expires")
+_MEDDLES: Final = ("max-length", "max-length-bytes", "overflow", "expires", "message-ttl", "delivery-limit")
+_SHORT_TIMEOUT: Final = 60_000
+"""Milliseconds: a consumer that holds a message for longer loses its channel."""
+
+
+def broker_findings(facts: BrokerFacts, schema: str, seen: Overview | None, batch_bytes: int) -> Iterator[Finding]:
+    """seen: the store, as far as it could be looked at. batch_bytes: of its largest messages."""
+    yield from _server(facts)
+    if not facts.there:
+        yield Finding(
+            "vhost-missing",
+            f"vhost {facts.vhost!r}",
+            "it is not there",
+            "no relay and no consumer can connect",
+            f"rabbitmqctl add_vhost {facts.vhost}",
+        )
+        return
+    yield from _exchanges(facts, schema, seen)
+    subscriptions = {} if seen is None else {names.queue(schema, each.name): each for each in seen.subscriptions}
+    bound = {each.queue for each in facts.bindings if each.exchange in _exchange_names(schema)}
+    for queue in facts.queues:
+        mine = queue.name.startswith(f"{schema}.")
+        if queue.exclusive or not (mine or queue.name in bound):
+            continue
+        yield from _any_queue(facts, queue, batch_bytes)
+        if queue.name in subscriptions:
+            yield from _subscriptions_queue(facts, queue, subscriptions[queue.name], schema)
+        elif mine and seen is not None:
+            yield Finding(
+                "queue-orphan",
+                f"queue {queue.name!r}",
+                "no subscription has this name",
+                "it takes what nobody will fetch; it is a deleted subscription's, or a plain consumer's that is named "
+                "like one",
+                f"{_ctl(facts, 'delete_queue')} {queue.name}",
+            )
+        elif queue.name in bound:
+            yield from _plain_queue(facts, queue)
+    there = {queue.name for queue in facts.queues}
+    for name, subscription in subscriptions.items():
+        if name not in there and subscription.owner is not None:
+            yield Finding(
+                "queue-missing",
+                f"subscription {subscription.name!r}",
+                f"it is followed, and its queue {name!r} is not there",
+                "it reads from PostgreSQL only, which is slower: its owner cannot reach RabbitMQ, or may not declare",
+                "look at its program's log; it declares its queue by itself, within seconds",
+            )
+    yield from _permissions(facts, schema)
+    yield from _connections(facts, schema)
+
+
+def _version(facts: BrokerFacts) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", facts.version)[:2])
+
+
+def _ctl(facts: BrokerFacts, command: str) -> str:
+    return f"rabbitmqctl -p {facts.vhost} {command}"
+
+
+def _exchange_names(schema: str) -> tuple[str, str]:
+    return names.exchange(schema), names.links_exchange(schema)
+
+
+def _server(facts: BrokerFacts) -> Iterator[Finding]:
+    if _version(facts) < _OLDEST:
+        yield Finding(
+            "rabbitmq-version",
+            "RabbitMQ",
+            f"it is {facts.version}",
+            "trunkline is made for 3.10 and newer",
+            "upgrade RabbitMQ",
+        )
+    if facts.nodes is None or facts.permissions is None or facts.connections is None:
+        missing = [
+            what
+            for what, part in (
+                ("alarms", facts.nodes),
+                ("users' permissions", facts.permissions),
+                ("connections", facts.connections),
+            )
+            if part is None
+        ]
+        if facts.there:
+            yield note(
+                "broker-not-looked-at",
+                "RabbitMQ",
+                f"{' and '.join(missing)} were not looked at",
+                f"the management API does not tell user {facts.asks!r}: permissions take the tag administrator, the "
+                "others monitoring",
+                f"rabbitmqctl set_user_tags {facts.asks} administrator, or another user in --management-url",
+            )
+    for node in facts.nodes or ():
+        for wrong, code, problem, mend in (
+            (not node.running, "node-down", "it does not run", "start it: systemctl start rabbitmq-server"),
+            (node.memory_alarm, "alarm-memory", "it has a memory alarm", "rabbitmq-diagnostics memory_breakdown"),
+            (node.disk_alarm, "alarm-disk", "it has a disk alarm", "make room on its disk, or lower disk_free_limit"),
+            (
+                bool(node.partitions),
+                "node-partitioned",
+                f"it has lost sight of {', '.join(node.partitions)}",
+                "rabbitmqctl cluster_status; restart the smaller side",
+            ),
+        ):
+            if wrong:
+                means = (
+                    "RabbitMQ takes no messages from anybody: the relay waits"
+                    if code.startswith("alarm")
+                    else "quorum queues without a majority confirm nothing, and hold the relay up for its patience"
+                )
+                yield Finding(code, f"node {node.name}", problem, means, mend)
+
+
+def _exchanges(facts: BrokerFacts, schema: str, seen: Overview | None) -> Iterator[Finding]:
+    for name in _exchange_names(schema):
+        found = facts.exchanges.get(name)
+        subject = f"exchange {name!r}"
+        if found is None:
+            if seen is not None and seen.relay is not None and seen.relay.owner is not None:
+                yield Finding(
+                    "exchange-missing",
+                    subject,
+                    "it is not there, though a relay leads",
+                    "nothing that is published arrives; all bindings went with it",
+                    "start the relay anew: it declares its exchanges; owners of subscriptions bind their queues again",
+                )
+        elif found.kind != "topic" or not found.durable or found.auto_delete:
+            wrong = found.kind if found.kind != "topic" else "not durable" if not found.durable else "auto-delete"
+            yield Finding(
+                "exchange-kind",
+                subject,
+                f"it is {wrong}, and must be a durable topic exchange",
+                "the relay cannot declare it, and publishes nothing; bindings by pattern do not work",
+                f"curl -u USER -X DELETE {{management}}/api/exchanges/{quote(facts.vhost, safe='')}/{name}; the relay "
+                "declares it anew",
+            )
+
+
+def _any_queue(facts: BrokerFacts, queue: Queue, batch_bytes: int) -> Iterator[Finding]:
+    subject = f"queue {queue.name!r}"
+    if queue.state not in ("running", "idle", "flow"):
+        yield Finding(
+            "queue-down",
+            subject,
+            f"it is {queue.state}",
+            "it takes and gives nothing, and holds the relay up for its patience",
+            f"start its node; if that is gone for good: {_ctl(facts, 'delete_queue')} {queue.name}",
+        )
+    elif queue.members > 1 and queue.online * 2 <= queue.members:
+        yield Finding(
+            "queue-majority",
+            subject,
+            f"{queue.online} of its {queue.members} members are online",
+            "without a majority it confirms nothing, and holds the relay up for its patience",
+            "start the missing nodes: rabbitmqctl cluster_status",
+        )
+    room = queue.setting("max-length-bytes")
+    if isinstance(room, int) and room < batch_bytes:
+        yield Finding(
+            "queue-too-small",
+            subject,
+            f"it has room for {room} bytes, and a message may have {batch_bytes}",
+            "a large message is dropped at once, or drops all others",
+            f"declare it with x-max-length-bytes of {16 * batch_bytes} or more",
+        )
+    lasts = queue.setting("message-ttl")
+    if lasts is not None:
+        yield Finding(
+            "queue-ttl",
+            subject,
+            f"its messages expire after {lasts} ms",
+            "a consumer that was away for longer finds a hole",
+            f"declare it without x-message-ttl; of a policy: {_ctl(facts, 'clear_policy')} {queue.policy or 'NAME'}",
+        )
+    patience = queue.setting("consumer-timeout")
+    if isinstance(patience, int) and patience < _SHORT_TIMEOUT:
+        yield Finding(
+            "consumer-timeout",
+            subject,
+            f"who holds a message for {patience} ms loses his channel",
+            "a handler that is busy for longer gets its messages again, and again",
+            "declare it without x-consumer-timeout (RabbitMQ's own is half an hour), or with one of 10 minutes",
+        )
+
+
+def _subscriptions_queue(
+    facts: BrokerFacts, queue: Queue, subscription: SubscriptionInfo, schema: str
+) -> Iterator[Finding]:
+    subject = f"queue {queue.name!r}"
+    again = f"{_ctl(facts, 'delete_queue')} {queue.name}; the subscription's owner makes it anew"
+    wrong = [
+        f"{name} {queue.kind if name == 'queue-type' else queue.arguments.get(f'x-{name}', 'not set')}"
+        for name, value in _QUEUE.items()
+        if (queue.kind if name == "queue-type" else queue.arguments.get(f"x-{name}")) != value
+    ] + [f"no {name}" for name in _LIMITS if f"x-{name}" not in queue.arguments]
+    if wrong:
+        yield Finding(
+            "queue-arguments",
+            subject,
+            f"it has {', '.join(wrong)}",
+            "somebody else declared it: its owner deletes it when it next connects, and till then it may grow without "
+            "limit, refuse messages, or vanish with its node",
+            again,
+        )
+    meddles = [name for name in _MEDDLES if name in queue.policy_sets]
+    if meddles:
+        yield Finding(
+            "queue-policy",
+            subject,
+            f"policy {queue.policy!r} sets its {', '.join(meddles)}",
+            "the lower limit counts: what is dropped early is read from PostgreSQL, which is slower",
+            f"{_ctl(facts, 'clear_policy')} {queue.policy}, or give it a pattern that leaves ^{schema}\\. out",
+        )
+    try:
+        feed = _feed(subscription.feed)
+    except InvalidArgument:
+        return  # of a newer version
+    bound = {(each.exchange, each.key) for each in facts.bindings if each.queue == queue.name}
+    for exchange, key in feed.bindings(schema):
+        if (exchange, key) not in bound and exchange in facts.exchanges:
+            yield Finding(
+                "binding-missing",
+                subject,
+                f"it is not bound to {exchange!r} with {key!r}",
+                "nothing reaches it: its subscription reads from PostgreSQL, which is slower",
+                again,
+            )
+
+
+def _feed(label: str) -> Feed:
+    if label == "$all":
+        return Feed.all()
+    category = label.removeprefix("$category-")
+    return Feed.stream(label) if category == label else Feed.category(category)
+
+
+def _plain_queue(facts: BrokerFacts, queue: Queue) -> Iterator[Finding]:
+    subject = f"queue {queue.name!r}, a plain consumer's"
+    if queue.setting("max-length") is None and queue.setting("max-length-bytes") is None:
+        yield Finding(
+            "queue-unbounded",
+            subject,
+            "it has no limit",
+            "while its consumer is away it fills the broker's disk, until RabbitMQ takes nothing from anybody",
+            f"{_ctl(facts, 'set_policy')} --apply-to queues limit-{queue.name} '^{re.escape(queue.name)}$' "
+            """'{"max-length": 100000, "max-length-bytes": 268435456}'""",
+        )
+    if str(queue.setting("overflow") or "").startswith("reject-publish"):
+        yield Finding(
+            "queue-rejects",
+            subject,
+            "it refuses messages when it is full",
+            "the relay, and so everybody, waits for it for its patience; then it misses messages all the same",
+            "declare it with x-overflow drop-head: its consumer sees the hole, and has it replayed",
+        )
+    if queue.ready and not queue.consumers:
+        yield Finding(
+            "queue-idle",
+            subject,
+            f"{queue.ready} messages wait, and nobody consumes it",
+            "it fills; then it loses its oldest messages",
+            f"start its consumer; if it is not wanted any more: {_ctl(facts, 'delete_queue')} {queue.name}",
+        )
+    limit = queue.setting("delivery-limit")
+    silent = queue.kind == "quorum" and queue.setting("dead-letter-exchange") is None
+    if silent and isinstance(limit, int) and limit >= 0:
+        yield Finding(
+            "delivery-limit",
+            subject,
+            f"a message that was returned {limit} times is dropped without a word",
+            "a consumer that fails at a message loses it: it finds a hole",
+            "give it a dead-letter-exchange, or delivery-limit -1, by policy or by declaring it anew",
+        )
+    elif silent and limit is None and _version(facts) >= _DROPS_AFTER_RETURNS:
+        yield note(
+            "delivery-limit-default",
+            subject,
+            f"in RabbitMQ {facts.version} a message that was returned 20 times is dropped without a word",
+            "a consumer that fails at a message loses it: it finds a hole",
+            "give it a dead-letter-exchange, or delivery-limit -1, by policy or by declaring it anew",
+        )
+
+
+def _permissions(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
+    if facts.permissions is None:
+        return
+    mine = next((each for each in facts.permissions if each.user == facts.user), None)
+    exchange, links = _exchange_names(schema)
+    queue = f"{schema}.a-subscription"
+    own = [each.name for each in facts.queues if each.name.startswith(f"{schema}.")] or [queue]
+    relays = mine is not None and _may(mine, configure=(exchange, links), write=(exchange, links))
+    consumes = mine is not None and any(
+        _may(mine, configure=(name,), write=(name,), read=(exchange, name)) for name in own
+    )
+    grant = f"{_ctl(facts, 'set_permissions')} {facts.user}"
+    if not relays and not consumes:
+        has = (
+            f"configure {mine.configure!r}, write {mine.write!r}, read {mine.read!r}"
+            if mine
+            else "no permission at all"
+        )
+        yield Finding(
+            "permissions",
+            f"user {facts.user!r}",
+            f"in vhost {facts.vhost!r} it has {has}: it may neither relay nor consume",
+            "RabbitMQ refuses (403) what the program needs",
+            f"for a relay: {grant} '^{schema}(\\.links)?$' '^{schema}(\\.links)?$' '^$'; "
+            f"for a consumer: {grant} '^{schema}\\.' '^{schema}\\.' '^{schema}(\\.|$)'",
+        )
+
+
+def _may(
+    permission: Permission, *, configure: Sequence[str] = (), write: Sequence[str] = (), read: Sequence[str] = ()
+) -> bool:
+    """RabbitMQ searches for the pattern; an empty one fits nothing."""
+    for pattern, objects in ((permission.configure, configure), (permission.write, write), (permission.read, read)):
+        try:
+            if not all(pattern and re.search(pattern, each) for each in objects):
+                return False
+        except re.error:  # of Erlang's own kind
+            continue
+    return True
+
+
+def _connections(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
+    for each in facts.connections or ():
+        if each.state in ("blocked", "blocking") and each.name == f"{schema} relay":
+            yield Finding(
+                "relay-blocked",
+                f"connection {each.name!r}",
+                f"it is {each.state}",
+                "RabbitMQ has an alarm and takes nothing: the relay waits; writers do not",
+                "rabbitmq-diagnostics alarms; then give it the memory or the disk that it lacks",
+            )

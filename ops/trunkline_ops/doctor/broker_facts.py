@@ -1,0 +1,184 @@
+"""What RabbitMQ's management API says of a vhost. What it does not tell this user, or not in this version, is None."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import httpx
+
+from trunkline_ops.connect import Vhost
+from trunkline_store import names
+
+_REFUSED = (401, 403)
+
+
+class Exchange(NamedTuple):
+    kind: str
+    durable: bool
+    auto_delete: bool
+
+
+class Binding(NamedTuple):
+    exchange: str
+    queue: str
+    key: str
+
+
+class Queue(NamedTuple):
+    """arguments: those that it was declared with; policy: its name and what it sets, or that nothing does. The lower of
+    two limits counts."""
+
+    name: str
+    kind: str
+    durable: bool
+    exclusive: bool
+    state: str
+    arguments: Mapping[str, Any]
+    policy: str
+    policy_sets: Mapping[str, Any]
+    ready: int
+    unacked: int
+    consumers: int
+    members: int
+    online: int
+
+    def setting(self, name: str) -> Any:
+        """What counts: of two numbers the lower one, else the policy's, else the argument."""
+        both = [each for each in (self.policy_sets.get(name), self.arguments.get(f"x-{name}")) if each is not None]
+        if len(both) == 2 and all(isinstance(each, int) for each in both):
+            return min(both)
+        return both[0] if both else None
+
+
+class Permission(NamedTuple):
+    """Regular expressions of names."""
+
+    user: str
+    configure: str
+    write: str
+    read: str
+
+
+class Connection(NamedTuple):
+    name: str
+    user: str
+    state: str
+
+
+class Node(NamedTuple):
+    name: str
+    running: bool
+    memory_alarm: bool
+    disk_alarm: bool
+    partitions: list[str]
+
+
+class BrokerFacts(NamedTuple):
+    """asks: the user of the API; user: the one that the programs log in as, by the AMQP URL. there: whether the vhost
+    is."""
+
+    version: str
+    vhost: str
+    there: bool
+    asks: str
+    user: str
+    exchanges: Mapping[str, Exchange]
+    queues: list[Queue]
+    bindings: list[Binding]
+    permissions: list[Permission] | None
+    connections: list[Connection] | None
+    nodes: list[Node] | None
+
+
+async def broker_facts(vhost: Vhost, schema: str, asks: str, user: str) -> BrokerFacts:
+    """Asks for all of it. Raises what httpx does."""
+    api, name = vhost
+    overview = await api.get("overview")
+    nodes = await _unless_refused(api.get("nodes"))
+    there = await _unless_missing(api.get("exchanges", name)) is not None
+    exchanges = {}
+    for each in (names.exchange(schema), names.links_exchange(schema)) if there else ():
+        found = await _unless_missing(api.get("exchanges", name, each))
+        if found is not None:
+            exchanges[each] = Exchange(found["type"], found["durable"], found["auto_delete"])
+    return BrokerFacts(
+        version=overview["rabbitmq_version"],
+        vhost=name,
+        there=there,
+        asks=asks,
+        user=user,
+        exchanges=exchanges,
+        queues=[_queue(each) for each in await api.queues(name)] if there else [],
+        bindings=[
+            Binding(each["source"], each["destination"], each["routing_key"])
+            for each in (await api.get("bindings", name) if there else [])
+            if each["destination_type"] == "queue"
+        ],
+        permissions=_permissions(await _unless_refused(api.get("vhosts", name, "permissions")) if there else None),
+        connections=_connections(await _unless_refused(api.connections(name)) if there else None),
+        nodes=None
+        if nodes is None
+        else [
+            Node(
+                each["name"],
+                each.get("running", True),
+                each.get("mem_alarm", False),
+                each.get("disk_free_alarm", False),
+                each.get("partitions", []),
+            )
+            for each in nodes
+        ],
+    )
+
+
+def _queue(found: Mapping[str, Any]) -> Queue:
+    """Counters are not there for a queue that is seconds old, or down."""
+    return Queue(
+        name=found["name"],
+        kind=found.get("type", "classic"),
+        durable=found["durable"],
+        exclusive=found.get("exclusive", False) or found.get("auto_delete", False),
+        state=found.get("state", "running"),
+        arguments=found.get("arguments", {}),
+        policy=found.get("policy") or "",
+        policy_sets=found.get("effective_policy_definition") or {},
+        ready=found.get("messages_ready", 0),
+        unacked=found.get("messages_unacknowledged", 0),
+        consumers=found.get("consumers", 0),
+        members=len(found.get("members", [])),
+        online=len(found.get("online", [])),
+    )
+
+
+def _permissions(found: Any) -> list[Permission] | None:
+    if found is None:
+        return None
+    return [Permission(each["user"], each["configure"], each["write"], each["read"]) for each in found]
+
+
+def _connections(found: Any) -> list[Connection] | None:
+    if found is None:
+        return None
+    return [
+        Connection(each.get("user_provided_name") or "", each.get("user", ""), each.get("state", "")) for each in found
+    ]
+
+
+async def _unless_missing(asking: Any) -> Any:
+    try:
+        return await asking
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        raise
+
+
+async def _unless_refused(asking: Any) -> Any:
+    """Some things are told to users with the tag monitoring or administrator only."""
+    try:
+        return await asking
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code in _REFUSED:
+            return None
+        raise

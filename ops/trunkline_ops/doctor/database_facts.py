@@ -1,0 +1,212 @@
+"""What PostgreSQL says of itself, of the schema, and of who may do and does what in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any, NamedTuple, TypeVar
+
+import asyncpg
+
+from trunkline_ops.connect import connected, opened_as_stored
+from trunkline_ops.doctor.promised import Right, rights
+from trunkline_ops.settings import Settings
+from trunkline_store import (
+    InvalidArgument,
+    OperationTimeout,
+    PermissionRefused,
+    StoreNotReady,
+    UnsafeRead,
+)
+from trunkline_store.migrate import latest
+from trunkline_store.overview import Overview, overview
+from trunkline_store.queries import for_store, parts_of
+from trunkline_store.rights import ROLES, Role, role_name
+from trunkline_store.translate import translated
+
+_Row = TypeVar("_Row", bound=tuple[Any, ...])
+
+
+class Server(NamedTuple):
+    version: int
+    replica: bool
+    database: str
+    login: str
+    fsync: bool
+    full_page_writes: bool
+    synchronous_commit: bool
+    isolation: str
+    sees_all: bool
+    there: bool
+
+
+class Sequence(NamedTuple):
+    """drawn: its last block; None where we may not know."""
+
+    cache: int
+    increment: int
+    cycle: bool
+    drawn: int | None
+
+
+class Relation(NamedTuple):
+    name: str
+    kind: str
+    valid: bool
+
+
+class Foreign(NamedTuple):
+    """A right that somebody has who is not the owner."""
+
+    role: str
+    privilege: str
+    kind: str
+    name: str
+
+
+class Login(NamedTuple):
+    login: str
+    group: str
+    settings: list[str]
+
+
+class Transaction(NamedTuple):
+    """holds: it has appended, and holds the safe position back; None where that cannot be told (it is prepared)."""
+
+    pid: int | None
+    login: str
+    application: str
+    state: str | None
+    prepared: str | None
+    seconds: float | None
+    holds: bool | None
+
+
+class LeaseRow(NamedTuple):
+    """left: seconds until it runs out; None: it was released. subscription: whose it is, if that is there."""
+
+    name: str
+    epoch: int
+    length: float
+    subscription: str | None
+    left: float | None
+
+
+class StoreFacts(NamedTuple):
+    """Of a store whose schema fits this code."""
+
+    sequence: Sequence | None
+    used: int
+    rows: int
+    batch_bytes: int
+    relations: list[Relation]
+    functions: frozenset[str]
+    triggers: Mapping[str, bool]
+    groups: Mapping[Role, str]
+    made: frozenset[str]
+    missing: list[Right]
+    unusable: frozenset[str]
+    foreign: list[Foreign]
+    logins: list[Login]
+    leases: list[LeaseRow]
+    seen: Overview | None
+    unseen: str
+
+
+class DatabaseFacts(NamedTuple):
+    """found: the schema's version, None where there is no store; needed: this code's. store: None unless they agree."""
+
+    schema: str
+    server: Server
+    found: int | None
+    needed: int
+    transactions: list[Transaction]
+    store: StoreFacts | None
+
+
+async def database_facts(settings: Settings) -> DatabaseFacts:
+    """Asks for all of it. Raises `InvalidSettings`, `StoreUnavailable`, `PermissionRefused`."""
+    schema = settings.store
+    sql = {name: for_store(text, schema, "json") for name, text in _FACTS.items()}
+    async with connected(settings, "doctor") as connection:
+        with translated(schema):
+            server = Server(**dict(await _row(connection, sql["server"])))
+            found = None
+            if server.there:
+                found = (await _row(connection, sql["schema_version"]))["version"]
+            transactions = await _rows(Transaction, connection, sql["transactions"])
+            store = None
+            if found == latest():
+                seen, unseen = await _overview(settings)
+                store = await _store_facts(connection, sql, schema, server, seen, unseen)
+    return DatabaseFacts(schema, server, found, latest(), transactions, store)
+
+
+async def _store_facts(
+    connection: asyncpg.Connection,
+    sql: Mapping[str, str],
+    schema: str,
+    server: Server,
+    seen: Overview | None,
+    unseen: str,
+) -> StoreFacts:
+    relations = await _rows(Relation, connection, sql["relations"])
+    tables = {each.name for each in relations if each.kind == "table"}
+    groups: dict[Role, str] = {role: role_name(server.database, schema, role) for role in ROLES}
+    names = list(groups.values())
+    made = frozenset(row["name"] for row in await connection.fetch(sql["roles"], names))
+    wanted = sorted(right for right in rights() if groups[right.role] in made)
+    granted = {
+        row["number"]: row["granted"]
+        for row in await connection.fetch(
+            sql["rights"], [groups[right.role] for right in wanted], *_columns(wanted)[1:]
+        )
+    }
+    mine = await _row(connection, sql["store_rows"]) if "store" in tables else None
+    sequences = await _rows(Sequence, connection, sql["sequence"])
+    return StoreFacts(
+        sequence=sequences[0] if sequences else None,
+        used=(await _row(connection, sql["used"]))["block"] if {"events", "links"} <= tables else 0,
+        rows=mine["count"] if mine else 0,
+        batch_bytes=(mine["batch_bytes"] or 0) if mine else 0,
+        relations=relations,
+        functions=frozenset(row["name"] for row in await connection.fetch(sql["functions"])),
+        triggers={row["name"]: row["enabled"] for row in await connection.fetch(sql["triggers"])},
+        groups=groups,
+        made=made,
+        missing=[right for number, right in enumerate(wanted, 1) if granted.get(number) is False],
+        unusable=frozenset(row["role"] for row in await connection.fetch(sql["schema_usage"], sorted(made))),
+        foreign=await _rows(Foreign, connection, sql["foreign_rights"]),
+        logins=await _rows(Login, connection, sql["logins"], names),
+        leases=await _rows(LeaseRow, connection, sql["leases"]) if {"leases", "subscriptions"} <= tables else [],
+        seen=seen,
+        unseen=unseen,
+    )
+
+
+async def _overview(settings: Settings) -> tuple[Overview | None, str]:
+    """None, and the reason, where something is so wrong that the store itself cannot be used."""
+    try:
+        async with opened_as_stored(settings, "doctor") as store:
+            return await overview(store), ""
+    except (StoreNotReady, UnsafeRead, PermissionRefused, InvalidArgument, OperationTimeout) as error:
+        return None, str(error)
+    except (asyncpg.PostgresError, AssertionError) as error:  # a store without its row, or a function that fails
+        return None, str(error) or "the store is not whole"
+
+
+def _columns(wanted: list[Right]) -> list[list[str]]:
+    return [[getattr(right, field) for right in wanted] for field in Right._fields]
+
+
+async def _row(connection: asyncpg.Connection, query: str) -> asyncpg.Record:
+    row = await connection.fetchrow(query)
+    assert row is not None
+    return row
+
+
+async def _rows(kind: type[_Row], connection: asyncpg.Connection, query: str, *args: object) -> list[_Row]:
+    return [kind(**dict(row)) for row in await connection.fetch(query, *args)]
+
+
+_FACTS = parts_of((files(__package__) / "facts.sql").read_text())

@@ -1,0 +1,101 @@
+-- Everything here is read from catalogues that anybody may read; what only some may see is null for others.
+
+-- name: server
+SELECT current_setting('server_version_num')::integer AS version, pg_is_in_recovery() AS replica,
+       current_database() AS database, current_user::text AS login, current_setting('fsync') = 'on' AS fsync,
+       current_setting('full_page_writes') = 'on' AS full_page_writes,
+       current_setting('synchronous_commit') <> 'off' AS synchronous_commit,
+       current_setting('default_transaction_isolation') AS isolation,
+       pg_has_role(current_user, 'pg_read_all_stats', 'MEMBER') AS sees_all,
+       to_regclass('@schema@.blocks') IS NOT NULL AND to_regclass('@schema@.schema_migrations') IS NOT NULL AS there
+
+-- name: schema_version
+SELECT coalesce(max(version), 0) AS version FROM @schema@.schema_migrations
+
+-- name: sequence
+-- `drawn` is null for those who may not look into the sequence.
+SELECT seqcache AS cache, seqincrement AS increment, seqcycle AS cycle,
+       CASE WHEN has_sequence_privilege('@schema@.blocks', 'SELECT') THEN pg_sequence_last_value(seqrelid) END AS drawn
+FROM pg_sequence WHERE seqrelid = '@schema@.blocks'::regclass
+
+-- name: used
+-- The highest block that an event or a link stands in.
+SELECT greatest((SELECT position FROM @schema@.events ORDER BY position DESC LIMIT 1),
+                (SELECT feed_position FROM @schema@.links ORDER BY feed_position DESC LIMIT 1), 0) / 1024 AS block
+
+-- name: store_rows
+SELECT count(*) AS count, max(batch_bytes) AS batch_bytes FROM @schema@.store
+
+-- name: relations
+-- Tables and indexes of the schema, and whether an index can be used.
+SELECT c.relname::text AS name, CASE WHEN c.relkind = 'i' THEN 'index' ELSE 'table' END AS kind,
+       coalesce(i.indisvalid AND i.indisready, true) AS valid
+FROM pg_class AS c LEFT JOIN pg_index AS i ON i.indexrelid = c.oid
+WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'i')
+
+-- name: functions
+SELECT proname::text AS name FROM pg_proc WHERE pronamespace = to_regnamespace('@schema@')
+
+-- name: triggers
+SELECT t.tgname::text AS name, t.tgenabled IN ('O', 'A') AS enabled
+FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+WHERE c.relnamespace = to_regnamespace('@schema@') AND NOT t.tgisinternal
+
+-- name: roles
+SELECT rolname::text AS name FROM pg_roles WHERE rolname = ANY ($1::text[])
+
+-- name: rights
+-- Whether role $1[i] has privilege $2[i] on table or function $4[i] (as $3[i] says) of the schema; missing objects do not
+-- count.
+SELECT w.ord AS number,
+       CASE WHEN w.kind = 'table' THEN has_table_privilege(w.role, c.oid, w.privilege)
+            ELSE has_function_privilege(w.role, p.oid, w.privilege) END AS granted
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS w (role, privilege, kind, name, ord)
+LEFT JOIN pg_class AS c ON w.kind = 'table' AND c.relname = w.name AND c.relkind = 'r'
+    AND c.relnamespace = to_regnamespace('@schema@')
+LEFT JOIN pg_proc AS p ON w.kind = 'function' AND p.proname = w.name AND p.pronamespace = to_regnamespace('@schema@')
+WHERE c.oid IS NOT NULL OR p.oid IS NOT NULL
+
+-- name: schema_usage
+SELECT role FROM unnest($1::text[]) AS role WHERE NOT has_schema_privilege(role, to_regnamespace('@schema@'), 'USAGE')
+
+-- name: foreign_rights
+-- Who else than its owner may write to a table, and what everybody may do in the schema.
+SELECT coalesce(r.rolname::text, 'PUBLIC') AS role, a.privilege_type AS privilege, 'table' AS kind, c.relname::text AS name
+FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
+WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'S') AND a.grantee <> c.relowner
+  AND (a.grantee = 0 OR a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER'))
+UNION ALL
+SELECT 'PUBLIC', a.privilege_type, 'function', p.proname::text
+FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+WHERE p.pronamespace = to_regnamespace('@schema@') AND a.grantee = 0
+ORDER BY 3, 4, 1, 2
+
+-- name: logins
+-- Logins that are members of a group, and the settings that they have here.
+SELECT m.rolname::text AS login, g.rolname::text AS group,
+       coalesce((SELECT array_agg(split_part(c, '=', 1)) FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c
+                 WHERE s.setrole = m.oid
+                   AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))),
+                '{}'::text[]) AS settings
+FROM pg_auth_members AS a JOIN pg_roles AS g ON g.oid = a.roleid JOIN pg_roles AS m ON m.oid = a.member
+WHERE g.rolname = ANY ($1::text[]) AND m.rolcanlogin ORDER BY 1, 2
+
+-- name: transactions
+-- Open ones of this database: a writer's that has appended holds readers back, whatever it does now. Without
+-- pg_read_all_stats, others' age and state are null.
+SELECT a.pid, a.usename::text AS login, coalesce(a.application_name, '') AS application, a.state, NULL AS prepared,
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds,
+       EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.objsubid = 2
+               AND l.classid = to_regclass('@schema@.events') AND l.database = a.datid) AS holds
+FROM pg_stat_activity AS a
+WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'
+UNION ALL
+SELECT NULL, p.owner::text, '', 'prepared', p.gid, extract(epoch FROM clock_timestamp() - p.prepared)::float8, NULL
+FROM pg_prepared_xacts AS p WHERE p.database = current_database()
+
+-- name: leases
+-- left: seconds until it runs out; null where it was released.
+SELECT l.name, l.epoch, extract(epoch FROM l.length)::float8 AS length, s.name AS subscription,
+       CASE WHEN l.until > '-infinity' THEN extract(epoch FROM l.until - clock_timestamp())::float8 END AS left
+FROM @schema@.leases AS l LEFT JOIN @schema@.subscriptions AS s ON l.name = 'subscription ' || s.subscription_id

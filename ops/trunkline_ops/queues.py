@@ -1,0 +1,54 @@
+"""What the status page knows of the broker: the management API, asked with the login that there is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from trunkline_ops.settings import Settings
+
+if TYPE_CHECKING:  # they take a quarter of a second, which only the relay has
+    from trunkline_relay.view import Broker
+    from trunkline_store.line import Depth
+
+_SECONDS: Final = 2.0
+"""For an answer: the page shows what else there is."""
+
+
+@asynccontextmanager
+async def known_broker(settings: Settings) -> AsyncIterator[Broker]:
+    """The broker of the settings, with links and numbers where TRUNKLINE_MANAGEMENT_URL is set."""
+    import httpx
+
+    from trunkline_ops.management import Management
+    from trunkline_relay.view import SUBSCRIPTIONS, Broker
+    from trunkline_store import BrokerUnavailable
+    from trunkline_store.line import Depth
+
+    vhost, login = settings.vhost(), settings.management()
+    if login is None:
+        yield Broker(None, vhost, None)
+        return
+    async with Management(*login) as management:
+
+        async def ask(store: str) -> Mapping[str, Depth]:
+            try:
+                async with asyncio.timeout(_SECONDS):
+                    found = await management.queues_of(vhost, store, SUBSCRIPTIONS)
+            except httpx.HTTPStatusError as error:
+                code = error.response.status_code
+                refused = f"RabbitMQ's management API refuses {login.user} in {vhost} ({code}): tag it as monitoring"
+                raise BrokerUnavailable(refused) from error
+            except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError) as error:
+                raise BrokerUnavailable("RabbitMQ's management API does not answer") from error
+            return {each["name"]: _queue(each) for each in found}
+
+        def _queue(each: Mapping[str, object]) -> Depth:
+            ready, unacked, consumers = (
+                int(str(each.get(name, 0))) for name in ("messages_ready", "messages_unacknowledged", "consumers")
+            )
+            return Depth(ready, unacked, consumers)
+
+        yield Broker(ask, vhost, login.url)

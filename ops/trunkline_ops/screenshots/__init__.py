@@ -1,0 +1,1 @@
+"""The runbook's pictures: the status page and RabbitMQ's management UI under load, made in a real browser."""

@@ -1,0 +1,163 @@
+"""The command: `ops/soak`."""
+
+import asyncio
+import json
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import asyncpg
+import httpx
+import typer
+from rich.console import Console
+
+from trunkline_ops.demo.command import as_table, leave
+from trunkline_ops.demo.processes import Died
+from trunkline_ops.servers import PostgresServer, RabbitMQServer, ServerError, postgres_server, rabbitmq_server
+from trunkline_ops.soak.cast import Cast
+from trunkline_ops.soak.controls import CONTROLS
+from trunkline_ops.soak.faults import Faults
+from trunkline_ops.soak.plain import SUBSCRIBER
+from trunkline_ops.soak.schedule import KINDS, TAKE_AWAY, schedule
+from trunkline_ops.soak.stage import set_up
+from trunkline_ops.soak.story import EVERYBODY, OWNERS, Soak
+from trunkline_store import TrunklineError
+
+LEASE_SECONDS: Final = 2.0
+KILLING_LEASE_SECONDS: Final = 0.5
+_FAILURES: Final = (
+    asyncpg.PostgresError, asyncpg.InterfaceError, httpx.HTTPError, TrunklineError, ServerError, OSError, Died,
+)  # fmt: skip
+RABBITMQ_SETTINGS: Final = {
+    "collect_statistics_interval": "1000"
+}  # milliseconds; connections are closed by what it says
+
+
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long faults happen.")] = 20,
+    kills: Annotated[
+        int | None, typer.Option(min=1, help="Instead: kill owners of subscriptions with tx=True, so many of them.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=1, help="Events per second that the writers append together.")] = 150,
+    seed: Annotated[int | None, typer.Option(help="The faults of an earlier soak once more.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help=f"Only these faults, repeated: {', '.join(KINDS)}.")
+    ] = None,
+    without: Annotated[
+        str | None, typer.Option(help=f"A control, which must fail: {' or '.join(CONTROLS)} is taken out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with the audit as one line of JSON.")] = False,
+) -> int:
+    """Everything at once, while programs, networks, queues and servers fail at random; and an audit at the end.
+
+    PostgreSQL and RabbitMQ crash as well: so they are private ones, unless the faults that are wanted leave them
+    alone. What happens is told on standard error. Exit code 1 if an event was lost or out of order, or an effect in a
+    handler's transaction came twice.
+    """
+    if unknown := {*(only or [])} - KINDS.keys():
+        raise typer.BadParameter(f"--only {min(unknown)!r}: use {', '.join(KINDS)}")
+    if without is not None and without not in CONTROLS:
+        raise typer.BadParameter(f"--without {without!r}: use {' or '.join(CONTROLS)}")
+    seed = random.randrange(10**6) if seed is None else seed
+    private = kills is None and bool({*(only or KINDS)} & TAKE_AWAY)
+    tell = Teller()
+    try:
+        tell(f"seed {seed}; starting PostgreSQL and RabbitMQ")
+        with (
+            postgres_server(private=private) as postgres,
+            rabbitmq_server(private=private, settings=RABBITMQ_SETTINGS) as rabbitmq,
+        ):
+            return asyncio.run(
+                perform(
+                    postgres,
+                    rabbitmq,
+                    tell,
+                    minutes=minutes,
+                    kills=kills,
+                    rate=rate,
+                    seed=seed,
+                    only=only or [],
+                    without=without,
+                    private=private,
+                    as_json=as_json,
+                )
+            )
+    except* _FAILURES as group:
+        for error in group.exceptions:
+            print(f"soak: {error}", file=sys.stderr)
+    return 1
+
+
+async def perform(
+    postgres: PostgresServer,
+    rabbitmq: RabbitMQServer,
+    tell: "Teller",
+    *,
+    minutes: float,
+    kills: int | None,
+    rate: float,
+    seed: int,
+    only: Sequence[str],
+    without: str | None,
+    private: bool,
+    as_json: bool,
+) -> int:
+    """Runs the soak and prints the figures; returns the exit code."""
+    lease = LEASE_SECONDS if kills is None else KILLING_LEASE_SECONDS
+    async with set_up(postgres, rabbitmq, keep=private) as stage:
+        soak = Soak(stage, lease=lease, rate=rate, seed=seed, without=without, tell=tell)
+
+        async def faults_happen(faults: Faults, cast: Cast) -> None:
+            subscriptions = list(EVERYBODY.subscribers)
+            await faults.happen(
+                schedule(
+                    seed,
+                    minutes * 60,
+                    lease=lease,
+                    actors=list(cast.actors),
+                    subscriptions=subscriptions,
+                    consumers=[*subscriptions, SUBSCRIBER],
+                    only=only,
+                )
+            )
+
+        async def owners_are_killed(faults: Faults, cast: Cast) -> None:
+            await soak.kill_owners(OWNERS.subscribers, kills or 0, faults, cast)
+
+        if kills is None:
+            figures, wrong = await soak.play(EVERYBODY, faults_happen)
+        else:
+            figures, wrong = await soak.play(OWNERS, owners_are_killed)
+    if as_json:
+        print(json.dumps(figures._asdict()), flush=True)
+    else:
+        Console().print(as_table(figures._asdict()))
+    for each in wrong:
+        print(f"soak: {each}", file=sys.stderr)
+    return 0 if figures.ok else 1
+
+
+class Teller:
+    """Says on standard error what happens, and when."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        print(f"{time.monotonic() - self._began:7.1f} s  {what}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Reads the command line, and returns the exit code: 2 for a mistake in it, 130 after Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    app.command()(soak)
+    try:
+        return int(app(prog_name="ops/soak", standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        print(f"soak: {error.format_message()}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)

@@ -1,0 +1,133 @@
+"""Makes the faults of a schedule happen; those of one target one after the other."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import httpx
+
+from trunkline_ops.servers import Server
+from trunkline_ops.servers.proxy import Proxy
+from trunkline_ops.soak.cast import Actor, Cast
+from trunkline_ops.soak.plain import QUEUE, SUBSCRIBER
+from trunkline_ops.soak.schedule import Fault
+from trunkline_ops.soak.stage import Stage
+from trunkline_store import Unavailable, names
+
+OWNER: Final = "SELECT pid FROM soak.effects WHERE subscriber = $1 ORDER BY seq DESC LIMIT 1"
+_END_SESSIONS: Final = """
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+_MEND: Final = "UPDATE soak.mended SET position = (SELECT coalesce(max(position), 0) FROM eventstore.events)"
+ASK_SECONDS: Final = 5.0
+"""For a question to a server that may be away."""
+
+
+class Faults:
+    """`survived`: how many there were of each kind."""
+
+    def __init__(self, stage: Stage, cast: Cast, tell: Callable[[str], None]) -> None:
+        self.survived: Counter[str] = Counter()
+        self._stage = stage
+        self._cast = cast
+        self._tell = tell
+        self._busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def happen(self, schedule: Iterable[Fault]) -> None:
+        """All of them, in their time. When it returns, nothing stands still or is away any more."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        async with asyncio.TaskGroup() as tasks:
+            for fault in schedule:
+                await asyncio.sleep(max(0, begun + fault.at - loop.time()))
+                tasks.create_task(self._happen(fault))
+
+    async def _happen(self, fault: Fault) -> None:
+        async with self._busy[fault.target]:
+            what = f"{fault.kind} {fault.target}" + (f" for {fault.seconds:.1f} s" if fault.seconds else "")
+            try:
+                done = await self._do(fault)
+            except (Unavailable, httpx.HTTPError, TimeoutError) as error:
+                self._tell(f"{what}: not now ({type(error).__name__})")
+                return
+            self._tell(what if done else f"{what}: there was nobody")
+            self.survived[fault.kind] += done
+
+    async def _do(self, fault: Fault) -> bool:
+        stage, actors = self._stage, self._cast.actors
+        match fault.kind:
+            case "kill":
+                return actors[fault.target].kill()
+            case "pause":
+                return await actors[fault.target].pause(fault.seconds)
+            case "kill owner":
+                owner = await self._owner(fault.target)
+                return owner is not None and owner.kill()
+            case "pause owner":
+                owner = await self._owner(fault.target)
+                return owner is not None and await owner.pause(fault.seconds)
+            case "cut" | "stall" | "refuse":
+                await _break(getattr(stage, fault.target.replace(" ", "_")), fault)
+            case "sessions":
+                async with asyncio.timeout(ASK_SECONDS):
+                    return bool(await stage.store.fetchval(_END_SESSIONS))
+            case "connections":
+                return bool(await stage.management.close_connections(stage.name))
+            case "purge":
+                await stage.management.purge_queue(stage.name, queue_of(fault.target))
+            case "delete":
+                await stage.management.delete_queue(stage.name, queue_of(fault.target))
+            case "vhost":
+                await stage.management.delete_vhost(stage.name)
+                await asyncio.sleep(fault.seconds)
+                await stage.management.create_vhost(stage.name)
+            case "stop" | "crash" | "freeze":
+                await _take_away(getattr(stage, fault.target), fault)
+            case "mend":
+                async with asyncio.timeout(ASK_SECONDS):
+                    return bool(await mend(stage))
+            case _:
+                raise ValueError(fault.kind)
+        return True
+
+    async def _owner(self, subscription: str) -> Actor | None:
+        async with asyncio.timeout(ASK_SECONDS):
+            return self._cast.of(await self._stage.store.fetchval(OWNER, subscription))
+
+
+def queue_of(subscriber: str) -> str:
+    """Of a subscription, or of the consumer without the SDK."""
+    return QUEUE if subscriber == SUBSCRIBER else names.queue("eventstore", subscriber)
+
+
+async def mend(stage: Stage) -> int:
+    """Nothing that is there now is poison any more; what was parked is to be tried again. Returns how much that is."""
+    await stage.store.fetch(_MEND)
+    return await stage.store.subscriptions.retry("parking")
+
+
+async def _break(network: Proxy, fault: Fault) -> None:
+    match fault.kind:
+        case "cut":
+            await network.cut()
+        case "stall":
+            network.stall()
+            await asyncio.sleep(fault.seconds)
+            network.resume()
+        case "refuse":
+            await network.refuse()
+            await asyncio.sleep(fault.seconds)
+            await network.accept()
+
+
+async def _take_away(server: Server, fault: Fault) -> None:
+    leave, come_back = {
+        "stop": (server.stop, server.start),
+        "crash": (server.kill, server.start),
+        "freeze": (server.pause, server.resume),
+    }[fault.kind]
+    await asyncio.to_thread(leave)
+    await asyncio.sleep(fault.seconds)
+    await asyncio.to_thread(come_back)

@@ -1,0 +1,59 @@
+"""Where the soak takes place: a database, a vhost, and the networks before their servers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, NamedTuple
+
+from trunkline_ops.demo.rooms import fresh_rooms
+from trunkline_ops.management import Management
+from trunkline_ops.servers import PostgresServer, RabbitMQServer
+from trunkline_ops.servers.proxy import Proxy
+from trunkline_store import EventStore
+
+TABLES: Final = """
+    CREATE SCHEMA soak;
+    CREATE TABLE soak.effects (
+        seq            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        subscriber     text NOT NULL,
+        position       bigint NOT NULL,
+        stream         text NOT NULL,
+        stream_version bigint NOT NULL,
+        pid            integer NOT NULL,
+        replayed       boolean NOT NULL DEFAULT false
+    );
+    CREATE INDEX ON soak.effects (subscriber, seq);
+    CREATE TABLE soak.holes (above bigint NOT NULL, up_to bigint NOT NULL);
+    CREATE TABLE soak.mended (position bigint NOT NULL);
+    INSERT INTO soak.mended VALUES (0);
+"""
+
+
+class Stage(NamedTuple):
+    """`name` is that of the database and of the vhost. `store` and `management` go straight to the servers; what the
+    programs use goes through the networks."""
+
+    name: str
+    postgres: PostgresServer
+    rabbitmq: RabbitMQServer
+    to_postgres: Proxy
+    to_rabbitmq: Proxy
+    store: EventStore
+    management: Management
+    amqp_url: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the programs."""
+        return {"TRUNKLINE_DSN": self.to_postgres.url, "TRUNKLINE_AMQP_URL": self.to_rabbitmq.url}
+
+
+@asynccontextmanager
+async def set_up(postgres: PostgresServer, rabbitmq: RabbitMQServer, *, keep: bool) -> AsyncIterator[Stage]:
+    """Makes it, and removes it at the end unless it is to be kept: on servers that go anyway, say."""
+    async with (
+        fresh_rooms(postgres, rabbitmq, keep=keep, what="soak", tables=TABLES) as rooms,
+        EventStore(rooms.dsn, timeout=120, application_name="soak audit") as store,
+        Proxy(rooms.dsn) as to_postgres,
+        Proxy(rooms.amqp_url) as to_rabbitmq,
+    ):
+        yield Stage(rooms.name, postgres, rabbitmq, to_postgres, to_rabbitmq, store, rooms.management, rooms.amqp_url)

@@ -1,0 +1,81 @@
+"""A store's items, in the one order: events, and links where they stand; then what has no place in it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from importlib.resources import files
+from typing import Final
+
+import msgspec
+
+from trunkline_ops.transfer.item import Deleted, Item, Kept, Link, in_line, of_event
+from trunkline_store import EventStore
+from trunkline_store.queries import for_store, parts_of
+
+_PAGE: Final = 1000
+_SNAPSHOTS: Final = 20
+JSON: Final = "application/json"
+
+
+async def in_order(store: EventStore, end: int, *, behind: int = -1) -> AsyncIterator[Item]:
+    """Events and links above position `behind` and up to `end`. Raises `Unavailable`."""
+    events, links = _events(store, behind, end), _links(store, behind, end)
+    event, link = await anext(events, None), await anext(links, None)
+    while event is not None or link is not None:
+        if link is None or (event is not None and _place(event) < _place(link)):
+            assert event is not None
+            yield event
+            event = await anext(events, None)
+        else:
+            yield link
+            link = await anext(links, None)
+
+
+async def besides(store: EventStore) -> AsyncIterator[Item]:
+    """Streams that are deleted, and snapshots. Raises `Unavailable`."""
+    sql, name = _sql(store), ""
+    while rows := await store.fetch(sql["deleted"], name, _PAGE):
+        for name, deleted_at in rows:
+            yield Item(deleted=Deleted(stream=name, deleted_at=deleted_at))
+    is_json, source = store.content_type == JSON, ""
+    while rows := await store.fetch(sql["snapshots"], source, _SNAPSHOTS):
+        for source, version, kind, stored, metadata in rows:
+            data, data_base64 = in_line(store.serializer.deserialize(stored, kind), is_json=is_json)
+            yield Item(
+                snapshot=Kept(
+                    source=source,
+                    version=version,
+                    type=kind,
+                    data=data,
+                    data_base64=data_base64,
+                    metadata=None if metadata is None else msgspec.json.decode(metadata),
+                )
+            )
+
+
+async def _events(store: EventStore, behind: int, end: int) -> AsyncIterator[Item]:
+    is_json = store.content_type == JSON
+    async for event in store.stream_all_forward(start=behind + 1):
+        if event.position > end:
+            return
+        yield of_event(event, is_json=is_json)
+
+
+async def _links(store: EventStore, behind: int, end: int) -> AsyncIterator[Item]:
+    sql = _sql(store)
+    while rows := await store.fetch(sql["links"], behind, end, _PAGE):
+        for behind, stream, version, event_id in rows:
+            yield Item(link=Link(position=behind, stream=stream, stream_version=version, id=event_id))
+
+
+def _place(item: Item) -> int:
+    place = item.place
+    assert place is not None
+    return place
+
+
+def _sql(store: EventStore) -> Mapping[str, str]:
+    return {name: for_store(text, store.schema, store.data_type) for name, text in _QUERIES.items()}
+
+
+_QUERIES: Final = parts_of((files(__package__) / "queries.sql").read_text())

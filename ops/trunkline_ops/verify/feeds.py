@@ -1,0 +1,84 @@
+"""What of a subscription's feed is handled, parked, or missing. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+
+from trunkline_ops.verify.versions import NAMED
+
+
+class Ranges:
+    """Positions, as half-open intervals (from, to) that are sorted and do not touch."""
+
+    def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
+        self._ranges = sorted(ranges)
+        self._lower = [lower for lower, _ in self._ranges]
+
+    def __contains__(self, position: int) -> bool:
+        at = bisect_right(self._lower, position) - 1
+        return at >= 0 and position < self._ranges[at][1]
+
+
+class Feed:
+    """One subscription's, while its events go by in their order. finished: what is done above the checkpoint.
+    `parking`: what is parked of the page that goes by."""
+
+    def __init__(self, name: str, label: str, checkpoint: int, finished: Ranges) -> None:
+        self.name = name
+        self.label = label
+        self.events = 0
+        self.handled = 0
+        self.parked = 0
+        self.missing = 0
+        self.named: list[int] = []
+        """The first of those that are missing."""
+        self.parking = Ranges(())
+        self._checkpoint = checkpoint
+        self._finished = finished
+
+    def take(self, position: int) -> None:
+        """The next one of its feed."""
+        self.events += 1
+        if position in self.parking:
+            self.parked += 1
+        elif position <= self._checkpoint or position in self._finished:
+            self.handled += 1
+        else:
+            self.missing += 1
+            if len(self.named) < NAMED:
+                self.named.append(position)
+
+
+class Feeds:
+    """Hands each row to those whose feed it is in, without asking all of them."""
+
+    def __init__(self) -> None:
+        self._all: list[Feed] = []
+        self._categories: dict[str, list[Feed]] = {}
+        self._streams: dict[int, list[Feed]] = {}
+
+    def add(self, feed: Feed, stream_id: int | None) -> None:
+        """stream_id: of a feed that is one stream; None of one that is deleted, or not there yet."""
+        if feed.label == "$all":
+            self._all.append(feed)
+        elif feed.label.startswith("$category-"):
+            self._categories.setdefault(feed.label.removeprefix("$category-"), []).append(feed)
+        elif stream_id is not None:
+            self._streams.setdefault(stream_id, []).append(feed)
+
+    def take(self, position: int, stream_id: int, category: str | None, link: bool) -> None:
+        """A link is in its target's feed only."""
+        if not link:
+            for feed in self._all:
+                feed.take(position)
+            for feed in self._categories.get(category or "", ()):
+                feed.take(position)
+        for feed in self._streams.get(stream_id, ()):
+            feed.take(position)
+
+
+def words(positions: Sequence[int], count: int) -> str:
+    """Positions, and how many more there are."""
+    shown = ", ".join(map(str, positions))
+    return shown if count <= len(positions) else f"{shown} and {count - len(positions)} more"

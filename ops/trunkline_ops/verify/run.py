@@ -1,0 +1,234 @@
+"""The proof: tables and broker, page by page."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+from trunkline_ops.depths import depths
+from trunkline_ops.progress import Advance
+from trunkline_ops.settings import Settings
+from trunkline_ops.verify.feeds import Feed, Feeds, Ranges, words
+from trunkline_ops.verify.versions import NAMED, Versions
+from trunkline_store import EventStore, names
+from trunkline_store.line import Depth
+from trunkline_store.overview import RELAY, overview
+from trunkline_store.queries import for_store, parts_of
+
+PAGE: Final = 10_000
+_POLL_SECONDS: Final = 0.1
+
+
+class Part(NamedTuple):
+    """One thing that is proved, or is not: the sentence for people, the facts for programs."""
+
+    check: str
+    ok: bool
+    sentence: str
+    facts: Mapping[str, Any]
+
+
+async def verify(
+    store: EventStore,
+    settings: Settings,
+    advance: Advance,
+    *,
+    to: int | None = None,
+    wait: float = 0.0,
+    erased: bool = False,
+) -> list[Part]:
+    """The parts of the proof up to position `to` (the last one that is safe to read, if it is not given).
+
+    wait: seconds that relay and subscriptions have to come up to it, if they run. erased: streams may lack versions
+    that were links to events which are removed for good. Raises `Unavailable`, `UnsafeRead`, and `BrokerUnavailable`
+    where a management API is named that does not answer.
+    """
+    sql = {name: for_store(text, store.schema, "json") for name, text in _QUERIES.items()}
+    deadline = time.monotonic() + wait
+    safe = await _safe(store, to, deadline)
+    end = safe if to is None else min(to, safe)
+    end = int(await store.fetchval(store.sql["last_feed_position"], end))
+    await _caught_up(store, sql, end, deadline)
+    published = await store.fetchrow(store.sql["see_relay"], RELAY)
+    confirmed_to = 0 if published is None else published["position"]
+    rows = await store.fetch(sql["subscriptions"])
+
+    feeds, parking = Feeds(), {}
+    every: list[Feed] = []
+    for row in rows:
+        finished = Ranges((part.lower, part.upper) for part in row["finished"] if not part.isempty)
+        feed = Feed(row["name"], row["feed"], row["checkpoint"], finished)
+        feeds.add(feed, row["stream_id"])
+        every.append(feed)
+        if row["parks"]:
+            parking[row["subscription_id"]] = feed
+
+    relay = Feed("relay", "$all", confirmed_to, Ranges(()))
+    links = Feed("relay", "links", confirmed_to, Ranges(()))
+    position = -1
+    while page := await store.fetch(sql["page"], position, end, PAGE):
+        for number, feed in parking.items():
+            parked = await store.fetch(sql["parked"], number, page[0]["position"], page[-1]["position"])
+            feed.parking = Ranges((first, last + 1) for first, last in parked)
+        for position, stream_id, category, link in page:
+            (links if link else relay).take(position)
+            feeds.take(position, stream_id, category, link)
+        advance(position, end, f"{relay.events} events")
+
+    versions, orphans = await _versions(store, sql, end, relay.events + links.events, advance)
+    ends, streams = await _ends(store, sql)
+    named = await _names(store, [gap.stream_id for gap in versions.gaps] + [i.stream_id for i in versions.inversions])
+    parts = [
+        _store_part(to, safe, end, relay.events, links.events, streams),
+        _versions_part(versions, orphans, ends, named, erased=erased),
+        _relay_part(relay, links, ever=published is not None),
+    ]
+    queues = await depths(settings)
+    for row, feed in zip(rows, every, strict=True):
+        parts.append(_subscription_part(feed, row, queues, store.schema))
+    return parts
+
+
+async def _safe(store: EventStore, to: int | None, deadline: float) -> int:
+    while True:
+        safe = await store.safe_position()
+        if to is None or safe >= to or time.monotonic() >= deadline:
+            return safe
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _caught_up(store: EventStore, sql: Mapping[str, str], end: int, deadline: float) -> None:
+    """Waits for those who run, and are behind. What nobody works at is not waited for."""
+    while time.monotonic() < deadline:
+        seen = await overview(store)
+        busy = seen.relay is not None and seen.relay.owner is not None and seen.relay.position < end
+        for each in seen.subscriptions:
+            left = await store.fetchval(store.sql["left_of"], each.name, end)
+            busy = busy or bool(left and each.owner is not None and each.halted is None)
+        if not busy:
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _versions(
+    store: EventStore, sql: Mapping[str, str], end: int, count: int, advance: Advance
+) -> tuple[Versions, list[tuple[int, int]]]:
+    """And events whose stream is not there: readers of `$all` do not get them."""
+    versions = Versions(end)
+    orphans: list[tuple[int, int]] = []
+    stream_id, version = 0, 0
+    while page := await store.fetch(sql["versions"], stream_id, version, PAGE):
+        ids = {row["stream_id"] for row in page}
+        there = {row["stream_id"] for row in await store.fetch(store.sql["stream_names"], list(ids))}
+        for row in page if ids - there else ():
+            if row["stream_id"] not in there and row["position"] <= end and len(orphans) <= NAMED:
+                orphans.append((row["stream_id"], row["position"]))
+        versions.take((row["stream_id"], row["stream_version"], row["position"]) for row in page)
+        stream_id, version, _ = page[-1]
+        advance(versions.rows, count, f"{versions.rows} versions")
+    return versions, orphans
+
+
+async def _ends(store: EventStore, sql: Mapping[str, str]) -> tuple[list[str], int]:
+    """Streams whose row does not say the version that is there, and how many streams there are."""
+    wrong: list[str] = []
+    streams = last = 0
+    while page := await store.fetch(sql["ends"], last, PAGE):
+        streams, last = streams + len(page), page[-1]["stream_id"]
+        for _, name, says, has in page:
+            if says != has and len(wrong) <= NAMED:
+                wrong.append(f"{name} says {says} and has {has}")
+    return wrong, streams
+
+
+async def _names(store: EventStore, ids: list[int]) -> dict[int, str]:
+    return {row["stream_id"]: row["stream"] for row in await store.fetch(store.sql["stream_names"], list(set(ids)))}
+
+
+def _store_part(to: int | None, safe: int, end: int, events: int, links: int, streams: int) -> Part:
+    unsafe = to is not None and to > safe
+    sentence = f"committed  {events} events and {links} links in {streams} streams, up to position {end}"
+    if unsafe:
+        sentence += f"; above {safe} nothing can be said yet: a transaction is open, or nothing was appended"
+    facts = {"committed": events, "links": links, "streams": streams, "position": end, "safe_position": safe}
+    return Part("store", not unsafe, sentence, facts)
+
+
+def _versions_part(
+    versions: Versions, orphans: list[tuple[int, int]], ends: list[str], named: Mapping[int, str], *, erased: bool
+) -> Part:
+    def stream(number: int) -> str:
+        return named.get(number, f"the stream with id {number}")
+
+    gaps = [
+        f"{stream(number)} lacks version{'' if first == last else 's'} {first}{'' if first == last else f' to {last}'}"
+        for number, first, last in versions.gaps
+    ]
+    inversions = [f"{stream(number)}@{version} at {position}" for number, version, position in versions.inversions]
+    problems = []
+    if versions.missing and not erased:
+        problems.append(f"{versions.missing} versions are missing: {'; '.join(gaps)}")
+    if versions.inverted:
+        problems.append(f"{versions.inverted} are out of order: {'; '.join(inversions)}")
+    if ends and not erased:
+        problems.append("; ".join(ends[:NAMED]))
+    if orphans:
+        problems.append(f"events without a stream, at {', '.join(str(position) for _, position in orphans[:NAMED])}")
+    if (versions.missing or ends) and not erased:
+        problems.append("if events that were linked were removed for good, use --erased")
+    sentence = (
+        f"versions   {'. '.join(problems)}" if problems else "versions   without holes, in the order of positions"
+    )
+    facts = {
+        "versions": versions.rows,
+        "versions_missing": versions.missing,
+        "out_of_order": versions.inverted,
+        "gaps": gaps,
+        "inversions": inversions,
+        "ends": ends[:NAMED],
+        "orphans": [position for _, position in orphans[:NAMED]],
+    }
+    return Part("versions", not problems, sentence, facts)
+
+
+def _relay_part(relay: Feed, links: Feed, *, ever: bool) -> Part:
+    missing = relay.missing + links.missing
+    sentence = f"confirmed  {relay.handled} events and {links.handled} links"
+    named = sorted([*relay.named, *links.named])[:NAMED]
+    if not ever and missing:
+        sentence += "; no relay has ever run"
+    elif missing:
+        sentence += f"; {missing} are not: {words(named, missing)}"
+    facts = {"confirmed": relay.handled, "confirmed_links": links.handled, "missing": missing, "positions": named}
+    return Part("relay", not missing, sentence, facts)
+
+
+def _subscription_part(feed: Feed, row: Any, queues: Mapping[str, Depth] | None, store: str) -> Part:
+    sentence = f"handled    {feed.handled} of {feed.events} by {feed.name} ({feed.label})"
+    if feed.parked:
+        sentence += f"; {feed.parked} are parked"
+    if feed.missing:
+        state = "halted" if row["halted"] else "behind" if row["followed"] else "followed by nobody"
+        sentence += f"; {feed.missing} are not, it is {state}: {words(feed.named, feed.missing)}"
+    facts: dict[str, Any] = {
+        "name": feed.name,
+        "feed": feed.label,
+        "events": feed.events,
+        "handled": feed.handled,
+        "parked": feed.parked,
+        "missing": feed.missing,
+        "positions": feed.named,
+    }
+    if queues is not None:
+        depth = queues.get(names.queue(store, feed.name))
+        facts["queue"] = None if depth is None else depth._asdict()
+        sentence += (
+            "; it has no queue" if depth is None else f"; in its queue {depth.ready} ready, {depth.unacked} unacked"
+        )
+    return Part("subscription", not (feed.missing or feed.parked), sentence, facts)
+
+
+_QUERIES = parts_of((files(__package__) / "queries.sql").read_text())

@@ -1,0 +1,162 @@
+"""What the status page shows of a store. It is looked at when somebody asks, seldom enough to cost next to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+import structlog
+
+from trunkline_relay.metrics import COUNTERS, Metrics
+from trunkline_relay.stages import Queues, is_late, stages
+from trunkline_relay.status import Status
+from trunkline_store import BrokerUnavailable, EventStore, SubscriptionInfo, TrunklineError, names
+from trunkline_store.line import Depth, Waiting, line
+from trunkline_store.overview import RELAY, Overview, overview
+
+SUBSCRIPTIONS: Final = 500
+"""That the page, and Prometheus, are told of; the first ones by name."""
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at least; more, where a look takes more than a tenth of it."""
+_PATIENCE_SECONDS: Final = 5.0
+_STANDBY_SECONDS: Final = 5.0
+"""A standby that has said nothing for so long is none: it says it every second or two."""
+_COUNTED: Final = 100_000
+"""Events at most of which a rate is made."""
+
+log = structlog.get_logger("trunkline.relay")
+
+
+class Broker(NamedTuple):
+    """What is known of the broker beside the relay's own connection.
+
+    ask: gives a store's queues by their names; raises `BrokerUnavailable` with the reason. vhost, management_url: for
+    links to its UI, whose URL holds no password.
+    """
+
+    ask: Callable[[str], Awaitable[Mapping[str, Depth]]] | None = None
+    vhost: str = "/"
+    management_url: str | None = None
+
+    def page_of(self, queue: str) -> str | None:
+        """The queue's page in the management UI."""
+        if self.management_url is None:
+            return None
+        return f"{self.management_url}/#/queues/{quote(self.vhost, safe='')}/{quote(queue, safe='')}"
+
+
+class Looked(NamedTuple):
+    """What was seen at one time. processes: who leads (with an epoch), and who stands by; rate: events per second."""
+
+    seen: Overview
+    processes: Sequence[Any]
+    queues: Queues
+    rate: float | None
+
+    @property
+    def subscriptions(self) -> Sequence[SubscriptionInfo]:
+        """As many as are told of."""
+        return self.seen.subscriptions[:SUBSCRIPTIONS]
+
+
+class View:
+    """Of one store. `store` is set when it has been opened."""
+
+    def __init__(self, status: Status, metrics: Metrics, broker: Broker | None = None) -> None:
+        self.status = status
+        self.metrics = metrics
+        self.store: EventStore | None = None
+        self.looked: Looked | None = None
+        self._broker = broker or Broker()
+        self._looking = asyncio.Lock()
+        self._next = 0.0
+
+    async def refresh(self) -> None:
+        """Looks again, if it is time to; of several who ask at once, one looks. What cannot be seen now stays as it was
+        seen before."""
+        async with self._looking:
+            if self.store is None or time.monotonic() < self._next:
+                return
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    self.looked = await self._look(self.store)
+            except (TrunklineError, TimeoutError) as error:
+                log.debug("not looked at", store=self.status.store, error=str(error))
+            self._next = began + max(LOOK_SECONDS, 10 * (time.monotonic() - began))
+
+    async def _look(self, store: EventStore) -> Looked:
+        seen, sql = await overview(store), store.sql
+        processes = await store.fetch(sql["holder_and_standbys"], RELAY, timedelta(seconds=_STANDBY_SECONDS))
+        rate = None
+        if (window := self.status.window) is not None:
+            took, low, high = window
+            rate = await store.fetchval(sql["count_events"], low, high, _COUNTED) / took
+        return Looked(seen, processes, await self._queues(), rate)
+
+    async def _queues(self) -> Queues:
+        if self._broker.ask is None:
+            return "not known: no management URL is set"
+        try:
+            return await self._broker.ask(self.status.store)
+        except BrokerUnavailable as error:
+            return f"not known: {error}"
+
+    def report(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        said, values = self.status.report(), self.metrics.values()
+        counts = {name: int(value) for name, value in values.items() if name in COUNTERS}
+        if self.looked is None:
+            return {**said, "looked_at": None, "counts": counts}
+        seen, processes, queues, rate = self.looked
+        waiting = line(seen, None if isinstance(queues, str) else queues)
+        leader = next((_process(row) for row in processes if row["epoch"] is not None), None)
+        places = stages(seen, waiting, queues, led=leader is not None, blocked=values["blocked"] > 0)
+        first = next((place for place in places if place.late), None)
+        by_name = {each.subscription: each for each in waiting if each.subscription is not None}
+        return {
+            **said,
+            "looked_at": seen.at.isoformat(timespec="milliseconds"),
+            "events_per_second": None if rate is None else round(rate, 1),
+            "line": [{**place._asdict(), "holds": place is first} for place in places],
+            "leader": leader,
+            "standbys": [_process(row) for row in processes if row["epoch"] is None],
+            "counts": counts,
+            "subscriptions": [
+                self._subscription(each, by_name.get(each.name), queues) for each in self.looked.subscriptions
+            ],
+            "more_subscriptions": len(seen.subscriptions) - len(self.looked.subscriptions),
+        }
+
+    def _subscription(self, each: SubscriptionInfo, waiting: Waiting | None, queues: Queues) -> dict[str, Any]:
+        name = names.queue(self.status.store, each.name)
+        queue = None if isinstance(queues, str) else queues.get(name)
+        halted = None if each.halted is None else json.loads(each.halted)
+        return {
+            "name": each.name,
+            "feed": each.feed,
+            "state": each.state,
+            "owner": None if each.owner is None else each.process or str(each.owner),
+            "epoch": each.epoch,
+            "checkpoint": each.checkpoint,
+            "behind": each.behind,
+            "seconds_behind": round(max(0.0, each.seconds_behind), 3),
+            "late": each.halted is not None or (waiting is not None and is_late(waiting)),
+            "waits_for": None if waiting is None else waiting.stage,
+            "why": None if waiting is None else waiting.who,
+            "parked": each.parked,
+            "halted": halted and {key: halted.get(key) for key in ("position", "attempts", "error", "at")},
+            "moved_at": each.updated_at.isoformat(timespec="milliseconds"),
+            "queue": None if queue is None else queue._asdict(),
+            "queue_name": name,
+            "queue_page": self._broker.page_of(name),
+        }
+
+
+def _process(row: Any) -> dict[str, Any]:
+    return {"process": row["process"], "epoch": row["epoch"], "seconds_ago": round(row["seconds_ago"], 1)}

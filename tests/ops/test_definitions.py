@@ -1,0 +1,214 @@
+"""The definitions that RabbitMQ imports: they are enough for a relay, a consumer and monitoring, and for no more."""
+
+import asyncio
+import json
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import aio_pika
+import httpx
+import pytest
+from aiormq.exceptions import ChannelAccessRefused
+from typer.testing import CliRunner
+
+from tests.relay.plain import append
+from tests.whole.flow import relay_running
+from trunkline_consumer import Consumer
+from trunkline_ops.commands import app
+from trunkline_ops.definitions import USERS, User, definitions, hashed, user_name
+from trunkline_ops.management import Management
+from trunkline_ops.servers import RabbitMQServer, rabbitmq_server
+from trunkline_store import EventStore
+
+KEPT = Path(__file__).parents[2] / "ops" / "rabbitmq" / "definitions.json"
+
+
+def test_the_file_in_the_repository_is_what_the_command_prints() -> None:
+    """Without passwords, so that nobody can log in with what everybody can read."""
+    result = CliRunner().invoke(app, ["definitions"], env={"TRUNKLINE_SCHEMA": ""})
+    assert result.exit_code == 0
+    assert result.stdout == KEPT.read_text()
+    assert {user["password_hash"] for user in json.loads(KEPT.read_text())["users"]} == {""}
+
+
+def test_a_hash_is_as_rabbitmq_makes_it() -> None:
+    """The example of its documentation; with a salt of its own, each is another one."""
+    assert hashed("test12", bytes.fromhex("908DC60A")) == "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR"
+    assert hashed("x") != hashed("x")
+
+
+def test_passwords_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
+    """What is missing is made; what is there stays, and its hash is what is printed; bad files are told in one line."""
+    folder = tmp_path / "secrets"
+    folder.mkdir(mode=0o700)
+    (folder / "relay").write_text("mine\n")
+    result = CliRunner().invoke(app, ["definitions", "--passwords", str(folder), "--schema", "shop", "--vhost", "a b"])
+    assert result.exit_code == 0
+    made = json.loads(result.stdout)
+    assert {user["name"] for user in made["users"]} == {"shop-relay", "shop-consumer", "shop-monitoring"}
+    texts = {user: (folder / user).read_text().strip() for user in USERS}
+    assert texts["relay"] == "mine"
+    assert len(set(texts.values())) == 3
+    assert stat.S_IMODE((folder / "consumer").stat().st_mode) == 0o600
+    assert not any(text in result.stdout for text in texts.values())
+    (folder / "monitoring").write_text("\n")
+    for arguments in (["--passwords", str(folder)], ["--passwords", str(folder / "relay")], ["--vhost", " "]):
+        result = CliRunner().invoke(app, ["definitions", *arguments])
+        assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+
+
+class Users:
+    """Those of one store, in a vhost of a real broker, with their URLs."""
+
+    def __init__(self, vhost: str, passwords: dict[User, str]) -> None:
+        self.vhost = urlsplit(vhost).path.removeprefix("/")
+        self.passwords = passwords
+        self._url = vhost
+
+    def url(self, user: User) -> str:
+        url = urlsplit(self._url)
+        login = f"{user_name('eventstore', user)}:{self.passwords[user]}"
+        return url._replace(netloc=f"{login}@{url.hostname}:{url.port}").geturl()
+
+
+@pytest.fixture
+def users(vhost: str, rabbitmq: RabbitMQServer) -> Iterator[Users]:
+    """Imported into the vhost of the test. The users are the broker's, so they are removed at the end."""
+    passwords: dict[User, str] = {user: secrets.token_urlsafe(12) for user in USERS}
+    users = Users(vhost, passwords)
+    hashes: dict[User, str] = {user: hashed(password) for user, password in passwords.items()}
+    login = (rabbitmq.user, rabbitmq.password)
+    with httpx.Client(base_url=f"{rabbitmq.management_url}/api/", auth=login, trust_env=False, timeout=30) as api:
+        api.post("definitions", json=definitions("eventstore", users.vhost, hashes)).raise_for_status()
+        yield users
+        for user in USERS:
+            api.delete(f"users/{user_name('eventstore', user)}").raise_for_status()
+
+
+async def test_relay_and_consumer_do_their_work_as_these_users(
+    store: EventStore, database: str, users: Users, management: Management
+) -> None:
+    """An event goes through: the relay publishes, a subscription and a transient one get it from their queues; the
+    names that RabbitMQ's UI shows say whose connection, queue and consumer it is."""
+    async with relay_running(database, users.url("relay")), Consumer(store, users.url("consumer")) as consumer:
+        async with consumer.subscribe_to_category("order", "billing") as named, consumer.subscribe() as transient:
+            [position] = await append(store, "order-1", "OrderPlaced")
+            for subscription in (named, transient):
+                async with asyncio.timeout(30):
+                    async for batch in subscription:
+                        assert [event.position for event in batch] == [position]
+                        await batch.ack()
+                        break
+            await _said(management, users.vhost)
+        await consumer.delete_category_subscription("order", "billing")
+        assert await management.queues(users.vhost) == []
+
+
+async def _said(management: Management, vhost: str) -> None:
+    """What the management API, which is some seconds late, says of the vhost's connections and consumers."""
+    async with asyncio.timeout(40):
+        while True:
+            connections = await management.connections(vhost)
+            names = sorted(str(each.get("user_provided_name", "")) for each in connections)
+            if len(names) == 3 and all(names):
+                break
+            await asyncio.sleep(0.2)  # between two looks
+    assert [name.rsplit(" (", 1)[0].split("-")[0] for name in names] == [
+        "eventstore relay", "eventstore.billing subscription", "eventstore.transient",
+    ]  # fmt: skip
+    assert {each["client_properties"]["product"] for each in connections} == {"Trunkline"}
+    assert {each["name"] for each in await management.queues(vhost)} >= {"eventstore.billing"}
+
+
+@pytest.mark.parametrize(
+    ("user", "allowed", "refused"),
+    [
+        ("relay", ["eventstore", "eventstore.links"], ["eventstore.billing", "eventstores", "amq.topic"]),
+        ("consumer", ["eventstore.billing", ""], ["eventstore", "eventstore.links", "eventstores.x", "other"]),
+        ("monitoring", [], ["eventstore", "eventstore.billing", ""]),
+    ],
+)
+async def test_they_may_do_nothing_else(users: Users, user: User, allowed: list[str], refused: list[str]) -> None:
+    """A relay declares its exchanges and no other thing, a consumer its queues and no exchange; monitoring nothing."""
+
+    async def may_declare(name: str) -> bool:
+        async with await aio_pika.connect(users.url(user)) as connection:
+            channel = await connection.channel()
+            try:
+                if user == "relay" or name == "eventstore.links":
+                    await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
+                else:
+                    await channel.declare_queue(name or None, exclusive=not name, durable=bool(name))
+            except ChannelAccessRefused:
+                return False
+            return True
+
+    assert [name for name in [*allowed, *refused] if await may_declare(name)] == allowed
+
+
+async def test_a_consumer_cannot_publish_and_a_relay_cannot_read(users: Users) -> None:
+    """Neither can do the other's work, should its password get into the wrong hands."""
+    async with await aio_pika.connect(users.url("consumer")) as connection:
+        channel = await connection.channel()
+        exchange = await channel.get_exchange("eventstore", ensure=False)
+        with pytest.raises(ChannelAccessRefused):
+            await exchange.publish(aio_pika.Message(b""), "x")
+        await (await connection.channel()).declare_queue("eventstore.billing", durable=True)
+    async with await aio_pika.connect(users.url("relay")) as connection:
+        channel = await connection.channel()
+        with pytest.raises(ChannelAccessRefused):
+            await (await channel.get_queue("eventstore.billing", ensure=False)).get()
+
+
+async def test_monitoring_sees_all_and_changes_nothing(users: Users, rabbitmq: RabbitMQServer) -> None:
+    """Its login lists queues and connections by the management API, and is refused when it would change something."""
+    login = (user_name("eventstore", "monitoring"), users.passwords["monitoring"])
+    base, vhost = f"{rabbitmq.management_url}/api/", quote(users.vhost, safe="")
+    async with httpx.AsyncClient(base_url=base, auth=login, trust_env=False, timeout=30) as api:
+        for path in ("overview", "nodes", "connections", "channels"):
+            assert (await api.get(path)).status_code == 200
+        for method, path, body in [
+            ("PUT", f"queues/{vhost}/x", {}),
+            ("DELETE", f"exchanges/{vhost}/eventstore", None),
+            ("PUT", "users/x", {"password": "x", "tags": ""}),
+            ("POST", "definitions", {}),
+        ]:
+            assert (await api.request(method, path, json=body)).status_code in (401, 403, 404)
+
+
+def test_rabbitmq_imports_them_when_it_starts() -> None:
+    """With `load_definitions` in its configuration, vhost, exchanges and users are there at the first connection."""
+    password = secrets.token_urlsafe(12)
+    made: dict[str, Any] = definitions("eventstore", "trunkline", {"relay": hashed(password)})
+    made["users"].append(
+        {**made["users"][0], "name": "trunkline", "password_hash": hashed(password), "tags": ["administrator"]}
+    )
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        file = Path(folder, "definitions.json")
+        file.write_text(json.dumps(made))
+        Path(folder).chmod(0o755)
+        settings = {"load_definitions": str(file)}
+        with rabbitmq_server(private=True, settings=settings, password=password) as server:
+            login = (server.user, server.password)
+            with httpx.Client(base_url=f"{server.management_url}/api/", auth=login, trust_env=False) as api:
+                found = api.get("exchanges/trunkline").raise_for_status().json()
+                assert {"eventstore", "eventstore.links"} <= {each["name"] for each in found}
+                assert {each["name"] for each in api.get("users").json()} == {"trunkline"} | {
+                    user_name("eventstore", user) for user in USERS
+                }
+            asyncio.run(_connects(server, "relay", password))
+            with pytest.raises(aio_pika.exceptions.ProbableAuthenticationError):
+                asyncio.run(_connects(server, "consumer", ""))
+
+
+async def _connects(server: RabbitMQServer, user: User, password: str) -> None:
+    url = urlsplit(server.amqp_url)
+    login = f"{user_name('eventstore', user)}:{password}"
+    address = url._replace(netloc=f"{login}@{url.hostname}:{url.port}", path="/trunkline")
+    async with await aio_pika.connect(address.geturl()):
+        pass

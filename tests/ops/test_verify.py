@@ -1,0 +1,242 @@
+"""`trunkline verify`: committed = confirmed = handled, or what is not."""
+
+import asyncio
+import json
+from itertools import pairwise
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from tests.ops.test_cli import environment, shown_on, terminal
+from tests.whole.flow import Flow
+from trunkline_ops.commands import app
+from trunkline_ops.settings import Settings
+from trunkline_ops.verify import run, verify
+from trunkline_ops.verify.feeds import Ranges
+from trunkline_ops.verify.versions import Gap, Inversion, Versions
+from trunkline_store import ANY_VERSION, EventData, EventStore
+from trunkline_store.lease import Lease
+
+PARTS = ["store", "versions", "relay"]
+
+
+def events(count: int) -> list[EventData]:
+    return [EventData("E", n) for n in range(count)]
+
+
+async def proved(database: str, **given: Any) -> dict[str, dict[str, Any]]:
+    """What verify says, by what it looked at; a subscription by its name."""
+    async with EventStore(database) as store:
+        parts = await verify(store, Settings.of(dsn=database), lambda done, total, words: None, **given)
+    return {part.facts.get("name", part.check): {"ok": part.ok, "words": part.sentence, **part.facts} for part in parts}
+
+
+async def relayed(store: EventStore, position: int) -> None:
+    """As a relay leaves it that has confirmed so far, and has stopped."""
+    owner = uuid4()
+    lease = await Lease.acquire(store, "relay", owner, 5)
+    assert lease is not None
+    await store.fetch(store.sql["fence_relay"], "relay", owner, lease.epoch, position)
+    await lease.release()
+
+
+async def subscribed(store: EventStore, name: str, feed: str, checkpoint: int) -> None:
+    await store.fetch(store.sql["create_subscription"], name, feed, checkpoint)
+
+
+async def test_a_flow_that_has_come_to_rest_is_proved(database: str, vhost: str) -> None:
+    """Writers, a relay and a subscriber, all real: the figures are those of the tables, and all of them agree."""
+    async with Flow(database, vhost) as flow:
+        await flow.more(60)
+        committed = await flow.finish()
+        found = await proved(database, wait=20)
+    assert all(part["ok"] for part in found.values()), found
+    count = len(committed)
+    assert (found["store"]["committed"], found["relay"]["confirmed"], found["flow"]["handled"]) == (count, count, count)
+    assert found["store"]["position"] == committed[-1]
+
+
+async def test_what_is_not_confirmed_or_handled_is_named(store: EventStore, database: str) -> None:
+    """By positions, each subscription by its own feed: all, a category, a stream with a link; finished ranges count."""
+    first = await store.append_to_stream("a-1", ANY_VERSION, events(3))
+    second = await store.append_to_stream("b-1", ANY_VERSION, events(2))
+    link = await store.link_to_stream("a-9", ANY_VERSION, await store.read_stream_forward("b-1", count=1))
+    await relayed(store, first.last_position)
+    await subscribed(store, "everything", "$all", first.first_position)
+    await subscribed(store, "category", "$category-b", 0)
+    await subscribed(store, "stream", "a-9", second.last_position)
+    await subscribed(store, "done", "$all", second.last_position)
+    await store.fetch(
+        "UPDATE eventstore.subscriptions SET finished = int8multirange(int8range($1, $2, '(]')) "
+        "WHERE name = 'everything'",
+        first.first_position,
+        first.last_position,
+    )
+    found = await proved(database)
+    both = [second.first_position, second.last_position]
+    assert [name for name, part in found.items() if not part["ok"]] == ["relay", "category", "everything", "stream"]
+    assert (found["store"]["committed"], found["store"]["links"], found["store"]["position"]) == (
+        5,
+        1,
+        link.last_position,
+    )
+    assert (found["relay"]["confirmed"], found["relay"]["positions"]) == (3, [*both, link.last_position])
+    assert (found["everything"]["handled"], found["everything"]["positions"]) == (3, both)
+    assert (found["category"]["events"], found["category"]["positions"]) == (2, both)
+    assert (found["stream"]["events"], found["stream"]["positions"]) == (1, [link.last_position])
+    assert (found["done"]["handled"], found["done"]["missing"]) == (5, 0)
+    upto = await proved(database, to=first.last_position)
+    assert upto["relay"]["ok"]
+    assert (upto["store"]["committed"], upto["everything"]["missing"], upto["category"]["events"]) == (3, 0, 0)
+
+
+async def test_what_is_parked_is_not_handled(store: EventStore, database: str) -> None:
+    """Though the checkpoint is past it."""
+    last = await store.append_to_stream("a-1", ANY_VERSION, events(5))
+    await relayed(store, last.last_position)
+    await subscribed(store, "s", "$all", last.last_position)
+    await store.fetch(
+        "INSERT INTO eventstore.parked (subscription_id, first_position, last_position, stream, attempts) "
+        "VALUES (1, $1, $2, 'a-1', 3)",
+        last.first_position + 1,
+        last.first_position + 2,
+    )
+    found = await proved(database)
+    assert not found["s"]["ok"]
+    assert (found["s"]["handled"], found["s"]["parked"], found["s"]["missing"]) == (3, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("DELETE FROM eventstore.events WHERE stream_version = 2", "a-1 lacks version 2"),
+        ("DELETE FROM eventstore.events WHERE stream_version = 5", "a-1 says 5 and has 4"),
+        ("UPDATE eventstore.streams SET version = 9", "a-1 says 9 and has 5"),
+        ("UPDATE eventstore.events SET stream_version = 77 WHERE stream_version = 1", "are out of order"),
+        ("DELETE FROM eventstore.streams", "events without a stream"),
+    ],
+)
+async def test_damage_to_the_tables_is_found(damage: str, said: str, store: EventStore, database: str) -> None:
+    """Holes, a version that is not the last one, another order, events that no reader gets: as after a disk's fault, or
+    somebody's SQL."""
+    last = await store.append_to_stream("a-1", ANY_VERSION, events(5))
+    await relayed(store, last.last_position)
+    assert (await proved(database))["versions"]["ok"]
+    await store.fetch("ALTER TABLE eventstore.events DISABLE TRIGGER events_are_immutable")
+    await store.fetch(damage)
+    found = (await proved(database))["versions"]
+    assert not found["ok"]
+    assert said in found["words"]
+
+
+async def test_links_that_were_erased_leave_holes_that_are_allowed(store: EventStore, database: str) -> None:
+    """A hard delete takes links to its events too; --erased says that this has happened."""
+    last = await store.append_to_stream("a-1", ANY_VERSION, events(2))
+    linked = await store.read_stream_forward("a-1")
+    await store.link_to_stream("all-a", ANY_VERSION, linked)
+    last = await store.append_to_stream("all-a", ANY_VERSION, events(1))
+    await store.delete_stream("a-1", ANY_VERSION, hard=True)
+    await relayed(store, last.last_position)
+    found = (await proved(database))["versions"]
+    assert not found["ok"]
+    assert "all-a lacks versions 1 to 2" in found["words"]
+    assert "--erased" in found["words"]
+    assert (await proved(database, erased=True))["versions"]["ok"]
+
+
+async def test_above_the_safe_position_nothing_is_proved(store: EventStore, database: str) -> None:
+    """While a transaction is open that has appended, it can still be that something appears there."""
+    async with store.transaction() as connection:
+        held = await store.append_to_stream("a-1", ANY_VERSION, events(1), connection=connection)
+        later = await store.append_to_stream("b-1", ANY_VERSION, events(1))
+        await relayed(store, later.last_position)
+        found = await proved(database, to=later.last_position)
+        assert not found["store"]["ok"]
+        assert "a transaction is open" in found["store"]["words"]
+    found = await proved(database, to=later.last_position)
+    assert found["store"]["ok"]
+    assert (found["store"]["committed"], found["relay"]["confirmed"]) == (2, 2)
+    assert held.last_position < later.last_position
+
+
+async def test_pages_do_not_matter(store: EventStore, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Borders may lie anywhere: within a stream, a block, between events and links."""
+    for n in range(7):
+        last = await store.append_to_stream(f"a-{n % 3}", ANY_VERSION, events(n % 3 + 1))
+        some = await store.read_stream_backward(f"a-{n % 3}", count=1)
+        last = await store.link_to_stream("linked", ANY_VERSION, some)
+    await relayed(store, last.last_position - 1)
+    await subscribed(store, "s", "linked", last.last_position - 1)
+    whole = await proved(database)
+    assert (whole["relay"]["missing"], whole["s"]["missing"], whole["s"]["handled"]) == (1, 1, 6)
+    for size in (1, 2, 3, 5):
+        monkeypatch.setattr(run, "PAGE", size)
+        assert await proved(database) == whole
+
+
+ROWS = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 50)), unique_by=lambda row: row[:2])
+
+
+@given(rows=ROWS, size=st.integers(1, 4), upto=st.integers(1, 50))
+def test_versions_are_judged_as_by_sets(rows: list[tuple[int, int, int]], size: int, upto: int) -> None:
+    """However rows are paged: what is missing and what is inverted is what a plain program over sets finds."""
+    rows = sorted(rows)
+    versions = Versions(upto)
+    for start in range(0, len(rows), size):
+        versions.take(rows[start : start + size])
+    missing = inverted = 0
+    for stream in {row[0] for row in rows}:
+        mine = [row for row in rows if row[0] == stream and row[2] <= upto]
+        missing += max((row[1] for row in mine), default=0) - len(mine)
+        inverted += sum(b[2] <= a[2] for a, b in pairwise(mine))
+    assert (versions.missing, versions.inverted) == (missing, inverted)
+
+
+def test_only_the_first_are_named() -> None:
+    """However much is missing, memory holds a few names of it."""
+    versions = Versions(10**9)
+    versions.take((stream, 2, 1) for stream in range(1, 1000))
+    assert (versions.missing, len(versions.gaps), versions.gaps[0]) == (999, 20, Gap(1, 1, 1))
+    versions = Versions(10**9)
+    versions.take((1, version, 1000 - version) for version in range(1, 1000))
+    assert (versions.inverted, len(versions.inversions), versions.inversions[0]) == (998, 20, Inversion(1, 2, 998))
+
+
+@given(ranges=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5))), position=st.integers(-1, 60))
+def test_a_position_is_in_one_of_the_ranges(ranges: list[tuple[int, int]], position: int) -> None:
+    """As in the set of all their numbers; ranges that do not touch."""
+    kept: list[tuple[int, int]] = []
+    for lower, length in sorted(ranges):
+        if not kept or lower >= kept[-1][1]:
+            kept.append((lower, lower + length))
+    assert (position in Ranges(kept)) == any(lower <= position < upper for lower, upper in kept)
+
+
+async def test_the_command_fails_with_1_where_it_is_not_so(store: EventStore, database: str) -> None:
+    """A line for each part; for programs an object for each; a bar on a terminal."""
+    last = await store.append_to_stream("a-1", ANY_VERSION, events(3))
+    await relayed(store, last.last_position)
+    runner = CliRunner(env=environment(database))
+
+    async def run(*args: str) -> tuple[int, str]:
+        result = await asyncio.to_thread(runner.invoke, app, ["verify", *args], catch_exceptions=False)
+        assert result.stderr == ""
+        return result.exit_code, result.stdout
+
+    code, shown = await run()
+    assert (code, shown.splitlines()[-1]) == (0, "committed = confirmed = handled")
+    await subscribed(store, "s", "$all", 0)
+    code, shown = await run("--json")
+    objects = [json.loads(line) for line in shown.splitlines()]
+    assert (code, [each["check"] for each in objects]) == (1, [*PARTS, "subscription"])
+    assert [each["ok"] for each in objects] == [True, True, True, False]
+    code, shown = await run()
+    assert (code, shown.splitlines()[-1]) == (1, "it is not so")
+    assert f"3 are not, it is followed by nobody: {last.first_position}, " in shown
+    with terminal(database, "verify", "--to", str(last.last_position)) as (process, screen):
+        assert "verifying" in shown_on(screen)
+        assert process.wait() == 1

@@ -1,0 +1,97 @@
+"""Back up and restore: the runbook's own commands, while queues are full and everybody runs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import msgspec
+import pytest_asyncio
+
+from tests.relay.plain import plain, recorded
+from tests.whole.flow import QUICK, committed_positions, relay_running
+from tests.whole.test_failover import Handled, appended, until
+from trunkline_consumer import Consumer
+from trunkline_ops.servers import PostgresServer
+from trunkline_ops.servers.postgres import postgres_programs
+from trunkline_store import EventStore
+
+
+async def run(program: str, *arguments: str) -> None:
+    """One of PostgreSQL's programs."""
+    running = await asyncio.create_subprocess_exec(postgres_programs() / program, *arguments)
+    assert await running.wait() == 0
+
+
+@pytest_asyncio.fixture
+async def admin(postgres: PostgresServer) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to another database of the server."""
+    connection = await asyncpg.connect(postgres.dsn)
+    yield connection
+    await connection.close()
+
+
+async def test_a_dump_is_restored_under_full_queues(
+    admin: asyncpg.Connection, database: str, vhost: str, tmp_path: Path
+) -> None:
+    """P2, P6: a dump is made while a subscription's queue is full; more is published and handled, and then a fresh
+    database with the dump takes the old one's place. Relay and subscription go on by themselves: from the checkpoint of
+    the dump, with nothing of the new history skipped, though it has positions of the old one; what of the old one is
+    still queued is dropped."""
+    name, dump = urlsplit(database).path.removeprefix("/"), str(tmp_path / "store.dump")
+    small = msgspec.structs.replace(QUICK, prefetch=5, buffer_size=1)
+    try:
+        async with (
+            EventStore(database) as store,
+            plain(vhost, "#") as other,
+            relay_running(database, vhost),
+            Consumer(store, vhost) as consumer,
+            consumer.subscribe_to_all_streams("s", options=small) as subscription,
+        ):
+            handled = Handled(subscription)
+            async with handled.handling():
+                done = await appended(store, "Done", 5)
+                await until(lambda: subscription.checkpoint == done[-1])
+                handled.going.clear()
+                queued = await appended(store, "Queued", 10)
+                await recorded(store, queued[-1])
+                await run("pg_dump", "--format=custom", f"--file={dump}", database)
+
+                lost = await appended(store, "Lost", 20)
+                handled.going.set()
+                await until(lambda: handled.types().count("Lost") > 5)
+                handled.going.clear()
+                await recorded(store, lost[-1])
+                await until(lambda: other.positions[-1] == lost[-1])
+                before = len(handled.events)
+
+                await run("createdb", f"--maintenance-db={database}", f"{name}_new")
+                await run("pg_restore", "--exit-on-error", f"--dbname={database}_new", dump)
+                await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+                await admin.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", name
+                )
+                async with admin.transaction():  # at no moment is there no database of the name
+                    await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_old")
+                    await admin.execute(f"ALTER DATABASE {name}_new RENAME TO {name}")
+
+                new = await appended(store, "New", 40)
+                assert set(new) & set(lost), "no position was given again: this shows nothing"
+                handled.going.set()
+                await until(lambda: handled.types().count("New") >= len(new))
+                await until(lambda: other.positions[-1] == new[-1])
+                await recorded(store, new[-1])
+                assert await committed_positions(store) == done + queued + new
+    finally:
+        for which in ("new", "old"):
+            await admin.execute(f"DROP DATABASE IF EXISTS {name}_{which} WITH (FORCE)")
+
+    again = [event.position for event in handled.events[before:] if event.type != "Lost"]
+    assert again == queued + new, "from the dump's checkpoint on, each once, in order"
+    left = handled.types()[before:].count("Lost")
+    assert left <= 1 + small.prefetch, "only what had left the queue"
+    in_new = [position for message, position in zip(other.messages, other.positions, strict=True)
+              if message.headers["history"] == other.messages[-1].headers["history"]]  # fmt: skip
+    assert in_new[-len(new) :] == new
+    assert set(in_new) <= {*done, *queued, *new}

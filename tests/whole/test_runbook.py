@@ -1,0 +1,274 @@
+"""The runbook's commands, as they stand in ops/README.md, do what it says."""
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import shlex
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aio_pika
+import asyncpg
+import pytest
+
+from tests.relay.plain import append, plain, recorded
+from tests.store.first_release import make_first_release
+from tests.whole.flow import Flow, relay_running
+from trunkline_ops.management import Management
+from trunkline_ops.servers import RabbitMQServer, rabbitmq_server
+from trunkline_relay import Relay
+from trunkline_store import EventStore, SubscriptionNotFound
+
+RUNBOOK = (Path(__file__).parents[2] / "ops" / "README.md").read_text().partition("\n## Runbook\n")[2]
+
+_CONSUMER = """
+import os
+from trunkline_consumer import Consumer
+from trunkline_store import EventStore
+consumer = Consumer(EventStore(os.environ["TRUNKLINE_DSN"]), os.environ["TRUNKLINE_AMQP_URL"])
+
+@consumer.handler("billing", on_failure="park_key", attempts=1, lease=1, checkpoint_threshold=1, idle=0.3)
+async def bill(batch):
+    with open("mended") as mended:
+        pass
+    with open("handled", "a") as handled:
+        print(*(event.position for event in batch), sep="\\n", file=handled)
+"""
+
+
+def steps(heading: str) -> list[str]:
+    """The blocks of commands under a heading of the runbook."""
+    section = re.search(rf"^### {heading}\n(.*?)(?=^### |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
+    assert section, heading
+    blocks = re.findall(r"(?:^    .*\n)+", section[1], re.MULTILINE)
+    return [textwrap.dedent(block).strip() for block in blocks]
+
+
+class Desk:
+    """Where the one on call sits: a shell with the settings."""
+
+    def __init__(self, folder: Path, dsn: str, amqp_url: str = "") -> None:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        theirs = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
+        self.variables = {**theirs, "PATH": path, "TRUNKLINE_DSN": dsn, "TRUNKLINE_AMQP_URL": amqp_url}
+        self.folder = folder
+
+    async def shell(self, commands: str, *, code: int = 0, **variables: object) -> str:
+        """Runs commands to their end, and returns what they print; fails where one ends with another code."""
+        process = await self._start(commands, variables)
+        output, _ = await process.communicate()
+        assert process.returncode == code, f"{commands}:\n{output.decode()}"
+        return output.decode()
+
+    @asynccontextmanager
+    async def running(self, command: str, **variables: object) -> AsyncIterator[None]:
+        """Runs one that does not end by itself."""
+        *before, last = command.splitlines()
+        process = await self._start("\n".join([*before, f"exec {last}"]), variables)
+        try:
+            yield
+            assert process.returncode is None, command
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.communicate()
+
+    async def _start(self, commands: str, variables: dict[str, object]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *("bash", "-euc", commands),
+            env={**self.variables, **{name: str(value) for name, value in variables.items()}},
+            cwd=self.folder,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+
+
+@pytest.fixture
+def desk(tmp_path: Path, database: str, vhost: str) -> Desk:
+    """With a fresh store, a fresh vhost, and an application in the folder."""
+    (tmp_path / "billing.py").write_text(_CONSUMER)
+    return Desk(tmp_path, database, vhost)
+
+
+async def until_handled(desk: Desk, positions: list[int]) -> None:
+    """Waits until the application has handled these, in this order, each once."""
+    file = desk.folder / "handled"
+    async with asyncio.timeout(60):
+        while not file.exists() or len(file.read_text().split()) < len(positions):
+            await asyncio.sleep(0.05)  # between two looks
+    assert [int(line) for line in file.read_text().split()] == positions
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Waits for a fact."""
+    async with asyncio.timeout(60):
+        while not await condition():
+            await asyncio.sleep(0.05)  # between two looks
+
+
+def test_every_section_is_tried() -> None:
+    """A section of the runbook has a test here, or stands with who has written it."""
+    found = re.findall(r"^### (.*)$", RUNBOOK, re.MULTILINE)
+    elsewhere = {"Size", "Back up and restore", "Failover"}
+    text = Path(__file__).read_text()
+    assert [heading for heading in found if heading not in elsewhere and f'steps("{heading}")' not in text] == []
+
+
+async def test_install(tmp_path: Path, database: str, vhost: str) -> None:
+    """The store is there, each login is in its role, nothing is pending, and the relay answers."""
+    first, relay = steps("Install")
+    tag = secrets.token_hex(4)
+    logins = {name: f"{name}_{tag}" for name in ("relay_1", "billing", "shop")}  # they belong to the whole server
+    for name, login in logins.items():
+        first = first.replace(f"--login {name} ", f"--login {login} ")
+    desk = Desk(tmp_path, database, vhost)
+    connection = await asyncpg.connect(database)
+    try:
+        await connection.execute("DROP SCHEMA eventstore CASCADE")
+        assert "pending" not in await desk.shell(first)
+        rows = await connection.fetch(
+            "SELECT m.rolname AS login, r.rolname AS role FROM pg_auth_members JOIN pg_roles AS r ON r.oid = roleid "
+            "JOIN pg_roles AS m ON m.oid = member WHERE m.rolname = ANY ($1)",
+            list(logins.values()),
+        )
+        assert {row["login"]: row["role"].rpartition(".")[2] for row in rows} == {
+            logins["relay_1"]: "relay", logins["billing"]: "consumer", logins["shop"]: "writer",
+        }  # fmt: skip
+        async with desk.running(relay.replace("9464", "0")), plain(vhost, "#") as consumer:
+            async with EventStore(database) as store:
+                positions = await append(store, "a-1", "E", "E", "E")
+            await consumer.until(3)
+            assert consumer.positions == positions
+    finally:
+        roles = await connection.fetch(
+            "SELECT rolname FROM pg_roles WHERE rolname = ANY ($1) OR rolname LIKE current_database() || '.%'",
+            list(logins.values()),
+        )
+        for row in roles:
+            await connection.execute(f'DROP OWNED BY "{row["rolname"]}"; DROP ROLE "{row["rolname"]}"')
+        await connection.close()
+
+
+async def test_upgrade(tmp_path: Path, database: str) -> None:
+    """A store of the first release is brought up to this one, and nothing is pending."""
+    (commands,) = steps("Upgrade")
+    connection = await asyncpg.connect(database)
+    try:
+        await connection.execute("DROP SCHEMA eventstore CASCADE")
+        await make_first_release(connection)
+    finally:
+        await connection.close()
+    desk = Desk(tmp_path, database)
+    look, migrate, look_again = commands.splitlines()
+    assert "pending" in await desk.shell(look, code=1)
+    await desk.shell(migrate)
+    assert "pending" not in await desk.shell(look_again)
+    async with EventStore(database) as store:
+        assert len(await store.read_all_streams_forward()) == 10
+
+
+async def test_the_broker_is_replaced(
+    desk: Desk, store: EventStore, rabbitmq: RabbitMQServer, management: Management
+) -> None:
+    """What was committed before, meanwhile and after is handled in order, each event once; a plain consumer's new
+    queue gets what it asks for."""
+    commands, replay = steps("Replace the broker")
+    export, relay, consume = commands.splitlines()
+    (desk.folder / "mended").touch()
+    positions = await append(store, "a-1", *["E"] * 5)
+    async with desk.running(relay), desk.running(consume):
+        await until_handled(desk, positions)
+    positions += await append(store, "a-1", *["E"] * 5)
+    new = f"new-{secrets.token_hex(6)}"
+    await management.create_vhost(new)
+    url = f"{rabbitmq.amqp_url.rstrip('/')}/{new}"
+    async with (
+        desk.running(f"{export}\n{relay}", NEW_AMQP_URL=url),
+        desk.running(f"{export}\n{consume}", NEW_AMQP_URL=url),
+    ):
+        positions += await append(store, "b-1", *["E"] * 5)
+        await until_handled(desk, positions)
+        async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+            ledger = await channel.declare_queue("ledger", durable=True)
+            await desk.shell(f"{export}\n{replay}", NEW_AMQP_URL=url, POSITION=positions[3])
+            messages = [await ledger.get(no_ack=True) for _ in range(3)]
+            sent = [int(event["sequence"]) for message in messages for event in json.loads(message.body)]
+            assert sent == positions[3:]
+            assert await ledger.get(fail=False) is None
+    await management.delete_vhost(new)
+
+
+async def test_a_subscription_is_looked_at_moved_and_removed(desk: Desk, store: EventStore) -> None:
+    """It is stopped, following, moved back while it runs, which handles again what comes after, and gone."""
+    look, reset, delete = steps("A subscription that stands still, or is lost")
+    (desk.folder / "mended").touch()
+    positions = await append(store, "a-1", *["E"] * 4)
+    async with desk.running("trunkline consume billing:consumer"):
+        await until_handled(desk, positions)
+        assert "billing  $all  following" in await desk.shell(look)
+        await desk.shell(reset, POSITION=positions[1])
+        await until_handled(desk, positions + positions[2:])
+    assert "billing  $all  stopped" in await desk.shell(look)
+    await desk.shell(delete)
+    assert await store.subscriptions.list() == []
+
+
+async def test_a_poison_event_is_parked_and_handled_later(desk: Desk, store: EventStore) -> None:
+    """It is shown with its reason; once the handler is mended, it is handled, with what waited behind it, in order; and
+    what is discarded is not."""
+    look, decide = steps("A poison event")
+    retry, discard = decide.splitlines()
+
+    async def parked(count: int) -> bool:
+        try:
+            return len(await store.subscriptions.parked("billing")) == count
+        except SubscriptionNotFound:
+            return False
+
+    positions = await append(store, "order-42", "E") + await append(store, "order-42", "E")
+    async with desk.running("trunkline consume billing:consumer"):
+        await until(lambda: parked(2))
+        shown = await desk.shell(look)
+        assert re.search(rf"{positions[0]} +order-42 +1 attempts: .*mended", shown)
+        assert re.search(rf"{positions[1]} +order-42 +waits behind its key", shown)
+        (desk.folder / "mended").touch()
+        await desk.shell(retry)
+        await until_handled(desk, positions)
+        (desk.folder / "mended").unlink()
+        bad = (await append(store, "order-42", "E"))[0]
+        await until(lambda: parked(1))
+        await desk.shell(discard, POSITION=bad)
+        await until(lambda: parked(0))
+        (desk.folder / "mended").touch()
+        after = await append(store, "order-42", "E")
+        await until_handled(desk, positions + after)
+
+
+async def test_rabbitmqs_disk_is_full_and_has_room_again(database: str) -> None:
+    """Meanwhile the relay says that it is blocked, writers go on and the subscription reads the store; afterwards the
+    relay goes on, and every event was handled in order, once."""
+    (room,) = steps("A full disk")
+    program, *arguments = shlex.split(room)
+    assert program == "rabbitmqctl"
+    with rabbitmq_server(private=True) as broker:
+        async with relay_running(database, broker.amqp_url) as relay:
+            async with Flow(database, broker.amqp_url, relay=False) as flow:
+                await flow.more()
+                await asyncio.to_thread(broker.ctl, "set_disk_free_limit", "1000TB")
+                await flow.until(lambda: blocked(relay) == 1)
+                await flow.more()
+                await asyncio.to_thread(broker.ctl, *arguments)
+                await flow.until(lambda: blocked(relay) == 0)
+                await flow.more()
+                last = (await flow.finish())[-1]
+                await recorded(flow.store, last)
+
+
+def blocked(relay: Relay) -> float | None:
+    """What the relay says to Prometheus."""
+    return relay.metrics.registry.registry.get_sample_value("trunkline_relay_blocked", {"store": "eventstore"})
