@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Self, TypeVar, Unpack
 from uuid import uuid4
@@ -64,6 +64,11 @@ class Consumer:
         self._subscriptions: list[Subscription] = []
         self._handlers: list[Callable[[], Subscription]] = []
         self._sessions = Sessions(store)
+
+    @property
+    def subscriptions(self) -> Sequence[Subscription]:
+        """Those of this consumer, and of its handlers while they run."""
+        return tuple(self._subscriptions)
 
     @property
     def store(self) -> EventStore:
@@ -264,13 +269,16 @@ class Consumer:
         def decorated(function: H) -> H:
             def make() -> Subscription:
                 async def work(tenure: Tenure) -> None:
-                    runner = Runner(self._store, feed, function, handling, tenure)
+                    runner = Runner(self._store, feed, function, handling, tenure, subscription.counts)
                     try:
                         await runner.run()
                     except BaseExceptionGroup as group:
                         raise _first(group) from group
 
-                return self._subscribe(name, feed, start_from, shape, given, standby=standby, work=work, grace=grace)
+                subscription = self._subscribe(
+                    name, feed, start_from, shape, given, standby=standby, work=work, grace=grace
+                )
+                return subscription
 
             self._handlers.append(make)
             return function

@@ -38,7 +38,8 @@ cache. With 100 events in a message, a window that was filled first took half as
 
 
 class Counts(msgspec.Struct):
-    """What happened so far: events by where they came from, messages that brought nothing new, holes that were seen."""
+    """What happened so far: events by where they came from, messages that brought nothing new, holes that were seen; of
+    a handler, attempts that failed and were followed by another, and batches that were parked."""
 
     from_queue: int = 0
     from_store: int = 0
@@ -46,6 +47,10 @@ class Counts(msgspec.Struct):
     holes: int = 0
     healed: int = 0
     """Events from the store after the subscription had been live for the first time."""
+    handled: int = 0
+    """Events, until the last reset; see `Subscription.handled`."""
+    retries: int = 0
+    parked: int = 0
 
 
 class Follower:
@@ -141,6 +146,7 @@ class Follower:
                 found = True
                 self._counts.from_store += len(events)
                 self._counts.healed += len(events) if self._was_live else 0
+                await self._turn(len(events))
         tenure.delivered = max(tenure.delivered, safe)
         return found
 
@@ -151,7 +157,10 @@ class Follower:
         if not tenure.claim.held:
             await tenure.claim.until_held()  # the database is away, or we were paused: the keeper finds out which
         tenure.deliver(events)
-        self._at_once += len(events)
+
+    async def _turn(self, events: int) -> None:
+        """So many more were delivered, and counted: others have their turn now and then."""
+        self._at_once += events
         if self._at_once >= TURN_EVENTS:
             self._at_once = 0
             await asyncio.sleep(0)
@@ -210,6 +219,7 @@ class Follower:
                 if events:
                     await self._deliver(events)
                     self._counts.from_queue += len(events)
+                    await self._turn(len(events))
             case Verdict.DUPLICATE:
                 self._counts.duplicates += 1
                 await self._settle()

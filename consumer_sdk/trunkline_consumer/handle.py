@@ -20,6 +20,7 @@ import stamina
 
 from trunkline_consumer.batch import Batch
 from trunkline_consumer.feed import Feed
+from trunkline_consumer.follow import Counts
 from trunkline_consumer.lanes import Lanes
 from trunkline_consumer.own import BeginAgain, Claim
 from trunkline_consumer.replay import replay
@@ -119,6 +120,7 @@ class Runner:
         handler: Handler,
         handling: Handling,
         tenure: Tenure,
+        counts: Counts,
     ) -> None:
         assert isinstance(tenure.claim, Claim)
         self._store = store
@@ -126,6 +128,7 @@ class Runner:
         self._handler = handler
         self._handling = handling
         self._tenure = tenure
+        self._counts = counts
         self._claim = tenure.claim
         self._lanes: Lanes[Batch | _Parked] = Lanes()
         self._free = tenure.arrived  # the same bell for both: between looking and waiting nothing may ring unheard
@@ -204,6 +207,7 @@ class Runner:
                     if failed is not None:
                         first, failed = failed, None
                         raise first
+                    self._counts.retries += 1
                     await self._until_written(attempt)
         except (SubscriptionLost, BeginAgain):
             raise
@@ -288,6 +292,7 @@ class Runner:
             await self._claim.execute(
                 connection, "park", unit.first, unit.last, batch.stream, key, attempts, why["error"], why["traceback"]
             )
+        self._counts.parked += 1
 
     async def _look(self) -> None:
         """For what an operator wants done."""

@@ -1,6 +1,7 @@
 """The broker's side of a subscription: a queue of its own, bound to the store's exchange, and its messages.
 
 The queue is only a cache. Whatever happens to it, this side declares and binds it again, and the store fills the hole.
+All that is used of aiormq's inside stands here: the channel's method that takes deliveries, and two that it calls.
 """
 
 from __future__ import annotations
@@ -109,11 +110,12 @@ class Receiver:
         self.generation += 1
         channel.on_consumer_cancel_callbacks.add(partial(self._on_lost, self.generation))
         channel.closing.add_done_callback(partial(self._on_lost, self.generation))
+        channel._on_deliver_frame = partial(self._on_deliver, channel)
         self._lost = False
         try:
             async with asyncio.timeout(CONSUME_SECONDS):
                 await channel.basic_qos(prefetch_count=self._prefetch)
-                await channel.basic_consume(self._consumed, self._on_message, consumer_tag=self._queue.name)
+                await channel.basic_consume(self._consumed, _unused, consumer_tag=self._queue.name)
         except TimeoutError:
             return False
         return True
@@ -203,10 +205,12 @@ class Receiver:
             self._arrived.clear()
             await self._arrived.wait()
 
-    def _on_message(self, message: DeliveredMessage) -> None:
-        delivery, properties = message.delivery, message.header.properties
-        if message.channel is self._channel and isinstance(delivery, commands.Basic.Deliver):
-            self._messages.append(Received(delivery.delivery_tag or 0, properties.headers or {}, message.body))
+    async def _on_deliver(self, channel: Any, frame: commands.Basic.Deliver) -> None:
+        """In aiormq's place, which makes a task for each message, as dear as all that we do with a small one."""
+        header = await channel._get_frame()
+        message = await channel._read_content(frame, header)
+        if channel is self._channel:
+            self._messages.append(Received(frame.delivery_tag or 0, header.properties.headers or {}, message.body))
             self._arrived.set()
 
     def _on_lost(self, generation: int, cause: object) -> None:
@@ -215,3 +219,7 @@ class Receiver:
         if generation == self.generation:
             self._lost = True
             self._arrived.set()
+
+
+async def _unused(_: DeliveredMessage) -> None:
+    """`_on_deliver` sees to messages."""

@@ -109,6 +109,16 @@ class Subscription:
         self._living: asyncio.Task[None] | None = None
         self._stopped: asyncio.Task[None] | None = None
 
+    @property
+    def transient(self) -> bool:
+        """Whether nothing of it is kept in the store."""
+        return self._transient
+
+    @property
+    def handled(self) -> int:
+        """Events that were finished since it was started."""
+        return self.counts.handled + (0 if self._tenure is None else self._tenure.acks.finished)
+
     # --- the user's side
 
     async def __aenter__(self) -> Self:
@@ -201,6 +211,8 @@ class Subscription:
         return NoClaim(self.name, history, await first_checkpoint(self._store, self.feed, self._start_from))
 
     def _begin(self, claim: Claim | NoClaim) -> None:
+        if self._tenure is not None:
+            self.counts.handled += self._tenure.acks.finished
         self._tenure = Tenure(claim, self.feed, self._options, self._shape, self._arrived)
         if self._stopping:
             self._tenure.close()

@@ -8,15 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import structlog
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from trunkline_relay import page
 from trunkline_relay.guard import Guard
-from trunkline_relay.metrics import Registry
-from trunkline_relay.status import Status
 from trunkline_relay.subscriptions import Subscriptions
 from trunkline_relay.view import View
 from trunkline_store.presence import process_name, version
@@ -28,6 +27,18 @@ CONNECTIONS: Final = 64
 """At a time; further ones are told to come again."""
 
 log = structlog.get_logger("trunkline.relay")
+
+
+class Registered(Protocol):
+    """What has metrics to show."""
+
+    registry: CollectorRegistry
+
+
+class Reporting(Protocol):
+    """What can say whether it is `ready`, and more."""
+
+    def report(self) -> dict[str, Any]: ...
 
 
 class Request(NamedTuple):
@@ -67,9 +78,10 @@ def parsed(head: bytes) -> Request:
 
 
 class Server:
-    """Answers for the relays of one process, from entering to leaving. The port is open when it has been entered.
+    """Answers for what one process runs, from entering to leaving. The port is open when it has been entered.
 
-    port: 0 for any that is free. views: of the stores that the status page shows; without any there is none.
+    port: 0 for any that is free. named: what the parts are called in the answer of /readyz. views: of the stores that
+    the status page shows; without any there is none.
     guard: who may see it, and who holds a store's readers back; by default, who sits at this machine. Raises `OSError`
     where it cannot listen.
     """
@@ -78,16 +90,18 @@ class Server:
         self,
         host: str,
         port: int,
-        registry: Registry,
-        stores: Sequence[Status],
+        registry: Registered,
+        parts: Sequence[Reporting],
         *,
+        named: str = "stores",
         views: Sequence[View] = (),
         guard: Guard | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self._registry = registry
-        self._stores = stores
+        self._parts = parts
+        self._named = named
         self._views = views
         self._guard = guard or Guard(host)
         self._began = datetime.now(UTC)
@@ -158,12 +172,12 @@ class Server:
             case "/healthz":
                 kind, body = "application/json", _json({"alive": True})
             case "/readyz":
-                stores = [store.report() for store in self._stores]
-                ready = all(store["ready"] for store in stores)
+                parts = [part.report() for part in self._parts]
+                ready = all(part["ready"] for part in parts)
                 status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
                 if refusal is not None:  # a probe need not know whose transactions are open
-                    stores = [{key: value for key, value in store.items() if key != "holder"} for store in stores]
-                kind, body = "application/json", _json({"ready": ready, "stores": stores})
+                    parts = [{key: value for key, value in part.items() if key != "holder"} for part in parts]
+                kind, body = "application/json", _json({"ready": ready, self._named: parts})
             case "/metrics":
                 await self._refresh(each for each in self._views if each.status.leading)
                 encode, kind = choose_encoder(request.headers.get("accept", ""))

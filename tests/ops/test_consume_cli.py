@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from trunkline_store import EventData, EventStore
@@ -26,10 +27,10 @@ async def handle(batch):
 """
 
 
-async def consume(folder: Path, where: str) -> asyncio.subprocess.Process:
+async def consume(folder: Path, where: str, *options: str) -> asyncio.subprocess.Process:
     """The program, in a folder."""
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "trunkline_ops.cli", "consume", where),
+        *(sys.executable, "-m", "trunkline_ops.cli", "consume", where, *options),
         cwd=folder,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         stdout=asyncio.subprocess.PIPE,
@@ -52,6 +53,33 @@ async def test_handlers_run_until_they_are_told_to_stop(
     assert await process.wait() == 0
     info = await store.subscriptions.get("s")
     assert (info.checkpoint, info.owner) == (last, None)
+
+
+async def test_it_answers_probes_and_prometheus(
+    store: EventStore, database: str, vhost: str, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    """Alive at once, ready when the database was asked, and with what each subscription does."""
+    (tmp_path / "app.py").write_text(_APPLICATION.format(dsn=database, url=vhost))
+    process = await consume(tmp_path, "app:consumer", "--listen", str(unused_tcp_port))
+    assert process.stdout is not None
+    try:
+        await store.append_to_stream("a-1", 0, [EventData("E", "first")])
+        assert await process.stdout.readline() == b"first\n"
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_tcp_port}", trust_env=False) as client:
+            assert (await client.get("/healthz")).status_code == 200
+            async with asyncio.timeout(60):
+                while (ready := await client.get("/readyz")).status_code != 200:
+                    await asyncio.sleep(0.1)  # between two looks
+                while 'trunkline_consumer_handled_total{store="eventstore",subscription="s"} 1.0' not in (
+                    shown := (await client.get("/metrics")).text
+                ):
+                    await asyncio.sleep(0.1)  # between two looks
+            assert ready.json()["consumers"][0]["subscriptions"].keys() == {"s"}
+            assert 'trunkline_consumer_behind_events{store="eventstore",subscription="s"}' in shown
+    finally:
+        process.terminate()
+        await process.communicate()
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(

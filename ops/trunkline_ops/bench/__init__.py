@@ -8,6 +8,7 @@ yields them; `command` knows the families by name.
     lab        a PostgreSQL with real settings, and in it a database for each measure
     broker     a RabbitMQ, and in it a vhost for each measure and queues that stay small
     bare       the floor: asyncpg and one table, without an event store
+    programs   relays, writers and timers in processes of their own
     load       callers that call as fast as they are answered
     messages   the sample as messages of the relay
     raw        the floor of publishing: prepared bytes on one socket

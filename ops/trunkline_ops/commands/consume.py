@@ -12,6 +12,7 @@ import typer
 
 from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AsJson
+from trunkline_ops.settings import Address, Settings
 from trunkline_store import Unavailable
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ def consume(
     where: Annotated[
         str, typer.Argument(metavar="MODULE:CONSUMER", help="A Consumer of a module that can be imported from here.")
     ],
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            help="Answer GET /healthz, /readyz and /metrics there, as on 127.0.0.1:9465; else TRUNKLINE_LISTEN.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a consumer's handlers, until SIGTERM or Ctrl-C; those that are under way then have their grace.
@@ -35,7 +44,7 @@ def consume(
     from trunkline_ops.logs import log_to_stderr  # here: it would only make the start of other commands longer
 
     log_to_stderr(as_json=as_json)
-    asyncio.run(_run(consumer))
+    asyncio.run(_run(consumer, Settings.of(listen=listen).listen))
 
 
 def _consumer(where: str) -> "Consumer":
@@ -56,8 +65,9 @@ def _consumer(where: str) -> "Consumer":
     return found
 
 
-async def _run(consumer: "Consumer") -> None:
-    running = asyncio.create_task(_opened(consumer), name="handlers")
+async def _run(consumer: "Consumer", listen: Address | None) -> None:
+    work = _opened(consumer) if listen is None else _observed(consumer, listen)
+    running = asyncio.create_task(work, name="handlers")
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, running.cancel)
     await asyncio.wait([running])
@@ -75,3 +85,18 @@ async def _opened(consumer: "Consumer") -> None:
             await asyncio.sleep(_RETRY_SECONDS)
     async with consumer.store, consumer:
         await consumer.run()
+
+
+async def _observed(consumer: "Consumer", listen: Address) -> None:
+    """The same, and answers."""
+    from trunkline_consumer.metrics import Metrics
+    from trunkline_relay.serve import Server
+
+    metrics = Metrics(consumer)
+    async with Server(*listen, metrics, [metrics], named="consumers"):
+        observing = asyncio.create_task(metrics.observe(), name="metrics")
+        try:
+            await _opened(consumer)
+        finally:
+            observing.cancel()
+            await asyncio.wait([observing])
