@@ -96,6 +96,7 @@ def terminal(database: str, *args: str) -> Iterator[tuple["subprocess.Popen[byte
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a job may ignore it
     )
     os.close(theirs)
     with process:

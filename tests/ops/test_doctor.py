@@ -39,6 +39,14 @@ NOISE = {"durability-off"}
 """The tests' PostgreSQL runs without fsync, which the doctor tells, as it should."""
 
 
+@pytest.fixture(autouse=True)
+def nothing_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a test says: nothing of whoever runs it."""
+    for name in environment(None):
+        if name.startswith("TRUNKLINE_"):
+            monkeypatch.delenv(name, raising=False)
+
+
 def codes(found: list[Finding]) -> set[str]:
     """Of all findings, without notes."""
     return {each.code for each in found if each.level == "finding"} - NOISE

@@ -24,6 +24,14 @@ from trunkline_store.lease import Lease
 PARTS = ["store", "versions", "relay"]
 
 
+@pytest.fixture(autouse=True)
+def nothing_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a test says: nothing of whoever runs it."""
+    for name in environment(None):
+        if name.startswith("TRUNKLINE_"):
+            monkeypatch.delenv(name, raising=False)
+
+
 def events(count: int) -> list[EventData]:
     return [EventData("E", n) for n in range(count)]
 
