@@ -58,6 +58,7 @@ ROWS = {
     "replay": Row(["--to", "q", "--amqp-url", AWAY], broker=True,
                   wrong=[(["--to", "", "--amqp-url", AWAY], USAGE)]),
     "asyncapi": Row(database=False),
+    "definitions": Row(database=False, wrong=[(["--vhost", " "], USAGE), (["--vhost", "v" * 256], USAGE)]),
     "consume": Row(["nowhere:consumer"], database=False, wrong=[
         (["nowhere:consumer"], USAGE), (["json"], USAGE), (["json:"], USAGE), (["json:dumps"], USAGE),
         (["json:nope"], USAGE), ([":x"], USAGE)]),
@@ -171,7 +172,7 @@ def test_a_database_that_cannot_be_had_is_told(command: str, database: str) -> N
     """Refused, without TLS, wrong password, a database or a store that is not there: 1."""
     row, url = ROWS[command], urlsplit(database)
     refused(NOWHERE, command, row.good, FAILED)
-    refused(f"{database}?sslmode=verify-full&sslrootcert=/nowhere/ca.pem", command, row.good, FAILED)
+    refused(f"{database}?sslmode=verify-full&sslrootcert=/nowhere/ca.pem", command, row.good, USAGE)
     refused(f"{database}?sslmode=require", command, row.good, FAILED)
     refused(f"{database}?no_such_setting=1", command, row.good, FAILED)
     wrong = url._replace(netloc=f"{url.username}:{PASSWORD}@{url.hostname}:{url.port}").geturl()

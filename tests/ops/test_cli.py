@@ -199,7 +199,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         ),
         "asyncapi": ["--help", "--json", "--schema"],
         "definitions": ["--help", "--json", "--passwords", "--schema", "--vhost"],
-        "consume": ["--help", "--json", "where"],
+        "consume": ["--help", "--json", "--listen", "where"],
         "subscriptions list": common,
         "subscriptions show": [*common, "name"],
         "subscriptions reset": sorted([*common, "--to", "name"]),

