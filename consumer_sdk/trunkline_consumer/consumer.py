@@ -79,7 +79,7 @@ class Consumer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions), return_exceptions=True)
+        await asyncio.gather(*(subscription.stop() for subscription in self.subscriptions), return_exceptions=True)
         await self._keeper.close()
         await self._sessions.close()
 
@@ -162,10 +162,15 @@ class Consumer:
             start_from=start,
             options=options,
             shape=shape,
+            forget=self._forget,
             **more,
         )
         self._subscriptions.append(subscription)
         return subscription
+
+    def _forget(self, subscription: Subscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
 
     # --- ending them
 
@@ -197,7 +202,7 @@ class Consumer:
     async def _stop(self, name: str, feed: Feed) -> None:
         for subscription in [each for each in self._subscriptions if (each.name, each.feed) == (name, feed)]:
             await subscription.stop()
-            self._subscriptions.remove(subscription)
+            self._forget(subscription)
 
     async def _delete(self, name: str, feed: Feed) -> None:
         with suppress(SubscriptionNotFound):
@@ -311,8 +316,7 @@ class Consumer:
             except SubscriptionHalted:
                 raise
             finally:
-                if subscription in self._subscriptions:
-                    self._subscriptions.remove(subscription)
+                self._forget(subscription)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

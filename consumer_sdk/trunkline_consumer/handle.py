@@ -36,19 +36,18 @@ from trunkline_store import (
     SubscriptionLost,
     Unavailable,
 )
-from trunkline_store.connections import Connection
+from trunkline_store.connections import Connection, alive
 
 log = logging.getLogger("trunkline.consumer")
 
 Handler = Callable[..., Awaitable[None]]
-_AWAY: Final = (
-    StoreUnavailable,
-    asyncpg.InterfaceError,
+_LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
 )
+"""What a statement raises whose connection goes."""
 LOOK_SECONDS: Final = 0.5
 """How often the owner of parked batches looks for what an operator wants."""
 
@@ -108,6 +107,13 @@ class _Parked(msgspec.Struct):
     last: int
     key: str | None
     wanted: str | None
+
+
+class _Clock:
+    """Since when a transaction is open."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
 
 
 class Runner:
@@ -219,9 +225,7 @@ class Runner:
         while True:
             try:
                 return await do()
-            except _AWAY as error:
-                if isinstance(error, ValueError):
-                    raise  # asyncpg's own DataError: the handler gave a statement what it cannot take
+            except StoreUnavailable as error:
                 log.warning("subscription %s waits for the database: %s", self._claim.name, error)
             await asyncio.sleep(pause)
             pause = min(2.0, pause * 2)
@@ -237,7 +241,8 @@ class Runner:
                     await self._handler(batch)
                 self._tenure.finished(batch.unit)
             else:
-                async with self._never_idle(), batch.transaction() as connection, self._connected(connection):
+                async with self._never_idle() as clock, batch.transaction() as connection, self._connected(connection):
+                    clock.began = time.monotonic()
                     async with asyncio.timeout(self._handling.timeout):
                         await self._handler(batch, connection)
 
@@ -247,21 +252,21 @@ class Runner:
         try:
             yield
         except Exception as error:
-            if connection.is_closed() and not isinstance(error, _AWAY):
+            if not isinstance(error, StoreUnavailable) and (isinstance(error, _LOST) or not alive(connection)):
                 raise StoreUnavailable(f"the transaction's connection was lost: {error}") from error
             raise
 
     @asynccontextmanager
-    async def _never_idle(self) -> AsyncIterator[None]:
+    async def _never_idle(self) -> AsyncIterator[_Clock]:
         """A transaction that its handler left idle for too long was ended by the server: that is the handler's failure.
         asyncpg knows only that the connection has gone; but if leases are renewed, and the server was not started
         since, the database has not."""
-        began = time.monotonic()
+        clock = _Clock()
         try:
-            yield
-        except _AWAY as error:
+            yield clock
+        except StoreUnavailable as error:
             limit = self._claim.transaction_idle
-            took = time.monotonic() - began
+            took = time.monotonic() - clock.began
             if (
                 took < limit
                 or not self._claim.held
@@ -328,7 +333,12 @@ class Runner:
         """Returns whether it is gone."""
 
         async def attempt() -> None:
-            async with self._never_idle(), self._claim.transaction() as connection, self._connected(connection):
+            async with (
+                self._never_idle() as clock,
+                self._claim.transaction() as connection,
+                self._connected(connection),
+            ):
+                clock.began = time.monotonic()
                 if work.wanted != "discard":
                     for batch in batches:
                         if batch.error is not None:

@@ -66,17 +66,23 @@ class Metrics(Collector):
                 self._seen_at = time.monotonic()
             except TrunklineError as error:  # subscriptions meet it too, and say so
                 log.debug("not observed: %s", error)
+            except Exception:
+                log.exception("not observed")
             await asyncio.sleep(LOOK_SECONDS * random.uniform(0.9, 1.1))
 
     def report(self) -> dict[str, Any]:
         """Whether it is ready (the database answers, and no handler has halted), and what its subscriptions do."""
         subscriptions = {each.name: each.state.value for each in self._consumer.subscriptions}
         problem = None
-        if self._seen_at is None or time.monotonic() - self._seen_at > UNSEEN_SECONDS:
+        if not self._fresh:
             problem = "the database does not answer"
         elif State.HALTED.value in subscriptions.values():
             problem = "a subscription has halted"
         return {"ready": problem is None, "problem": problem, "subscriptions": subscriptions}
+
+    @property
+    def _fresh(self) -> bool:
+        return self._seen_at is not None and time.monotonic() - self._seen_at <= UNSEEN_SECONDS
 
     def describe(self) -> list[Metric]:
         """Nothing: what there is shows when it is collected."""
@@ -84,7 +90,8 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All of it, as it is now."""
-        store, every = self._consumer.store.schema, self._consumer.subscriptions
+        store = self._consumer.store.schema
+        every = {each.name: each for each in self._consumer.subscriptions}.values()  # the latest of a name
         state = GaugeMetricFamily("trunkline_consumer_state", "1 for the state it is in.", labels=[*_LABELS, "state"])
         for each in every:
             for possible in State:
@@ -100,7 +107,7 @@ class Metrics(Collector):
             for each in every:
                 counter.add_metric([store, each.name], of(each))
             yield counter
-        ours = [self._seen[each.name] for each in every if each.name in self._seen]
+        ours = [self._seen[each.name] for each in every if each.name in self._seen and self._fresh]
         for name, (text, of_info) in _SEEN.items():
             gauge = GaugeMetricFamily(f"trunkline_consumer_{name}", text, labels=_LABELS)
             for info in ours:

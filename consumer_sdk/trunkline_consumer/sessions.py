@@ -16,7 +16,7 @@ import asyncpg
 
 from trunkline_consumer.bell import Bell
 from trunkline_store import EventStore
-from trunkline_store.connections import Connection
+from trunkline_store.connections import Connection, alive
 from trunkline_store.translate import translated
 
 KEPT_SECONDS: Final = 0.2
@@ -49,7 +49,7 @@ class Sessions:
         """A connection in a transaction that the server ends if it waits for so many seconds, between two statements or
         for a lock: a program that was paused cannot hold up others without end. Raises as `EventStore.transaction`."""
         session = await self._take()
-        connection = session.connection
+        connection, clean = session.connection, False
         try:
             if session.limit != limit and self._store.has_sessions:
                 await self._set(connection, _limits("SET", limit))
@@ -57,8 +57,10 @@ class Sessions:
                 if not self._store.has_sessions:
                     await self._set(connection, _limits("SET LOCAL", limit))
                 yield connection
+            clean = True
         finally:
-            self._start(self._make_ready(session, limit))
+            # Only of a transaction that has begun and ended well is it known what is left of it: nothing.
+            self._start(self._make_ready(session, limit) if clean else self._give_back(session))
 
     async def close(self) -> None:
         """Gives all of them back."""
@@ -74,7 +76,7 @@ class Sessions:
             await self._changed.wait()
         while self._ready:
             session = self._ready.pop()
-            if not session.connection.is_closed():
+            if alive(session.connection):
                 return session
             await self._give_back(session)
         self._free -= 1
@@ -88,13 +90,13 @@ class Sessions:
     async def _make_ready(self, session: _Session, limit: float) -> None:
         """For the next transaction: nothing that an application set in the session is left."""
         connection = session.connection
-        if not self._store.has_sessions or connection.is_closed():
-            await self._give_back(session)
-            return
         try:
+            if not self._store.has_sessions or not alive(connection) or connection.is_in_transaction():
+                await self._give_back(session)
+                return
             await connection.execute(f"{connection.get_reset_query()}\n{_limits('SET', limit)}")
         except _LOST:
-            connection.terminate()
+            _terminate(connection)
             await self._give_back(session)
             return
         self._ready.append(session._replace(limit=limit, since=time.monotonic()))
@@ -104,13 +106,14 @@ class Sessions:
 
     async def _give_back(self, session: _Session) -> None:
         try:
-            if self._store.has_sessions and not session.connection.is_closed():
-                try:
+            try:
+                if self._store.has_sessions and alive(session.connection):
                     await session.connection.reset()
-                except _LOST:
-                    session.connection.terminate()
-            with suppress(*_LOST):
-                await session.stack.aclose()
+            except _LOST:
+                _terminate(session.connection)
+            finally:
+                with suppress(*_LOST):
+                    await session.stack.aclose()
         finally:
             self._one_more()
 
@@ -135,6 +138,11 @@ class Sessions:
         task = asyncio.create_task(work, name="session")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _terminate(connection: Connection) -> None:
+    with suppress(asyncpg.InterfaceError):  # it was lost, and the pool has taken it back
+        connection.terminate()
 
 
 def _limits(how: str, seconds: float) -> str:

@@ -76,6 +76,7 @@ class Subscription:
         transient: bool = False,
         work: Work | None = None,
         grace: float = 0.0,
+        forget: Callable[[Subscription], None] | None = None,
     ) -> None:
         self.name = names.check_subscription(name)
         self.feed = feed
@@ -89,6 +90,7 @@ class Subscription:
         self._transient = transient
         self._work = work
         self._grace = grace
+        self._forget = forget
         self._owner = Owner(store, keeper, sessions, name, feed, self._start_from, uuid4(), options)
         self._receiver = Receiver(
             amqp_url,
@@ -296,6 +298,8 @@ class Subscription:
             if isinstance(tenure.claim, Claim):
                 await self._owner.release(tenure.claim.lease)
             self._arrived.ring()
+            if self._forget is not None:
+                self._forget(self)
 
 
 def _checked_start(start_from: Start | int) -> Start | int:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from msgspec.structs import astuple
 
 from trunkline_store import RecordedEvent
+from trunkline_store.events import Undecoded
 from trunkline_store.serialize import Serializer
 from trunkline_store.wire import BadMessage, parse
 
@@ -52,13 +53,12 @@ def unpacked(body: bytes, after: int, serializer: Serializer, *, by_version: boo
             positions,
             feed_positions,
             types,
-            payloads,
+            map(Undecoded, payloads, repeat(serializer)),
             metadata,
             correlations,
             causations,
             times,
             map(_size, payloads, metadata),
-            repeat(serializer),
         )
     )
     if feed_positions[0] <= after:

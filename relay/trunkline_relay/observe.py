@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID
 
@@ -31,8 +32,6 @@ async def observe(store: EventStore, name: str, owner: UUID, metrics: Metrics, s
             safe = await store.safe_position()
             row = await store.fetchrow(store.sql["relay_lag"], safe, name)
             holder = watch.seen(await store.fetchrow(store.sql["holder"], safe), time.monotonic())
-            if not status.leading:
-                await store.fetch(store.sql["stand_by"], name, owner, process_name())
         except TrunklineError as error:  # the relay itself meets it too, and says so
             log.debug("not observed", error=str(error))
         except Exception:
@@ -48,6 +47,9 @@ async def observe(store: EventStore, name: str, owner: UUID, metrics: Metrics, s
             metrics.holder_seconds.set(0.0 if holder is None else holder.age)
             if holder is not None and watch.due(holder):
                 log.warning("readers held back by an open transaction", store=store.schema, **holder._asdict())
+            if not status.leading:
+                with suppress(TrunklineError):  # of a database that is read-only, say
+                    await store.fetch(store.sql["stand_by"], name, owner, process_name())
         await asyncio.sleep(LOOK_SECONDS * random.uniform(0.9, 1.1))
 
 

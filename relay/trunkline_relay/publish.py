@@ -217,23 +217,26 @@ class Publisher:
 
     async def _watch(self) -> None:
         """Sees to it that nobody waits for ever: for a broker that is stuck, or for a queue that never confirms."""
+        free_since = 0.0
         while True:
             await asyncio.sleep(min(_LOOK_SECONDS, self._answer / 4))
-            blocked = await self._is_blocked()
+            blocked, now = await self._is_blocked(), time.monotonic()
             self._metrics.blocked.set(blocked)
             oldest = self.window.oldest
+            if blocked:
+                free_since = now
             if oldest is None or blocked:
                 continue  # an alarm ends some day, and all that is outstanding is confirmed then
-            now = time.monotonic()
             grace = self._answer if self._patience.lost(now) else max(self._answer, self._patience.seconds)
-            if now - oldest.at < self._answer:
+            age = now - max(oldest.at, free_since)
+            if age < self._answer:
                 continue
             if not await self._answers():
                 if not await self._is_blocked():
                     self._failure = BrokerUnavailable(f"RabbitMQ has not answered for {self._answer:g} s: it is stuck")
                     self._changed.set()
                     return
-            elif now - oldest.at >= grace:
+            elif age >= grace:
                 # It took what came after, and said nothing of this one: a queue is silent.
                 self._patience.lose(now)
                 self._given_up(self.window.give_up_older(now - self._answer), "never confirmed")

@@ -37,7 +37,7 @@ class Subscriptions(Collector):
         """What was seen; nothing of a store that another process leads."""
         families, standbys = self._families(), self._standbys()
         for view in self._views:
-            store, looked = view.status.store, view.looked
+            store, looked = view.status.store, view.fresh
             if looked is None or not view.status.leading:
                 continue
             standbys.add_metric([store], sum(row["epoch"] is None for row in looked.processes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
@@ -24,6 +25,7 @@ SUBSCRIPTIONS: Final = 500
 LOOK_SECONDS: Final = 1.0
 """Between two looks at least; more, where a look takes more than a tenth of it."""
 _PATIENCE_SECONDS: Final = 5.0
+_STALE_SECONDS: Final = 10.0
 _STANDBY_SECONDS: Final = 5.0
 """A standby that has said nothing for so long is none: it says it every second or two."""
 _COUNTED: Final = 100_000
@@ -74,7 +76,8 @@ class View:
         self.looked: Looked | None = None
         self._broker = broker or Broker()
         self._looking = asyncio.Lock()
-        self._next = 0.0
+        self._next = self._pause = 0.0
+        self._looked_at = -math.inf
 
     async def refresh(self) -> None:
         """Looks again, if it is time to; of several who ask at once, one looks. What cannot be seen now stays as it was
@@ -88,7 +91,18 @@ class View:
                     self.looked = await self._look(self.store)
             except (TrunklineError, TimeoutError) as error:
                 log.debug("not looked at", store=self.status.store, error=str(error))
-            self._next = began + max(LOOK_SECONDS, 10 * (time.monotonic() - began))
+            except Exception:
+                log.exception("not looked at", store=self.status.store)
+            else:
+                self._looked_at = time.monotonic()
+            finally:
+                self._pause = max(LOOK_SECONDS, 10 * (time.monotonic() - began))
+                self._next = began + self._pause
+
+    @property
+    def fresh(self) -> Looked | None:
+        """What was seen, unless that is so old that it says nothing any more."""
+        return self.looked if time.monotonic() - self._looked_at <= max(_STALE_SECONDS, 2 * self._pause) else None
 
     async def _look(self, store: EventStore) -> Looked:
         seen, sql = await overview(store), store.sql

@@ -101,7 +101,7 @@ def many_arguments(together: bool, appends: Sequence[Arguments]) -> list[Any]:
 
 def _flat(values: list[Any], counts: list[int]) -> list[Any]:
     """One value for each event, from a value or an array (None: of Nones) for each append."""
-    if len(values) == sum(counts) and list not in map(type, values):
+    if counts.count(1) == len(counts):
         return values
     return [
         each

@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
 from trunkline_store.append import is_one
 from trunkline_store.cancellation import uncancelled
-from trunkline_store.errors import StoreUnavailable
+from trunkline_store.errors import InvalidArgument, StoreUnavailable
 
 MAX_EVENTS: Final = 1024
 """Of one call: one block."""
@@ -32,6 +32,7 @@ HELD_SECONDS: Final = 0.01
 """After which a lone append that has no answer yet no longer keeps others waiting."""
 
 Row = asyncpg.Record
+T = TypeVar("T")
 
 
 class Pending:
@@ -70,7 +71,7 @@ class Coalescer:
     def __init__(
         self,
         at_once: Callable[[list[Any]], Coroutine[Any, Any, Row] | None],
-        one: Callable[[list[Any]], Awaitable[Row]],
+        one: Callable[[list[Any]], Coroutine[Any, Any, Row]],
         many: Callable[[Sequence[list[Any]]], Awaitable[Sequence[Row]]],
         *,
         connections: int,
@@ -80,7 +81,7 @@ class Coalescer:
         self._many = many
         self._waiting: deque[Pending] = deque()
         self._most_calls = 2 if connections > 3 else 1
-        self._alone = asyncio.Semaphore(max(1, connections - self._most_calls - 2))
+        self._alone = asyncio.Semaphore(max(1, connections - self._most_calls - 1))
         self._alone_now: dict[str, deque[Pending]] = {}  # by stream: what waits behind the one that is under way
         self._sending: set[object] = set()
         """The calls that the others wait for."""
@@ -92,17 +93,14 @@ class Coalescer:
         """Under way, and since when."""
         self._empty: asyncio.Future[None] | None = None
         self._watching = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def append(self, args: list[Any]) -> Row:
         """The answer's row, or the error. A caller that is cancelled does not cancel what is under way."""
-        if not (self._crowd or self._sending or self._waiting or self._alone_now):
+        if not (self._crowd or self._sending or self._waiting or self._alone_now or self._alone.locked()):
             sent = self._at_once(args)
             if sent is not None:
-                try:
-                    return await uncancelled(self._lonely(args[0], sent), self._start)
-                except StoreUnavailable:
-                    pass  # the connection was lost while it was at hand: once more, with another
+                return await uncancelled(self._lonely(args, sent), self._start)
         pending = Pending(args, asyncio.get_running_loop().create_future())
         if pending.stream in self._alone_now:
             self._alone_now[pending.stream].append(pending)
@@ -111,37 +109,52 @@ class Coalescer:
             self._send_soon()
         return await pending.answer
 
-    async def _lonely(self, stream: str, sent: Coroutine[Any, Any, Row]) -> Row:
+    async def _lonely(self, args: list[Any], sent: Coroutine[Any, Any, Row]) -> Row:
         """Nobody else is there: it needs no company, and no task. If its stream is held, the next ones do not wait."""
-        me = object()
+        me, stream = object(), args[0]
         self._sending.add(me)
         self._alone_now[stream] = deque()
+        await self._alone.acquire()  # at once
         self._watch(me)
         try:
             return await sent
+        except StoreUnavailable as lost:  # the connection was lost while it was at hand: once more, with another
+            try:
+                return await self._start(self._one(args))  # in a task, since it may wait for one
+            except InvalidArgument:  # the store was closed meanwhile
+                raise lost from None
         finally:
+            self._alone.release()
             self._sending.discard(me)
             self._release(stream)
 
     async def drain(self) -> None:
         """Waits until everything has its answer."""
         while self._tasks or self._alone_now:
-            self._empty = asyncio.get_running_loop().create_future()
             if self._alone_now:
-                await self._empty
+                if self._empty is None or self._empty.done():
+                    self._empty = asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._empty)
             if self._tasks:
                 await asyncio.wait(self._tasks)
 
-    def _start(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(work)
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited for it has it, or has left
 
     def _send_soon(self) -> None:
         """When all callers that can run have run: those who were answered together append together again."""
         if self._worth_a_call:
-            self._sending.add(self._start(self._send()))
+            me = object()
+            self._sending.add(me)
+            _ = self._start(self._send(me))
 
     @property
     def _worth_a_call(self) -> bool:
@@ -151,10 +164,8 @@ class Coalescer:
             not under_way or (under_way < self._most_calls and len(self._waiting) >= ENOUGH)
         )
 
-    async def _send(self) -> None:
+    async def _send(self, me: object) -> None:
         """Sends what waits, then what came meanwhile, until there is nothing more."""
-        me = asyncio.current_task()
-        assert me is not None
         try:
             while me in self._sending:
                 self._sending.discard(me)
@@ -165,7 +176,7 @@ class Coalescer:
                 self._crowd = len(group) > 1
                 if len(group) == 1 and len(self._sending) == 1 and not self._alone.locked():
                     self._watch(me)
-                    self._alone_now[group[0].stream] = deque()
+                    self._begin_alone(group[0].stream)
                     await self._send_alone(group[0])
                     if self._lone is not None and self._lone[0] is me:
                         self._lone = None
@@ -251,8 +262,14 @@ class Coalescer:
                 pending.succeed(row)
 
     def _go_alone(self, pending: Pending) -> asyncio.Task[None]:
-        self._alone_now[pending.stream] = deque()
+        self._begin_alone(pending.stream)
         return self._start(self._send_alone(pending))
+
+    def _begin_alone(self, stream: str) -> None:
+        """What waits of it waits behind it from now on, before what comes later."""
+        self._alone_now[stream] = deque(pending for pending in self._waiting if pending.stream == stream)
+        if self._alone_now[stream]:
+            self._waiting = deque(pending for pending in self._waiting if pending.stream != stream)
 
     async def _send_alone(self, pending: Pending) -> None:
         try:

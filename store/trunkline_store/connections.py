@@ -52,7 +52,7 @@ class Connections:
                 try:
                     while self._kept:
                         connection, _ = self._kept.pop()
-                        if _alive(connection):
+                        if alive(connection):
                             return connection
                         await self._pool.release(connection)
                     return await self._pool.acquire(timeout=self._timeout)
@@ -66,7 +66,7 @@ class Connections:
 
     async def _turn(self) -> None:
         """Until there is one for us, in the order of coming."""
-        if self._taken < self._pool.get_max_size() and not self._queue:
+        if self._taken < self._pool.get_max_size():
             self._taken += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -81,7 +81,8 @@ class Connections:
 
     def at_hand(self) -> asyncpg.pool.PoolConnectionProxy | None:
         """A connection, if that takes no time: as `take`."""
-        if self._kept and not self._queue and _alive(self._kept[-1][0]):
+        # One that is kept may be promised to whoever waited for it, and has not come to take it yet.
+        if self._kept and self._taken < self._pool.get_max_size() and alive(self._kept[-1][0]):
             self._taken += 1
             return self._kept.pop()[0]
         return None
@@ -181,7 +182,8 @@ def is_read_only(error: BaseException | None) -> bool:
     )
 
 
-def _alive(connection: asyncpg.pool.PoolConnectionProxy) -> bool:
+def alive(connection: Connection) -> bool:
+    """Whether it can still be used, as far as is known."""
     try:
         return not connection.is_closed()
     except asyncpg.InterfaceError:  # it was lost, and the pool has taken it back

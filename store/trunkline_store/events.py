@@ -81,6 +81,13 @@ class EventData(msgspec.Struct, frozen=True, kw_only=False):
     created_at: datetime | None = None
 
 
+class Undecoded(msgspec.Struct, frozen=True, gc=False):
+    """An event's data as it is stored (None: too large for a message, it has to be fetched), and what decodes it."""
+
+    raw: bytes | str | None
+    serializer: Serializer
+
+
 class RecordedEvent(msgspec.Struct, frozen=True, gc=False, eq=False):
     """An event as it was recorded.
 
@@ -98,14 +105,12 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False, eq=False):
     feed_position: int
     type: str
     _data: Any
-    """As it is stored, until it is asked for."""
+    """`Undecoded` until it is asked for."""
     _metadata: str | None
     correlation_id: str | None
     causation_id: str | None
     created_at: datetime
     size: int
-    _serializer: Serializer | None
-    """Of data that was not asked for yet."""
 
     @property
     def data(self) -> Any:
@@ -113,21 +118,36 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False, eq=False):
 
         Raises `UndecodableEvent` whatever the serializer raises, each time; all else of the event can be read.
         """
-        if self._serializer is not None:
-            try:
-                value = self._serializer.deserialize(self._data, self.type)
-            except Exception as error:  # whatever it is: the serializer is the application's
-                why = str(error) or repr(error)
-                raise UndecodableEvent(self.stream, self.stream_version, self.position, self.type, why) from error
-            msgspec.structs.force_setattr(self, "_data", value)
-            msgspec.structs.force_setattr(self, "_serializer", None)
-        return self._data
+        data = self._data
+        if type(data) is not Undecoded:
+            return data
+        try:
+            assert data.raw is not None
+            value = data.serializer.deserialize(data.raw, self.type)
+        except Exception as error:  # whatever it is: the serializer is the application's
+            why = str(error) or repr(error)
+            raise UndecodableEvent(self.stream, self.stream_version, self.position, self.type, why) from error
+        msgspec.structs.force_setattr(self, "_data", value)
+        return value
 
     def __eq__(self, other: object) -> bool:
-        """Whether it is the same event at the same place of a feed, with equal data."""
+        """Whether it is the same event at the same place of a feed, with equal data; what cannot be decoded is equal to
+        the same bytes only."""
         if not isinstance(other, RecordedEvent):
             return NotImplemented
-        return self is other or (_told(self) == _told(other) and self.data == other.data)
+        if self is other:
+            return True
+        if _told(self) != _told(other):
+            return False
+        try:
+            return self._data == other._data or bool(self.data == other.data)
+        except UndecodableEvent:
+            return False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copies and other processes: with its data decoded, since a serializer need not be for them."""
+        fields = {field: getattr(self, field) for field in self.__struct_fields__}
+        return RecordedEvent, tuple((fields | {"_data": self.data}).values())
 
     def __hash__(self) -> int:
         return hash((self.event_id, self.feed_position))
@@ -152,7 +172,7 @@ def _told(event: RecordedEvent) -> tuple[Any, ...]:
     return tuple(getattr(event, field) for field in _FIELDS)
 
 
-_FIELDS: Final = tuple(field for field in RecordedEvent.__struct_fields__ if field not in ("_data", "_serializer"))
+_FIELDS: Final = tuple(field for field in RecordedEvent.__struct_fields__ if field != "_data")
 
 
 class Appended(NamedTuple):
@@ -198,7 +218,7 @@ def check_events(events: Sequence[EventData]) -> None:
     if not isinstance(events, Sequence):
         raise InvalidArgument(f"events: a list is needed, not {type(events).__name__}")
     seen: set[UUID] = set()
-    checked: str | None = None
+    checked: object = check_events  # which is no type
     for event in events:
         if not isinstance(event, EventData):
             raise InvalidEvent("event", f"an EventData is needed, not {type(event).__name__}")

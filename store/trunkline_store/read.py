@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from trunkline_store.events import RecordedEvent
+from trunkline_store.events import RecordedEvent, Undecoded
 from trunkline_store.serialize import Serializer
 from trunkline_store.wire import BadMessage, ReceivedEvent
 
@@ -68,13 +68,12 @@ def _recorded(
             positions,
             feed_positions,
             types,
-            data,
+            map(Undecoded, data, repeat(serializer)),
             metadata,
             correlations,
             causations,
             created_at,
             sizes,
-            repeat(serializer),
         )
     )
 
@@ -93,11 +92,10 @@ def from_message(event: ReceivedEvent, number: int, serializer: Serializer) -> R
         event.position,
         event.feed_position,
         event.type,
-        payload,
+        Undecoded(payload, serializer),
         event.metadata,
         event.correlationid,
         event.causationid,
         event.time,
         len(payload) + (0 if event.metadata is None else len(event.metadata.encode())),
-        serializer,
     )

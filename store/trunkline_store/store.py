@@ -222,8 +222,13 @@ class EventStore:
     async def transaction_on(self, connection: Connection) -> AsyncIterator[None]:
         """As `transaction`, on a connection of `acquire`, whose session is left as it is."""
         transaction = connection.transaction()
-        with translated(self.schema):
-            await transaction.start()
+        try:
+            with translated(self.schema):
+                await transaction.start()
+        except BaseException:
+            with suppress(asyncpg.InterfaceError):
+                connection.terminate()  # whether it has begun is not known, and asyncpg believes that it has
+            raise
         try:
             yield
         except BaseException:
@@ -291,8 +296,8 @@ class EventStore:
         expected. Raises `WrongExpectedVersion`, `StreamNotFound` (STREAM_EXISTS on no stream), `StreamDeleted`,
         `DuplicateEvent`, `InvalidArgument`, `InvalidEvent`, `Unavailable`.
         """
+        args = append.arguments(stream, expected_version, events, self.serializer, data_type=self.data_type)
         with span("append", stream=stream, events=len(events)):
-            args = append.arguments(stream, expected_version, events, self.serializer, data_type=self.data_type)
             if connection is not None:
                 row = (await self._append(connection, stream, _append_query(args), args))[0]
             else:
@@ -711,6 +716,9 @@ async def _end_session(connection: Connection) -> None:
             await connection.reset()
         except (asyncpg.PostgresError, OSError, TimeoutError):
             connection.terminate()
+        except BaseException:
+            connection.terminate()  # cancelled: nobody may find what was set in it
+            raise
 
 
 async def _nothing_to_reset(_: Connection) -> None:

@@ -14,7 +14,7 @@ from tests.ops.test_subscriptions_cli import trunkline
 from tests.whole.flow import QUICK
 from trunkline_consumer import Batch, Consumer
 from trunkline_ops.servers import postgres_server
-from trunkline_store import EventData, EventStore, OperationTimeout, SubscriptionNotFound
+from trunkline_store import EventData, EventStore, OperationTimeout, SubscriptionHalted, SubscriptionNotFound
 from trunkline_store.migrate import initialise
 
 
@@ -254,3 +254,18 @@ async def test_waiting_for_a_subscription_has_an_end(store: EventStore, vhost: s
         with pytest.raises(OperationTimeout, match=r"'s' has not finished"):
             await store.subscriptions.wait_for("s", last, seconds=0.2)
         assert time.monotonic() - began < 30
+
+
+async def test_a_statement_that_is_used_wrongly_is_the_handlers_failure(
+    store: EventStore, database: str, vhost: str
+) -> None:
+    """asyncpg raises the same for it as for a connection that is closed; but this one is open."""
+    await store.append_to_stream("a-1", 0, [EventData("E", 1)])
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("wrong", tx=True, attempts=2, wait_initial=0.01, options=QUICK)
+        async def wrong(batch: Batch, tx: Any) -> None:
+            await tx.fetch("SELECT $1::int")
+
+        with pytest.raises(SubscriptionHalted, match="2 times"):
+            await asyncio.wait_for(consumer.run(), 30)

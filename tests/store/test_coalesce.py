@@ -1,7 +1,7 @@
 """Group commit: appends of one process that travel together, and each its own outcome."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,12 +17,14 @@ from trunkline_store import (
     EventData,
     EventStore,
     InvalidArgument,
+    StoreUnavailable,
     StreamDeleted,
     StreamExists,
     StreamNotFound,
     Unavailable,
     WrongExpectedVersion,
 )
+from trunkline_store.coalesce import Coalescer
 
 Connection = Any  # asyncpg's, or one of its pool
 
@@ -420,3 +422,123 @@ async def test_a_crowd_is_carried_in_several_calls(store: EventStore) -> None:
     assert await store.fetchval("SELECT count(*) FROM eventstore.events") == 600 + 40 * 60 + 30
     assert 1 < await transactions(store, "many-%") < 100
     assert await transactions(store, "heavy-%") < 30
+
+
+async def test_a_small_pool_is_not_used_up_by_held_streams(store: EventStore, database: str) -> None:
+    """A pool of the store's own with two connections and two held streams: others are appended to meanwhile."""
+    async with EventStore(database, pool_size=2) as small:
+        await append(small, "first-1")  # a connection is at hand now
+        async with another_session(store, database) as connection:
+            for n in range(2):
+                await appended(store, f"held-{n}", connection)
+            waiting = [asyncio.create_task(append(small, "held-0"))]
+            await waits_for_a_lock(store)
+            waiting.append(asyncio.create_task(append(small, "held-1")))
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(append(small, f"free-{n}") for n in range(10)))
+            assert not any(task.done() for task in waiting)
+        await asyncio.gather(*waiting)
+
+
+class Senders:
+    """What carries appends for a `Coalescer` of its own, in place of a database: each call takes its turns."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str, int]] = []
+        self.turns: dict[int, int] = {}  # of the call that carries this number; else one
+        self.busy: set[int] = set()
+        self.lost: set[int] = set()
+        self.closed = False
+        self.coalescer = Coalescer(self.at_once, self.one, self.many, connections=10)
+
+    def at_once(self, args: list[Any]) -> Coroutine[Any, Any, Any] | None:
+        return self.sent(args) if args[2] in self.lost else None
+
+    async def sent(self, args: list[Any]) -> Any:
+        await self.turn(args)
+        raise StoreUnavailable("the connection was lost")
+
+    async def one(self, args: list[Any]) -> Any:
+        if self.closed:
+            raise InvalidArgument("the store is not open")
+        await self.turn(args)
+        self.written.append((args[0], args[2]))
+        return ("appended",)
+
+    async def many(self, appends: Sequence[list[Any]]) -> Sequence[Any]:
+        for args in appends:
+            await self.turn(args)
+        rows = [("busy" if args[2] in self.busy else "appended",) for args in appends]
+        self.written += [(args[0], args[2]) for args, row in zip(appends, rows, strict=True) if row[0] == "appended"]
+        return rows
+
+    async def turn(self, args: list[Any]) -> None:
+        for _ in range(self.turns.get(args[2], 1)):
+            await asyncio.sleep(0.001)  # as long as a call takes
+
+    def append(self, stream: str, number: int) -> asyncio.Task[Any]:
+        return asyncio.create_task(self.coalescer.append([stream, -1, number, "E", "{}", *[None] * 5]))
+
+    def of(self, stream: str) -> list[int]:
+        return [number for name, number in self.written if name == stream]
+
+
+async def test_what_waited_before_a_stream_goes_alone_keeps_its_place() -> None:
+    """A second append waits, the first takes long and goes on alone, a third comes: they are written in their order."""
+    senders = Senders()
+    senders.turns = {1: 60}
+    tasks = [senders.append("s", 1), senders.append("s", 2)]
+    await asyncio.sleep(0.002)  # the first is under way, the second waits
+    tasks.append(senders.append("s", 3))
+    await asyncio.sleep(0.02)  # the first is held up by now
+    tasks.append(senders.append("other", 9))
+    await asyncio.gather(*tasks)
+    assert senders.of("s") == [1, 2, 3]
+    assert senders.written[0] == ("other", 9)
+
+
+async def test_the_order_of_a_stream_survives_two_calls_at_once() -> None:
+    """One of two overlapping calls finds a stream busy, while more of its appends wait: they come behind it."""
+    senders = Senders()
+    senders.busy = {1}
+    tasks = [senders.append("first", 0)]
+    await asyncio.sleep(0)
+    tasks += [senders.append("s", 1), *(senders.append(f"a-{n}", 100 + n) for n in range(40))]
+    senders.turns = {100 + n: 3 for n in range(20, 40)}
+    await asyncio.sleep(0.004)
+    tasks.append(senders.append("s", 2))
+    await asyncio.sleep(0.03)
+    tasks.append(senders.append("s", 3))
+    await asyncio.gather(*tasks)
+    assert senders.of("s") == [1, 2, 3]
+
+
+async def test_an_append_whose_connection_was_lost_keeps_its_place() -> None:
+    """It is tried again before those that came to its stream meanwhile."""
+    senders = Senders()
+    senders.lost, senders.turns = {1}, {1: 5}
+    tasks = [senders.append("s", 1)]
+    await asyncio.sleep(0.002)
+    tasks += [senders.append("s", 2), senders.append("s", 3)]
+    await asyncio.gather(*tasks)
+    assert senders.of("s") == [1, 2, 3]
+
+
+async def test_an_append_that_was_under_way_when_the_store_was_closed_may_be_there() -> None:
+    """The error says that it cannot be known: not that the store was not open, as of an append that was never sent."""
+    senders = Senders()
+    senders.lost = {1}
+    senders.closed = True
+    with pytest.raises(StoreUnavailable):
+        await senders.append("s", 1)
+
+
+async def test_whoever_closes_at_the_same_time_waits_as_well() -> None:
+    """Two waits for the last append both end with it."""
+    senders = Senders()
+    senders.lost, senders.turns = {1}, {1: 10}
+    task = senders.append("s", 1)
+    await asyncio.sleep(0.001)
+    async with asyncio.timeout(10):
+        await asyncio.gather(senders.coalescer.drain(), senders.coalescer.drain())
+    assert await task == ("appended",)

@@ -130,3 +130,16 @@ async def test_a_store_that_is_closed_leaves_no_connection(store: EventStore, da
 async def _is_at_work(store: EventStore) -> bool:
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
     return int(await store.fetchval(query)) > 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+async def test_nobody_takes_what_another_one_was_promised(database: str, size: int) -> None:
+    """More callers than connections, each of whom appends as soon as it has read: all of them get on."""
+    async with EventStore(database, pool_size=size, timeout=3) as store:
+
+        async def read_and_append(name: str) -> None:
+            for n in range(20):
+                await store.fetchval(BACKEND)
+                await store.append_to_stream(name, n, [EventData("E", n)])
+
+        await asyncio.gather(*(read_and_append(f"s-{n}") for n in range(size + 2)))

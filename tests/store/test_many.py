@@ -351,3 +351,28 @@ async def test_new_streams_that_others_make_meanwhile_are_met_as_they_are(store:
             with pytest.raises(WrongExpectedVersion):
                 await waiting
             assert await rows(store) == (1, 2)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 1, 1), (0, 2, 1)])
+async def test_what_an_event_is_given_stays_with_it(store: EventStore, sizes: tuple[int, ...]) -> None:
+    """However many events each stream gets, none at all among them: metadata and ids are those of the event."""
+    parts = [
+        StreamAppend(
+            f"s-{n}",
+            0,
+            [
+                EventData(
+                    "E", (n, i), {"of": [n, i]} if size == 1 else None, correlation_id="one" if size == 1 else None
+                )
+                for i in range(size)
+            ],
+        )
+        for n, size in enumerate(sizes)
+    ]
+    await store.append_to_streams(parts)
+    for part in parts:
+        if part.events:
+            read = await store.read_stream_forward(part.stream)
+            assert [(e.data, e.metadata, e.correlation_id) for e in read] == [
+                (list(e.data), e.metadata, e.correlation_id) for e in part.events
+            ]

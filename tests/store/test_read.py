@@ -1,5 +1,7 @@
 """Reading streams, categories and `$all`."""
 
+import copy
+import pickle
 from functools import partial
 from typing import Any
 
@@ -12,6 +14,7 @@ from trunkline_store import (
     EventData,
     EventStore,
     InvalidArgument,
+    JsonSerializer,
     MigrationPending,
     NotInitialised,
     OperationTimeout,
@@ -383,3 +386,29 @@ def test_a_bad_store_name_is_refused(name: str) -> None:
     """It becomes a schema and an exchange: letters, digits and underscores."""
     with pytest.raises(InvalidArgument):
         EventStore("postgresql://localhost", schema=name)
+
+
+async def test_an_event_can_be_copied_and_sent_to_other_processes(store: EventStore) -> None:
+    """With its data, whether that was asked for before or not."""
+    await store.append_to_stream("s-1", 0, [EventData("E", {"a": [1]}, {"m": 1})])
+    for asked in (False, True):
+        (event,) = await store.read_stream_forward("s-1")
+        if asked:
+            assert event.data == {"a": [1]}
+        for again in (pickle.loads(pickle.dumps(event)), copy.deepcopy(event), copy.copy(event)):
+            assert again == event
+            assert (again.data, again.metadata, hash(again)) == ({"a": [1]}, {"m": 1}, hash(event))
+        assert event.data is event.data
+
+
+async def test_events_that_cannot_be_decoded_can_be_compared(store: EventStore) -> None:
+    """Equal to themselves, read again or not, and to nothing else."""
+    await store.append_to_stream("s-1", 0, [EventData("E", 1), EventData("E", 2)])
+    serializer = JsonSerializer()
+    serializer.register("Another", int)
+    store.serializer = serializer
+    once, again = await store.read_stream_forward("s-1"), await store.read_stream_forward("s-1")
+    assert once == again
+    assert once[0] != again[1]
+    with pytest.raises(UndecodableEvent):
+        _ = once[0].data
