@@ -24,14 +24,16 @@ CREATE INDEX parked_wanted ON @schema@.parked (subscription_id, first_position) 
 -- When positions were appended, roughly: a subscription is reset to a time with it. It takes a few kB.
 CREATE INDEX events_created_at ON @schema@.events USING brin (created_at);
 
--- A checkpoint and what is finished above it, when `_more` is finished too.
+-- A checkpoint and what is finished above it, when `_more` is finished too: up to the first gap, and beyond it. Every batch
+-- of a handler with `tx` comes by here; in SQL it would be planned anew each time.
 CREATE FUNCTION @schema@.settled_v1(_checkpoint bigint, _finished int8multirange, _more int8multirange,
     OUT checkpoint bigint, OUT finished int8multirange)
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH done AS (SELECT _finished + _more + int8multirange(int8range(NULL, _checkpoint, '[]')) AS every),
-    lowest AS (SELECT upper(r) - 1 AS last FROM done, unnest(every) AS r WHERE lower_inf(r))
-    SELECT last, every - int8multirange(int8range(NULL, last, '[]')) FROM done, lowest
-$$;
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    finished := _finished + _more + int8multirange(int8range(NULL, _checkpoint, '[]'));
+    checkpoint := lower(int8multirange(int8range(NULL, NULL)) - finished) - 1;
+    finished := finished - int8multirange(int8range(NULL, checkpoint, '[]'));
+END $$;
 
 -- The lowest version of a stream whose feed position is above `_position`: positions grow as versions do, so it is
 -- searched by halves. Versions may be missing, where a hard delete took the event of a link.
