@@ -213,10 +213,15 @@ def check_expected_version(expected: int) -> int:
     return expected
 
 
-def check_events(events: Sequence[EventData]) -> None:
-    """Raises `InvalidEvent` where an event is out of bounds. Data and metadata are checked when serialized."""
+def check_sequence(events: Sequence[EventData]) -> None:
+    """Raises `InvalidArgument` where these are no list of events."""
     if not isinstance(events, Sequence):
         raise InvalidArgument(f"events: a list is needed, not {type(events).__name__}")
+
+
+def check_events(events: Sequence[EventData]) -> None:
+    """Raises `InvalidEvent` where an event is out of bounds. Data and metadata are checked when serialized."""
+    check_sequence(events)
     seen: set[UUID] = set()
     checked: object = check_events  # which is no type
     for event in events:

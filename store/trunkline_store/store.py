@@ -35,6 +35,7 @@ from trunkline_store.events import (
     ExpectedVersion,
     RecordedEvent,
     check_expected_version,
+    check_sequence,
     check_stream,
     check_text,
 )
@@ -296,8 +297,9 @@ class EventStore:
         expected. Raises `WrongExpectedVersion`, `StreamNotFound` (STREAM_EXISTS on no stream), `StreamDeleted`,
         `DuplicateEvent`, `InvalidArgument`, `InvalidEvent`, `Unavailable`.
         """
-        args = append.arguments(stream, expected_version, events, self.serializer, data_type=self.data_type)
+        check_sequence(events)
         with span("append", stream=stream, events=len(events)):
+            args = append.arguments(stream, expected_version, events, self.serializer, data_type=self.data_type)
             if connection is not None:
                 row = (await self._append(connection, stream, _append_query(args), args))[0]
             else:

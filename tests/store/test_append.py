@@ -419,3 +419,11 @@ def test_event_ids_grow_with_time_and_are_fixed_at_once() -> None:
     assert one.id == one.id
     assert (one.id.version, one.id.variant) == (7, uuid.RFC_4122)
     assert len({event().id for _ in range(1000)}) == 1000
+
+
+@pytest.mark.parametrize("events", [None, 5, (event() for _ in range(2))])
+async def test_events_are_a_list(store: EventStore, events: Any) -> None:
+    """P9: what is none gets a typed error, and nothing is written."""
+    with pytest.raises(InvalidArgument, match="a list is needed"):
+        await store.append_to_stream("order-1", 0, events)
+    assert await count(store) == 0

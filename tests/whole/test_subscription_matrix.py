@@ -136,7 +136,7 @@ class Scene:
         self._processes: list[asyncio.subprocess.Process] = []
         self._writing: asyncio.Task[None] | None = None
         self._enough = False
-        self._count = 0
+        self._count = self._wanted = 0
 
     async def __aenter__(self) -> Self:
         await self._store.fetch("CREATE TABLE effects (number serial, position bigint, writer integer)")
@@ -172,8 +172,9 @@ class Scene:
         number = 0
         while not self._enough:
             await asyncio.sleep(0.01)  # the rate of the load
-            if self._count - await self._store.fetchval("SELECT count(*) FROM effects") > AHEAD:
-                continue
+            ahead = self._count - await self._store.fetchval("SELECT count(*) FROM effects")
+            if ahead > AHEAD and self._count >= self._wanted:
+                continue  # a slow subscriber; one that stands still is not waited for, where somebody waits for events
             number += 1
             ids = [f"c-{number}" if n % 3 else None for n in range(number % 4 + 1)]
             events = [EventData("Counted", number, correlation_id=id) for id in ids]
@@ -182,7 +183,7 @@ class Scene:
 
     async def written(self, count: int) -> None:
         """Waits until so many more events are."""
-        target = self._count + count
+        self._wanted = target = self._count + count
         await until(lambda: self._count >= target)
 
     async def relayed(self, count: int) -> None:

@@ -296,13 +296,13 @@ BEGIN
 
         -- A hard delete of theirs waits, and finds the links; in the order in which it locks them too.
         PERFORM FROM @schema@.events AS e WHERE e.event_id = ANY (_ids) ORDER BY e.position FOR KEY SHARE;
-        SELECT array_agg(e.position ORDER BY i.ord) INTO _found
+        -- In one statement: what is missing may be there in the next one.
+        SELECT array_agg(e.position ORDER BY i.ord), (array_agg(i.event_id ORDER BY i.ord) FILTER (WHERE e.position IS NULL))[1]
+            INTO _found, duplicate
             FROM unnest(_ids) WITH ORDINALITY AS i (event_id, ord)
-            CROSS JOIN LATERAL (SELECT position FROM @schema@.events WHERE event_id = i.event_id OFFSET 0) AS e;
-        IF coalesce(cardinality(_found), 0) < _n THEN
+            LEFT JOIN LATERAL (SELECT position FROM @schema@.events WHERE event_id = i.event_id OFFSET 0) AS e ON true;
+        IF duplicate IS NOT NULL THEN
             status := 'event_not_found';
-            SELECT i.event_id INTO duplicate FROM unnest(_ids) WITH ORDINALITY AS i (event_id, ord)
-                WHERE NOT EXISTS (SELECT FROM @schema@.events AS e WHERE e.event_id = i.event_id) ORDER BY i.ord LIMIT 1;
             RETURN;
         END IF;
         SELECT i.event_id INTO duplicate FROM unnest(_ids, _found) WITH ORDINALITY AS i (event_id, position, ord)
