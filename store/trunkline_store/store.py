@@ -559,7 +559,8 @@ class EventStore:
         """At most `count` events of all streams in the order of `$all`, from position `start` on (inclusive).
 
         Events above the safe position, among them those of the caller's own open transaction, are not given yet.
-        Raises `UnsafeRead` (not at READ COMMITTED, or a replica), `InvalidArgument`, `Unavailable`.
+        Raises `UnsafeRead` (not at READ COMMITTED), `InvalidArgument`, `Unavailable` (on a replica, too: its primary's
+        locks cannot be seen there).
         """
         return await self._read_all("read_all_forward", _start(start, 0), count, connection)
 
