@@ -591,10 +591,14 @@ FROM @schema@.parked AS p JOIN @schema@.subscriptions AS s USING (subscription_i
 WHERE s.name = $1 ORDER BY p.first_position
 
 -- name: want_parked
--- $3: one batch, or all. Only what has failed is tried again: what waits behind it goes with it, in order.
+-- $3: one batch, or all. Only what has failed is tried again, or stands first of its key: what waits behind goes with it,
+-- in order. (It stands first without having failed where the owner ended between the two.)
 UPDATE @schema@.parked AS p SET wanted = $2 FROM @schema@.subscriptions AS s
 WHERE s.subscription_id = p.subscription_id AND s.name = $1
-  AND ($2 = 'discard' OR p.attempts > 0) AND ($3::bigint IS NULL OR p.first_position = $3::bigint)
+  AND ($2 = 'discard' OR p.attempts > 0 OR NOT EXISTS (
+        SELECT FROM @schema@.parked AS o WHERE o.subscription_id = p.subscription_id AND o.key = p.key
+            AND o.first_position < p.first_position))
+  AND ($3::bigint IS NULL OR p.first_position = $3::bigint)
 RETURNING p.first_position
 
 -- name: see_subscription
