@@ -13,8 +13,8 @@ from uuid import uuid4
 import msgspec
 
 from trunkline_consumer.feed import Feed
-from trunkline_consumer.handle import Handler, Handling, Runner, by_stream
-from trunkline_consumer.options import Limits, Options, options_of
+from trunkline_consumer.handle import Runner, by_stream
+from trunkline_consumer.options import Handler, Handling, Limits, Options, options_of
 from trunkline_consumer.sessions import Sessions
 from trunkline_consumer.subscription import Subscription
 from trunkline_consumer.tenure import Shape, Tenure

@@ -1,12 +1,16 @@
-"""How a subscription behaves: its limits and their defaults."""
+"""How a subscription behaves, and how a handler is run: the limits and their defaults."""
 
 from __future__ import annotations
 
-from typing import Any, Final, TypedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal, TypedDict
 
 import msgspec
 
 from trunkline_store import InvalidArgument
+
+Handler = Callable[..., Awaitable[None]]
+"""Called with a batch; with `tx`, with a connection too."""
 
 _LONGEST: Final = 10 * 365 * 24 * 3600.0
 
@@ -82,3 +86,37 @@ def options_of(options: Options | None, limits: Limits) -> Options:
         raise InvalidArgument(f"{min(unknown)}: there is no such option")
     given: dict[str, Any] = dict(limits)
     return msgspec.structs.replace(options or Options(), **given)
+
+
+class Handling(msgspec.Struct, frozen=True, kw_only=True):
+    """How a handler is run.
+
+    - `concurrency`: batches that are handled at once, of different keys.
+    - `tx`: the handler gets a connection, in a transaction that also holds the checkpoint.
+    - `attempts`: how often a batch is tried; between them, `wait_initial` seconds doubling up to `wait_max`.
+    - `timeout`: seconds that one attempt may take.
+    - `on_failure`: what is done with a batch whose attempts are used up. `halt`: the subscription ends, nothing of it
+      is finished. `park`: it is put aside. `park_key`: as well, and later batches of its key wait behind it.
+    - `grace`: seconds that running handlers have to come to their end, when the subscription is stopped.
+    """
+
+    concurrency: int = 1
+    tx: bool = False
+    attempts: int = 5
+    wait_initial: float = 0.1
+    wait_max: float = 5.0
+    timeout: float | None = None
+    on_failure: Literal["halt", "park", "park_key"] = "halt"
+    grace: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "attempts"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InvalidArgument(f"{name}: {value!r} is not at least 1")
+        if self.on_failure not in ("halt", "park", "park_key"):
+            raise InvalidArgument(f"on_failure: {self.on_failure!r} is neither halt, park nor park_key")
+        if self.timeout is not None and not self.timeout > 0:
+            raise InvalidArgument(f"timeout: {self.timeout!r} is not above 0")
+        if not self.grace >= 0:
+            raise InvalidArgument(f"grace: {self.grace!r} is not at least 0")

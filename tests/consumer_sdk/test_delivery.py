@@ -20,10 +20,10 @@ from trunkline_consumer.options import Options
 from trunkline_consumer.own import NoClaim
 from trunkline_consumer.receive import Queue, Received, Receiver
 from trunkline_consumer.tenure import Shape, Tenure
+from trunkline_consumer.unpack import unpacked
 from trunkline_store import EventStore, RecordedEvent
 from trunkline_store.events import category_of
-from trunkline_store.read import from_message
-from trunkline_store.wire import Chain, StoredEvent, decode, encode
+from trunkline_store.wire import Chain, StoredEvent, encode
 
 HISTORY, OTHER = "1-1", "2-1"
 FEEDS = [Feed.all(), Feed.category("a"), Feed.stream("a-1")]
@@ -153,11 +153,8 @@ async def _play(data: st.DataObject, world: World, feed: Feed, *, odd_only: bool
     receiver = Receiver("amqp://nowhere/", Queue("q", [], max_length=1, max_bytes=1, expires=1.0), prefetch=1)
 
     def recorded(batch: list[StoredEvent]) -> list[RecordedEvent]:
-        events = decode(world.message(batch, HISTORY, 1).body)
-        return [
-            from_message(e, e.feed_version if feed.kind is Kind.STREAM else e.position, store.serializer)
-            for e in events
-        ]
+        body = world.message(batch, HISTORY, 1).body
+        return unpacked(body, 0, store.serializer, by_version=feed.kind is Kind.STREAM).events
 
     def begin() -> tuple[Tenure, Follower, list[int], list[Unit]]:
         tenure = Tenure(Owner(row), feed, WIDE, shape, Bell())

@@ -269,3 +269,43 @@ async def test_a_statement_that_is_used_wrongly_is_the_handlers_failure(
 
         with pytest.raises(SubscriptionHalted, match="2 times"):
             await asyncio.wait_for(consumer.run(), 30)
+
+
+@pytest.mark.parametrize("tx", [False, True])
+async def test_whoever_owns_it_next_goes_on_with_what_waits(store: EventStore, vhost: str, tx: bool) -> None:
+    """An owner is told to retry, handles the first of a key, and ends in the middle of the next: the next owner goes on
+    with that one, without being told again, and all come in order."""
+    await store.fetch(EFFECTS)
+    broken, standing = True, asyncio.Event()
+    seen: list[int] = []
+
+    async def handle(batch: Batch, *_: Any) -> None:
+        if broken and batch[0].data == 1:
+            raise RuntimeError("poison")
+        if batch[0].data == 2 and not standing.is_set():
+            standing.set()
+            await asyncio.sleep(60)  # until its owner ends: that is the case
+        seen.append(batch[0].data)
+
+    def handler(consumer: Consumer) -> None:
+        consumer.handler("s", tx=tx, on_failure="park_key", attempts=1, grace=0, options=QUICK)(handle)
+
+    for n in range(1, 5):
+        await append(store, n)
+    last = (await store.stream_info("$all")).version
+    async with Consumer(store, vhost) as consumer:
+        handler(consumer)
+        async with running(consumer):
+            await store_has(store, "s")
+            await store.subscriptions.wait_for("s", last, seconds=30)
+            broken = False
+            await store.subscriptions.retry("s")
+            await asyncio.wait_for(standing.wait(), 30)
+    assert seen == [1]
+    async with Consumer(store, vhost) as consumer:
+        handler(consumer)
+        async with running(consumer):
+            await until(lambda: seen == [1, 2, 3, 4])
+            while await store.subscriptions.parked("s"):
+                await asyncio.sleep(0.01)  # between two looks
+    assert seen == [1, 2, 3, 4]

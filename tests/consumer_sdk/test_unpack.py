@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from trunkline_consumer.unpack import unpacked
-from trunkline_store import JsonSerializer
-from trunkline_store.read import from_message
-from trunkline_store.wire import BadMessage, Chain, StoredEvent, StoredLink, decode, encode
+from trunkline_store import JsonSerializer, RecordedEvent
+from trunkline_store.wire import BadMessage, Chain, ReceivedEvent, StoredEvent, StoredLink, decode, encode
 
 SERIALIZER = JsonSerializer()
 
@@ -30,13 +29,25 @@ def body(events: list[StoredEvent], content_type: str = "application/json") -> b
     return encode(events, Chain(0, 0, 0), store="s", history="h", content_type=content_type).body
 
 
+def one(event: ReceivedEvent, number: int) -> RecordedEvent:
+    """What an event of a message is, looked at by itself."""
+    assert event.payload is not None
+    return RecordedEvent(
+        event_id=event.id, event_number=number, stream=event.subject, stream_version=int(event.streamversion),
+        position=event.position, feed_position=event.feed_position, type=event.type,
+        _data=SERIALIZER.deserialize(event.payload, event.type), _metadata=event.metadata,
+        correlation_id=event.correlationid, causation_id=event.causationid, created_at=event.time,
+        size=len(event.payload) + len((event.metadata or "").encode()),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("by_version", [False, True])
 @pytest.mark.parametrize("make", [stored, linked])
 def test_a_message_is_unpacked_into_what_its_events_are(make: Callable[[int], StoredEvent], by_version: bool) -> None:
     """All at once they are the same as one by one, be they events or links, numbered by position or by version."""
     message = body([make(1025 + n) for n in range(3)])
     received = decode(message)
-    one_by_one = [from_message(e, e.feed_version if by_version else e.position, SERIALIZER) for e in received]
+    one_by_one = [one(e, e.feed_version if by_version else e.position) for e in received]
     found = unpacked(message, 0, SERIALIZER, by_version=by_version)
     assert found.events == one_by_one
     assert [event.size for event in found.events] == [event.size for event in one_by_one]

@@ -8,14 +8,14 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
+from trunkline_consumer.unpack import unpacked
 from trunkline_relay import Relay
 from trunkline_store import ANY_VERSION, EventData, EventStore, RecordedEvent, wire
-from trunkline_store.read import from_message
 
 
 def received(messages: list[AbstractIncomingMessage], store: EventStore) -> list[RecordedEvent]:
     """The events of a stream's messages, as its followers have them."""
-    return [from_message(e, e.feed_version, store.serializer) for m in messages for e in wire.decode(m.body)]
+    return [e for m in messages for e in unpacked(m.body, 0, store.serializer, by_version=True).events]
 
 
 def positions(message: AbstractIncomingMessage) -> list[int]:

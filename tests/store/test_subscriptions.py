@@ -200,18 +200,3 @@ async def test_a_checkpoint_never_goes_back(store: EventStore) -> None:
     lease = await own(store, number, uuid4())
     assert await checkpoint(store, number, lease, 3)
     assert (await store.subscriptions.get("a")).checkpoint == 5
-
-
-async def test_what_stands_first_of_its_key_can_be_retried(store: EventStore) -> None:
-    """An owner that ended after the head of a key, and before what waits behind it, does not leave it parked for good;
-    what waits behind another is not retried by itself."""
-    await store.fetch("INSERT INTO eventstore.subscriptions (name, feed, checkpoint) VALUES ('s', '$all', 0)")
-    await store.fetch("""
-        INSERT INTO eventstore.parked (subscription_id, first_position, last_position, stream, key, attempts)
-        SELECT subscription_id, n * 1024, n * 1024, 'a-1', key, 0
-        FROM eventstore.subscriptions, unnest(ARRAY['a', 'a', 'b', 'b']) WITH ORDINALITY AS k (key, n)""")
-    await store.subscriptions.retry("s")
-    wanted = await store.fetch(
-        "SELECT first_position / 1024 AS n FROM eventstore.parked WHERE wanted = 'retry' ORDER BY 1"
-    )
-    assert [row["n"] for row in wanted] == [1, 3]

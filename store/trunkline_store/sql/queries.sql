@@ -573,6 +573,16 @@ WHERE subscription_id = $1 AND first_position = $2
 -- name: unpark
 DELETE FROM @schema@.parked WHERE subscription_id = $1 AND first_position = $2
 
+-- name: still_parked
+SELECT wanted FROM @schema@.parked WHERE subscription_id = $1 AND first_position = $2
+
+-- name: want_next
+-- Of key $2, when the batch that all others waited for has gone: in the same transaction, so that whoever owns the
+-- subscription then goes on with the next one.
+UPDATE @schema@.parked SET wanted = 'retry'
+WHERE subscription_id = $1 AND wanted IS NULL
+  AND first_position = (SELECT min(first_position) FROM @schema@.parked WHERE subscription_id = $1 AND key = $2)
+
 -- name: parked_keys
 SELECT DISTINCT key FROM @schema@.parked WHERE subscription_id = $1 AND key IS NOT NULL
 
@@ -591,14 +601,10 @@ FROM @schema@.parked AS p JOIN @schema@.subscriptions AS s USING (subscription_i
 WHERE s.name = $1 ORDER BY p.first_position
 
 -- name: want_parked
--- $3: one batch, or all. Only what has failed is tried again, or stands first of its key: what waits behind goes with it,
--- in order. (It stands first without having failed where the owner ended between the two.)
+-- $3: one batch, or all. Only what has failed is tried again: what waits behind it goes with it, in order.
 UPDATE @schema@.parked AS p SET wanted = $2 FROM @schema@.subscriptions AS s
 WHERE s.subscription_id = p.subscription_id AND s.name = $1
-  AND ($2 = 'discard' OR p.attempts > 0 OR NOT EXISTS (
-        SELECT FROM @schema@.parked AS o WHERE o.subscription_id = p.subscription_id AND o.key = p.key
-            AND o.first_position < p.first_position))
-  AND ($3::bigint IS NULL OR p.first_position = $3::bigint)
+  AND ($2 = 'discard' OR p.attempts > 0) AND ($3::bigint IS NULL OR p.first_position = $3::bigint)
 RETURNING p.first_position
 
 -- name: see_subscription
