@@ -121,16 +121,23 @@ async def managed(settings: Settings) -> AsyncIterator[Vhost | None]:
     if where is None:
         yield None
         return
-    import httpx
-
     from trunkline_ops.management import Management
 
-    try:
+    with answering(where):
         async with Management(*where) as api:
             yield Vhost(api, settings.vhost())
+
+
+@contextmanager
+def answering(where: ManagementApi) -> Iterator[None]:
+    """Around questions to the management API: whatever goes wrong is raised as `BrokerUnavailable`, in words."""
+    import httpx
+
+    try:
+        yield
     except httpx.HTTPStatusError as error:
         raise BrokerUnavailable(f"{_refusal(where, error.response.status_code)} ({where.url})") from error
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # a TimeoutError is an OSError
         reason = str(error) or type(error).__name__
         raise BrokerUnavailable(f"RabbitMQ's management API cannot be reached: {reason} ({where.url})") from error
     except ValueError as error:

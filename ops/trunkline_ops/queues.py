@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
+from trunkline_ops.connect import answering
 from trunkline_ops.settings import Settings
 
 if TYPE_CHECKING:  # they take a quarter of a second, which only the relay has
@@ -20,11 +21,8 @@ _SECONDS: Final = 2.0
 @asynccontextmanager
 async def known_broker(settings: Settings) -> AsyncIterator[Broker]:
     """The broker of the settings, with links and numbers where TRUNKLINE_MANAGEMENT_URL is set."""
-    import httpx
-
     from trunkline_ops.management import Management
     from trunkline_relay.view import SUBSCRIPTIONS, Broker
-    from trunkline_store import BrokerUnavailable
     from trunkline_store.line import Depth
 
     vhost, login = settings.vhost(), settings.management()
@@ -34,16 +32,13 @@ async def known_broker(settings: Settings) -> AsyncIterator[Broker]:
     async with Management(*login) as management:
 
         async def ask(store: str) -> Mapping[str, Depth]:
-            try:
+            with answering(login):
                 async with asyncio.timeout(_SECONDS):
                     found = await management.queues_of(vhost, store, SUBSCRIPTIONS)
-            except httpx.HTTPStatusError as error:
-                code = error.response.status_code
-                refused = f"RabbitMQ's management API refuses {login.user} in {vhost} ({code}): tag it as monitoring"
-                raise BrokerUnavailable(refused) from error
-            except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError) as error:
-                raise BrokerUnavailable("RabbitMQ's management API does not answer") from error
-            return {each["name"]: _queue(each) for each in found}
+                try:
+                    return {each["name"]: _queue(each) for each in found}
+                except (KeyError, TypeError) as error:
+                    raise ValueError("of another shape") from error
 
         def _queue(each: Mapping[str, object]) -> Depth:
             ready, unacked, consumers = (

@@ -44,7 +44,7 @@ async def test_a_transaction_that_was_cancelled_anywhere_does_not_take_the_next_
         expected.append(1000 + turns)
         task = asyncio.create_task(write(sessions, -turns))
         for _ in range(turns // 4):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a step further
         await asyncio.sleep(0.0004 * (turns % 4))  # somewhere between two answers
         task.cancel()
         with suppress(asyncio.CancelledError):

@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from tests.tripwire import Tripwire
 from tests.whole.flow import QUICK
 from trunkline_consumer import Batch, Consumer, consumer, own, subscription
 from trunkline_consumer.follow import Follower
@@ -36,21 +37,6 @@ POINTS = {
     "at stop": 1,
 }
 """The way of a subscription's life, and at which time it is tripped there."""
-
-
-class Tripwire:
-    """Across the way, at one point of it."""
-
-    point = ""
-    times = 0
-
-    def at(self, point: str) -> None:
-        """Stands still, if this is the point."""
-        if point == self.point:
-            self.times -= 1
-            if self.times == 0:
-                print("tripped", flush=True)
-                sys.stdin.readline()
 
 
 wire = Tripwire()

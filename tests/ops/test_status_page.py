@@ -83,7 +83,7 @@ async def test_a_management_api_that_refuses_is_said(
     wrong = url._replace(netloc=f"nobody:{TOKEN}@{url.netloc}").geturl()
     with relay(database, vhost, management=wrong) as client:
         found = until(client, lambda found: found["looked_at"])
-        assert "refuses nobody" in found["line"][2]["says"]
+        assert "refuses user 'nobody'" in found["line"][2]["says"]
         assert found["subscriptions"][0]["name"] == "billing"
         assert TOKEN not in client.get("/status.json").text
 

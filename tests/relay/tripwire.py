@@ -11,27 +11,13 @@ from typing import Any
 
 import structlog
 
+from tests.tripwire import Tripwire
 from trunkline_relay import run
 from trunkline_relay.publish import Publisher
 from trunkline_relay.tail import Tail
 from trunkline_store import EventStore
 
 POINTS = ("before read", "after read", "after publish", "before confirm", "before record")
-
-
-class Tripwire:
-    """Across the way of the data, at one point of it."""
-
-    point = ""
-    times = 0
-
-    def at(self, point: str) -> None:
-        """Stands still, if this is the point."""
-        if point == self.point:
-            self.times -= 1
-            if self.times == 0:
-                print("tripped", flush=True)
-                sys.stdin.readline()
 
 
 wire = Tripwire()

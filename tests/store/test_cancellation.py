@@ -34,7 +34,7 @@ async def awaited(work: Work) -> int:
 
 async def turns(count: int) -> None:
     for _ in range(count):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a turn
 
 
 async def test_it_is_a_part_of_the_callers_task() -> None:
@@ -70,7 +70,7 @@ async def test_a_cancelled_caller_leaves_and_the_work_goes_on(when: int) -> None
             cancelled = caller.cancel()
         if turn in (2, 6):
             steps.pop(0)()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a turn
     if cancelled:
         with pytest.raises(asyncio.CancelledError):
             await caller

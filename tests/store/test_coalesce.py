@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -434,6 +434,9 @@ async def test_a_small_pool_is_not_used_up_by_held_streams(store: EventStore, da
             waiting = [asyncio.create_task(append(small, "held-0"))]
             await waits_for_a_lock(store)
             waiting.append(asyncio.create_task(append(small, "held-1")))
+            with suppress(TimeoutError):  # that it may have to wait for its turn is what keeps a connection free
+                async with asyncio.timeout(1):
+                    await waits_for_a_lock(store, 2)
             async with asyncio.timeout(10):
                 await asyncio.gather(*(append(small, f"free-{n}") for n in range(10)))
             assert not any(task.done() for task in waiting)
@@ -441,11 +444,13 @@ async def test_a_small_pool_is_not_used_up_by_held_streams(store: EventStore, da
 
 
 class Senders:
-    """What carries appends for a `Coalescer` of its own, in place of a database: each call takes its turns."""
+    """What carries appends for a `Coalescer` of its own, in place of a database: each call stands still where a test
+    has put a gate for its append, until the gate is opened."""
 
-    def __init__(self) -> None:
+    def __init__(self, *gates: tuple[str, int]) -> None:
         self.written: list[tuple[str, int]] = []
-        self.turns: dict[int, int] = {}  # of the call that carries this number; else one
+        self.begun: list[tuple[str, int]] = []  # the way, and the number
+        self.gates = {gate: asyncio.Event() for gate in gates}
         self.busy: set[int] = set()
         self.lost: set[int] = set()
         self.closed = False
@@ -455,26 +460,35 @@ class Senders:
         return self.sent(args) if args[2] in self.lost else None
 
     async def sent(self, args: list[Any]) -> Any:
-        await self.turn(args)
+        await self.carried("at once", args)
         raise StoreUnavailable("the connection was lost")
 
     async def one(self, args: list[Any]) -> Any:
         if self.closed:
             raise InvalidArgument("the store is not open")
-        await self.turn(args)
+        await self.carried("one", args)
         self.written.append((args[0], args[2]))
         return ("appended",)
 
     async def many(self, appends: Sequence[list[Any]]) -> Sequence[Any]:
         for args in appends:
-            await self.turn(args)
+            await self.carried("many", args)
         rows = [("busy" if args[2] in self.busy else "appended",) for args in appends]
         self.written += [(args[0], args[2]) for args, row in zip(appends, rows, strict=True) if row[0] == "appended"]
         return rows
 
-    async def turn(self, args: list[Any]) -> None:
-        for _ in range(self.turns.get(args[2], 1)):
-            await asyncio.sleep(0.001)  # as long as a call takes
+    async def carried(self, way: str, args: list[Any]) -> None:
+        self.begun.append((way, args[2]))
+        if (gate := self.gates.get((way, args[2]))) is not None:
+            await gate.wait()
+
+    async def stands_at(self, way: str, number: int) -> None:
+        async with asyncio.timeout(10):
+            while (way, number) not in self.begun:
+                await asyncio.sleep(0)  # until it has come so far
+
+    def open(self, way: str, number: int) -> None:
+        self.gates[way, number].set()
 
     def append(self, stream: str, number: int) -> asyncio.Task[Any]:
         return asyncio.create_task(self.coalescer.append([stream, -1, number, "E", "{}", *[None] * 5]))
@@ -484,42 +498,50 @@ class Senders:
 
 
 async def test_what_waited_before_a_stream_goes_alone_keeps_its_place() -> None:
-    """A second append waits, the first takes long and goes on alone, a third comes: they are written in their order."""
-    senders = Senders()
-    senders.turns = {1: 60}
+    """A second append waits, the first goes on alone for a while, a third comes: they are written in their order."""
+    senders = Senders(("one", 1))
     tasks = [senders.append("s", 1), senders.append("s", 2)]
-    await asyncio.sleep(0.002)  # the first is under way, the second waits
+    await senders.stands_at("one", 1)
     tasks.append(senders.append("s", 3))
-    await asyncio.sleep(0.02)  # the first is held up by now
-    tasks.append(senders.append("other", 9))
+    await asyncio.wait_for(senders.append("other", 9), 10)  # whom the first does not keep waiting
+    senders.open("one", 1)
     await asyncio.gather(*tasks)
     assert senders.of("s") == [1, 2, 3]
-    assert senders.written[0] == ("other", 9)
 
 
 async def test_the_order_of_a_stream_survives_two_calls_at_once() -> None:
-    """One of two overlapping calls finds a stream busy, while more of its appends wait: they come behind it."""
-    senders = Senders()
+    """One of two overlapping calls finds a stream busy, while more of its appends wait: they come behind it, also where
+    the other call ends meanwhile."""
+    senders = Senders(("one", 0), ("many", 1), ("many", 139), ("one", 1))
     senders.busy = {1}
     tasks = [senders.append("first", 0)]
-    await asyncio.sleep(0)
+    await senders.stands_at("one", 0)
     tasks += [senders.append("s", 1), *(senders.append(f"a-{n}", 100 + n) for n in range(40))]
-    senders.turns = {100 + n: 3 for n in range(20, 40)}
-    await asyncio.sleep(0.004)
+    await senders.stands_at("many", 1)
+    senders.open("one", 0)
+    await senders.stands_at("many", 139)  # two calls are under way
     tasks.append(senders.append("s", 2))
-    await asyncio.sleep(0.03)
+    await asyncio.sleep(0)  # it waits
+    senders.open("many", 1)
+    await senders.stands_at("one", 1)
     tasks.append(senders.append("s", 3))
+    await asyncio.sleep(0)  # it waits behind the one that goes alone
+    senders.open("many", 139)
+    await asyncio.wait_for(senders.append("later", 9), 10)  # the other call has ended, and looked at what waits
+    senders.open("one", 1)
     await asyncio.gather(*tasks)
     assert senders.of("s") == [1, 2, 3]
 
 
 async def test_an_append_whose_connection_was_lost_keeps_its_place() -> None:
     """It is tried again before those that came to its stream meanwhile."""
-    senders = Senders()
-    senders.lost, senders.turns = {1}, {1: 5}
+    senders = Senders(("at once", 1))
+    senders.lost = {1}
     tasks = [senders.append("s", 1)]
-    await asyncio.sleep(0.002)
+    await senders.stands_at("at once", 1)
     tasks += [senders.append("s", 2), senders.append("s", 3)]
+    await asyncio.sleep(0)  # they wait
+    senders.open("at once", 1)
     await asyncio.gather(*tasks)
     assert senders.of("s") == [1, 2, 3]
 
@@ -535,10 +557,12 @@ async def test_an_append_that_was_under_way_when_the_store_was_closed_may_be_the
 
 async def test_whoever_closes_at_the_same_time_waits_as_well() -> None:
     """Two waits for the last append both end with it."""
-    senders = Senders()
-    senders.lost, senders.turns = {1}, {1: 10}
+    senders = Senders(("at once", 1))
+    senders.lost = {1}
     task = senders.append("s", 1)
-    await asyncio.sleep(0.001)
-    async with asyncio.timeout(10):
-        await asyncio.gather(senders.coalescer.drain(), senders.coalescer.drain())
+    await senders.stands_at("at once", 1)
+    draining = [asyncio.create_task(senders.coalescer.drain()) for _ in range(2)]
+    await asyncio.sleep(0)  # both wait
+    senders.open("at once", 1)
+    await asyncio.wait_for(asyncio.gather(*draining), 10)
     assert await task == ("appended",)

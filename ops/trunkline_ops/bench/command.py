@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import asyncpg
 import typer
@@ -21,6 +20,7 @@ from trunkline_ops.bench.lab import SETTINGS, Lab
 from trunkline_ops.bench.report import as_markdown, as_table, noise, plot
 from trunkline_ops.bench.rounds import Effort, Measure
 from trunkline_ops.demo.processes import Died
+from trunkline_ops.program import run
 from trunkline_ops.servers import ServerError, postgres_server, rabbitmq_server
 from trunkline_store import TrunklineError
 
@@ -118,16 +118,4 @@ def _said(measure: Measure) -> str:
 
 def main() -> int:
     """Reads the command line, and returns the exit code: 2 for a mistake in it, 130 after Ctrl-C."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(bench)
-    try:
-        return int(app(prog_name="ops/bench", standalone_mode=False) or 0)
-    except typer.TyperException as error:
-        print(f"bench: {error.format_message()}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
-
-
-def _leave(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)  # as after Ctrl-C, whatever was begun is ended in good order
+    return run(bench, "ops/bench")

@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-import signal
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import asyncpg
 import httpx
@@ -17,6 +16,7 @@ from trunkline_ops.demo.processes import Died, Processes
 from trunkline_ops.demo.rooms import Rooms, fresh_rooms
 from trunkline_ops.demo.story import Story, environment
 from trunkline_ops.demo.watch import Scene, live_view, plain_lines
+from trunkline_ops.program import run
 from trunkline_ops.servers import PostgresServer, RabbitMQServer, ServerError, postgres_server, rabbitmq_server
 from trunkline_store import TrunklineError
 
@@ -107,17 +107,4 @@ def as_text(rooms: Rooms, title: str) -> str:
 
 def main() -> int:
     """Reads the command line, and returns the exit code: 2 for a mistake in it, 130 after Ctrl-C."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
-    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    app.command()(demo)
-    try:
-        return int(app(prog_name="ops/demo", standalone_mode=False) or 0)
-    except typer.TyperException as error:
-        print(f"demo: {error.format_message()}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
-
-
-def leave(number: int, _: object) -> NoReturn:
-    """For a signal that ends a program."""
-    raise SystemExit(128 + number)  # as after Ctrl-C, whatever was begun is ended in good order
+    return run(demo, "ops/demo")

@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import random
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ import httpx
 import typer
 from rich.console import Console
 
-from trunkline_ops.demo.command import as_table, leave
+from trunkline_ops.demo.command import as_table
 from trunkline_ops.demo.processes import Died
+from trunkline_ops.program import run
 from trunkline_ops.servers import PostgresServer, RabbitMQServer, ServerError, postgres_server, rabbitmq_server
 from trunkline_ops.soak.cast import Cast
 from trunkline_ops.soak.controls import CONTROLS
@@ -154,12 +154,4 @@ class Teller:
 
 def main() -> int:
     """Reads the command line, and returns the exit code: 2 for a mistake in it, 130 after Ctrl-C."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
-    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    app.command()(soak)
-    try:
-        return int(app(prog_name="ops/soak", standalone_mode=False) or 0)
-    except typer.TyperException as error:
-        print(f"soak: {error.format_message()}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
+    return run(soak, "ops/soak")
