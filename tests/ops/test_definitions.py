@@ -79,8 +79,8 @@ class Users:
 
 @pytest.fixture
 def users(vhost: str, rabbitmq: RabbitMQServer) -> Iterator[Users]:
-    """Imported into the vhost of the test. The users are the broker's, whatever the vhost: so one test has them at a time,
-    and they are removed at its end."""
+    """Imported into the vhost of the test. The users are the broker's, whatever the vhost: so one test has them at a
+    time, and they are removed at its end."""
     passwords: dict[User, str] = {user: secrets.token_urlsafe(12) for user in USERS}
     users = Users(vhost, passwords)
     hashes: dict[User, str] = {user: hashed(password) for user, password in passwords.items()}
