@@ -79,6 +79,11 @@ def is_one(args: Arguments) -> bool:
     return type(args[2]) is not list
 
 
+def query(args: Arguments) -> str:
+    """The name of the statement that takes them."""
+    return "append_one" if is_one(args) else "append"
+
+
 class StreamAppend(NamedTuple):
     """One part of `append_to_streams`."""
 

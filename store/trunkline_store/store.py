@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, Literal, Self
 from uuid import UUID
@@ -12,7 +12,6 @@ from uuid import UUID
 import asyncpg
 
 from trunkline_store import append, nudge, read, snapshots, streams
-from trunkline_store.coalesce import Coalescer
 from trunkline_store.connections import Connection, Connections
 from trunkline_store.context import span
 from trunkline_store.errors import (
@@ -43,6 +42,7 @@ from trunkline_store.migrate import latest
 from trunkline_store.names import check_store
 from trunkline_store.pages import Names, Pages
 from trunkline_store.queries import statements
+from trunkline_store.send import Sender
 from trunkline_store.serialize import JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
 from trunkline_store.streams import CategoryInfo, Page, SortBy, SortDir, StreamInfo
@@ -106,8 +106,7 @@ class EventStore:
                 **({"jit": "off"} if statement_cache_size else {}),
             },
         }
-        self._nudger = nudge.Nudger(self._nudge)
-        self._coalescer = Coalescer(self._send_at_once, self._send, self._send_many, connections=self.pool_size)
+        self._sender = Sender(self)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -171,8 +170,7 @@ class EventStore:
         pool = self._pool if self._own_pool else None
         try:
             async with asyncio.timeout(self.timeout if seconds is None else seconds):
-                await self._coalescer.drain()
-                await self._nudger.drain()
+                await self._sender.drain()
                 if pool is not None and self._connections is not None:
                     await self._connections.close()
                     await pool.close()
@@ -189,7 +187,7 @@ class EventStore:
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
         """A connection of the pool, in autocommit. Raises `OperationTimeout` where none gets free in time."""
-        connections = self._open_connections()
+        connections = self.open_connections()
         connection = await connections.take()
         try:
             yield connection
@@ -199,7 +197,13 @@ class EventStore:
         else:
             await connections.release(connection)
 
-    def _open_connections(self) -> Connections:
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, and not closed since."""
+        return self._connections is not None
+
+    def open_connections(self) -> Connections:
+        """Those of the open store. Raises `InvalidArgument` where it is not."""
         if self._connections is None:
             raise InvalidArgument("the store is not open: use `async with EventStore(…)`")
         return self._connections
@@ -239,7 +243,7 @@ class EventStore:
         else:
             with translated(self.schema):
                 await transaction.commit()
-            self._committed()
+            self._sender.committed()
 
     @property
     def has_sessions(self) -> bool:
@@ -250,7 +254,7 @@ class EventStore:
         """The rows of a statement in autocommit; after a lost connection it is asked again."""
         for last in (False, True):
             try:
-                async with self._open_connections().statement() as connection:
+                async with self.open_connections().statement() as connection:
                     with translated(self.schema):
                         rows: list[asyncpg.Record] = await connection.fetch(query, *args)
                         return rows
@@ -301,9 +305,9 @@ class EventStore:
         with span("append", stream=stream, events=len(events)):
             args = append.arguments(stream, expected_version, events, self.serializer, data_type=self.data_type)
             if connection is not None:
-                row = (await self._append(connection, stream, _append_query(args), args))[0]
+                row = (await self._sender.run(connection, stream, append.query(args), args))[0]
             else:
-                row = await self._coalescer.append(args)
+                row = await self._sender.coalesced(args)
             return append.outcome(stream, expected_version, row)
 
     async def append_to_streams(
@@ -330,13 +334,13 @@ class EventStore:
 
     async def _together(self, stream: str, args: list[Any], connection: Connection | None) -> list[asyncpg.Record]:
         if connection is not None:
-            return await self._append(connection, stream, "append_many", args)
+            return await self._sender.run(connection, stream, "append_many", args)
         for _ in range(DEADLOCK_TRIES):
             try:
-                return self._told(await self._send_again(stream, "append_many", args))
+                return await self._sender.send(stream, "append_many", args)
             except ConcurrencyFailure:
                 continue  # another transaction locked our streams in another order; nothing of ours is written
-        return self._told(await self._send_again(stream, "append_many", args))
+        return await self._sender.send(stream, "append_many", args)
 
     async def link_to_stream(
         self,
@@ -358,10 +362,10 @@ class EventStore:
             raise InvalidArgument("link_to_stream: an event stands twice in the list")
         args = [stream, int(expected_version), ids]
         if connection is not None:
-            rows = await self._append(connection, stream, "link", args)
+            rows = await self._sender.run(connection, stream, "link", args)
         else:
             async with self.acquire() as ours:
-                rows = self._told(await self._append(ours, stream, "link", args))
+                rows = self._sender.told(await self._sender.run(ours, stream, "link", args))
         return append.outcome(stream, expected_version, rows[0])
 
     async def delete_stream(
@@ -388,77 +392,7 @@ class EventStore:
         if status != "deleted":
             raise append.refusal(status, stream, expected_version, actual, None)
 
-    async def _append(
-        self, connection: Connection, stream: str, query: str, args: Sequence[Any]
-    ) -> list[asyncpg.Record]:
-        try:
-            with translated(self.schema):
-                rows: list[asyncpg.Record] = await connection.fetch(self.sql[query], *args)
-                return rows
-        except asyncpg.UniqueViolationError as error:
-            duplicate = append.violation(stream, error)
-            if duplicate is None:
-                raise
-            raise duplicate from error
-
-    async def _send_again(self, stream: str, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
-        for last in (False, True):
-            try:
-                async with self._open_connections().statement() as connection:
-                    return await self._append(connection, stream, query, args)
-            except StoreUnavailable:
-                if last or self._connections is None:
-                    raise
-        raise AssertionError
-
-    async def _send(self, args: list[Any]) -> asyncpg.Record:
-        return self._told(await self._send_again(args[0], _append_query(args), args))[0]
-
-    def _send_at_once(self, args: list[Any]) -> Coroutine[Any, Any, asyncpg.Record] | None:
-        """As `_send`, where a connection is at hand; it is tried once only."""
-        connections = self._open_connections()
-        connection = connections.at_hand()
-        return None if connection is None else self._send_with(connections, connection, args)
-
-    async def _send_with(
-        self, connections: Connections, connection: asyncpg.pool.PoolConnectionProxy, args: list[Any]
-    ) -> asyncpg.Record:
-        generation = connections.generation
-        try:
-            rows = await self._append(connection, args[0], _append_query(args), args)
-        except BaseException as error:
-            await connections.after(error, connection)
-            raise
-        await connections.done(connection, generation)
-        return self._told(rows)[0]
-
-    async def _send_many(self, appends: Sequence[list[Any]]) -> Sequence[asyncpg.Record]:
-        args = append.many_arguments(False, appends)
-        async with self._open_connections().statement() as connection:
-            rows = await self._append(connection, "", "append_many", args)
-        return self._told(rows)
-
     # --- wake-ups
-
-    def _told(self, rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
-        """The answers of appends that were committed, of which relays are told."""
-        for row in rows:
-            if row[0] == "appended":
-                self._committed()
-                break
-        return rows
-
-    def _committed(self) -> None:
-        if not self._pooler:
-            self._nudger.soon()
-
-    async def _nudge(self, anyway: bool) -> bool:
-        connections = self._open_connections()
-        if not (anyway or connections.spare):
-            return False
-        async with connections.statement() as connection:
-            await connection.fetch(self.sql["nudge"], nudge.channel(self.schema))
-        return True
 
     async def listen(self, wake: Callable[[], None]) -> None:
         """Calls `wake` whenever a process says that it has appended, and whenever that may have been missed, until it
@@ -705,10 +639,6 @@ class EventStore:
     async def delete_snapshot(self, source: str) -> None:
         """Removes the snapshot of a source, if there is one. Raises `Unavailable`."""
         await self._read(None, "delete_snapshot", source)
-
-
-def _append_query(args: append.Arguments) -> str:
-    return "append_one" if append.is_one(args) else "append"
 
 
 async def _end_session(connection: Connection) -> None:

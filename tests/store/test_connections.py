@@ -135,7 +135,7 @@ async def _is_at_work(store: EventStore) -> bool:
 async def test_nobody_takes_what_another_one_was_promised(database: str) -> None:
     """A connection that is given back belongs to whoever waited for it, also before he has come to take it."""
     async with EventStore(database, pool_size=1) as store:
-        ours = store._open_connections()
+        ours = store.open_connections()
         connection = await ours.take()
         waiting = asyncio.create_task(ours.take())
         await asyncio.sleep(0)  # it is waiting now

@@ -2,6 +2,7 @@
 
 promised.py          what the migrations and the roles' SQL promise: pure
 database_facts.py    facts.sql ──► facts of the database       database_checks.py    facts ──► findings: pure
+                                                               activity_checks.py    facts ──► findings: pure
 broker_facts.py      management API ──► facts of RabbitMQ      broker_checks.py      facts ──► findings: pure
 examine.py           all of it
 """

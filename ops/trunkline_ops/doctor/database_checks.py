@@ -1,14 +1,13 @@
-"""What of the database's facts is not as it should be. Pure."""
+"""What of the database's facts is not as it should be: server, schema, sequence, rights. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trunkline_ops.doctor.database_facts import DatabaseFacts, LeaseRow, StoreFacts, Transaction
+from trunkline_ops.doctor.activity_checks import leases, relay, subscriptions, transactions
+from trunkline_ops.doctor.database_facts import DatabaseFacts, StoreFacts
 from trunkline_ops.doctor.finding import Finding, note
 from trunkline_ops.doctor.promised import promise
-from trunkline_store.events import BLOCK
-from trunkline_store.overview import RELAY, Overview
 from trunkline_store.queries import for_store
 
 _OLDEST = 140000
@@ -18,16 +17,16 @@ _LOGIN_SETTINGS = ("idle_in_transaction_session_timeout", "tcp_user_timeout")
 def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
     """patience: seconds for which a transaction may be open, or a relay stand still, before that is a finding."""
     yield from _server(facts)
-    yield from _transactions(facts, patience)
+    yield from transactions(facts, patience)
     yield from _schema(facts)
     if facts.store is not None:
         yield from _sequence(facts, facts.store)
         yield from _objects(facts, facts.store)
         yield from _rights(facts, facts.store)
-        yield from _leases(facts.schema, facts.store)
+        yield from leases(facts.schema, facts.store)
         if facts.store.seen is not None:
-            yield from _relay(facts, facts.store, facts.store.seen, patience)
-            yield from _subscriptions(facts, facts.store, facts.store.seen)
+            yield from relay(facts, facts.store, facts.store.seen, patience)
+            yield from subscriptions(facts, facts.store, facts.store.seen)
         else:
             yield note(
                 "store-not-looked-at",
@@ -89,41 +88,6 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
             "how long others' transactions are open was not looked at",
             f'GRANT pg_read_all_stats TO "{server.login}"',
         )
-
-
-def _transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
-    for each in facts.transactions:
-        age = "" if each.seconds is None else f" for {each.seconds:.0f} s"
-        long = each.seconds is not None and each.seconds > patience
-        if each.prepared is not None and long:
-            quoted = each.prepared.replace("'", "''")
-            yield Finding(
-                "transaction-prepared",
-                f"transaction {each.prepared!r}",
-                f"prepared by {each.login}{age}, and neither committed nor rolled back",
-                "if it has appended, no reader gets past it; it also keeps VACUUM from its work, also after a restart",
-                f"COMMIT PREPARED '{quoted}' or ROLLBACK PREPARED '{quoted}'",
-            )
-        elif each.holds and (long or each.seconds is None):
-            yield Finding(
-                "transaction-holds",
-                _who(each),
-                f"it has appended, and is open{age}",
-                "relays and subscriptions do not get past it: nothing that was committed after it is delivered",
-                f"SELECT pg_terminate_backend({each.pid})",
-            )
-        elif long and (each.state or "").startswith("idle in transaction"):
-            yield Finding(
-                "transaction-idle",
-                _who(each),
-                f"it is open, and idle{age}",
-                "it keeps its locks, and VACUUM from its work: tables that are updated often grow, and get slow",
-                f"SELECT pg_terminate_backend({each.pid})",
-            )
-
-
-def _who(each: Transaction) -> str:
-    return f"process {each.pid} ({', '.join(part for part in (each.application, each.login) if part)})"
 
 
 def _schema(facts: DatabaseFacts) -> Iterator[Finding]:
@@ -309,130 +273,4 @@ def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
                 f"it has no {lacking[0]}",
                 "a transaction that its program forgets, or a host that vanishes, holds readers back for hours",
                 f"{roles} --login {login.login} --as {role}",
-            )
-
-
-def _leases(schema: str, store: StoreFacts) -> Iterator[Finding]:
-    for each in store.leases:
-        whose = "relay" if each.name == RELAY else f"subscription {each.subscription or each.name!r}"
-        if each.name != RELAY and each.name.startswith("subscription ") and each.subscription is None:
-            yield Finding(
-                "lease-orphan",
-                f"lease {each.name!r}",
-                "its subscription is not there",
-                "it does no harm, and shows that rows were deleted by hand",
-                f"DELETE FROM {schema}.leases WHERE name = '{each.name}'",  # noqa: S608 - shown, never run
-            )
-        elif each.left is not None and each.left > 2 * max(each.length, 1.0):
-            yield Finding(
-                "lease-future",
-                f"lease of the {whose}",
-                f"it runs out in {each.left:.0f} s, though it is one of {each.length:.0f} s",
-                "the clock of the database's host was set back; whoever is next takes it all the same",
-                "keep the clock with NTP; look who holds it: trunkline status",
-            )
-        elif each.left is not None and each.left < 0:
-            yield Finding("lease-dead", f"lease of the {whose}", _vanished(each), *_nobody(each))
-
-
-def _vanished(each: LeaseRow) -> str:
-    assert each.left is not None
-    return f"its owner has not renewed it for {each.length - each.left:.0f} s, and nobody has taken it over"
-
-
-def _nobody(each: LeaseRow) -> tuple[str, str]:
-    if each.name == RELAY:
-        return "it was killed, or cannot reach the database: nothing is published", "trunkline relay"
-    return (
-        "its process was killed, or cannot reach the database: its events wait",
-        f"start its program; if it is not wanted any more: trunkline subscriptions delete {each.subscription}",
-    )
-
-
-def _relay(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: float) -> Iterator[Finding]:
-    relay = seen.relay
-    if relay is None:
-        if seen.events:
-            yield note(
-                "relay-none",
-                facts.schema,
-                "no relay has ever run",
-                "nothing is published; subscriptions read from PostgreSQL all the same",
-                f"trunkline relay --schema {facts.schema}",
-            )
-        return
-    lease = next((each for each in store.leases if each.name == RELAY), None)
-    if relay.owner is None and relay.lag_events and (lease is None or lease.left is None):
-        yield Finding(
-            "relay-absent",
-            "relay",
-            f"none leads, and {relay.lag_events} events wait since {relay.lag_seconds:.0f} s",
-            "it was stopped and not started again: nothing is published",
-            f"trunkline relay --schema {facts.schema}",
-        )
-    still = (seen.at - relay.updated_at).total_seconds()
-    if relay.owner is not None and relay.lag_events and min(still, relay.lag_seconds) > patience:
-        yield Finding(
-            "relay-stalled",
-            "relay",
-            f"it leads, and stands at {relay.position} for {still:.0f} s, with {relay.lag_events} events ahead",
-            "the broker takes nothing (an alarm, a full queue that refuses), or the relay hangs",
-            "look at its log and at RabbitMQ's alarms: rabbitmq-diagnostics alarms; else start it anew",
-        )
-    last = _last(store)
-    if last is not None and relay.position > last:
-        yield Finding(
-            "relay-ahead",
-            "relay",
-            f"it is at {relay.position}, and no position above {last} was ever given",
-            "as after a restore of an older backup: what is appended now is not published, up to there",
-            f"stop the relays; UPDATE {facts.schema}.relays SET position = {seen.last_position}; "  # noqa: S608 - shown
-            "start them again",
-        )
-
-
-def _last(store: StoreFacts) -> int | None:
-    """The highest position that can have been given."""
-    if store.sequence is None or store.sequence.drawn is None:
-        return None
-    return max(store.sequence.drawn, store.used) * BLOCK + BLOCK - 1
-
-
-def _subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview) -> Iterator[Finding]:
-    last = _last(store)
-    dead = {each.subscription for each in store.leases if each.left is not None and each.left < 0}
-    for each in seen.subscriptions:
-        subject, schema = f"subscription {each.name!r}", f" --schema {facts.schema}"
-        if each.halted is not None:
-            yield Finding(
-                "subscription-halted",
-                subject,
-                f"its handler failed at what comes after {each.checkpoint}, and it has stopped",
-                f"nothing of it is handled until a person has looked: {each.halted[:200]}",
-                f"mend the handler and start its program again; the error: trunkline subscriptions show {each.name}"
-                f"{schema} --json",
-            )
-        elif each.owner is None and each.behind and each.name not in dead:
-            yield Finding(
-                "subscription-stopped",
-                subject,
-                f"nobody follows it, and {each.behind} events wait since {each.seconds_behind:.0f} s",
-                "its program was stopped and not started again",
-                f"start its program; if it is not wanted any more: trunkline subscriptions delete {each.name}{schema}",
-            )
-        if each.parked:
-            yield Finding(
-                "subscription-parked",
-                subject,
-                f"{each.parked} batches are parked",
-                "they could not be handled, or wait behind such a one; the rest goes on",
-                f"trunkline subscriptions parked {each.name}{schema}; then retry or discard them",
-            )
-        if last is not None and each.checkpoint > last:
-            yield Finding(
-                "checkpoint-ahead",
-                subject,
-                f"it is at {each.checkpoint}, and no position above {last} was ever given",
-                "as after a restore of an older backup: what is appended now is not handled, up to there",
-                f"trunkline subscriptions reset {each.name} --to {seen.last_position}{schema}",
             )
