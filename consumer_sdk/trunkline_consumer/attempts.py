@@ -59,6 +59,7 @@ class Attempts:
                 timeout=None,
                 wait_initial=handling.wait_initial,
                 wait_max=handling.wait_max,
+                wait_jitter=handling.wait_initial,
             ):
                 with again:
                     if failed is not None:

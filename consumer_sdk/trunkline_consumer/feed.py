@@ -10,8 +10,8 @@ import enum
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from trunkline_store import InvalidArgument, names
-from trunkline_store.events import MAX_CATEGORY_BYTES, category_of, check_stream, check_text
+from trunkline_store import names
+from trunkline_store.events import category_of, check_category, check_stream
 from trunkline_store.wire import Placement
 
 ALL: Final = "$all"
@@ -37,15 +37,20 @@ class Feed(NamedTuple):
     @classmethod
     def category(cls, category: str) -> Feed:
         """Raises `InvalidArgument`."""
-        check_text("category", category, MAX_CATEGORY_BYTES, InvalidArgument)
-        if "-" in category:
-            raise InvalidArgument(f"category {category!r}: a category ends before the first - of a stream's name")
-        return cls(Kind.CATEGORY, category)
+        return cls(Kind.CATEGORY, check_category(category))
 
     @classmethod
     def stream(cls, stream: str) -> Feed:
         """Its own events, and those linked into it. Raises `InvalidArgument`."""
         return cls(Kind.STREAM, check_stream(stream))
+
+    @classmethod
+    def of(cls, label: str) -> Feed:
+        """The feed that has this label. Raises `InvalidArgument`."""
+        if label == ALL:
+            return cls.all()
+        category = label.removeprefix(_CATEGORY)
+        return cls.stream(label) if category == label else cls.category(category)
 
     @property
     def label(self) -> str:

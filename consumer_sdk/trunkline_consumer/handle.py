@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Hashable
 from datetime import UTC, datetime
 
 from trunkline_consumer.attempts import Attempts, Exhausted, told
@@ -77,20 +76,20 @@ class Runner:
                         await self._claim.until_held()
                         continue
                     batch = self._tenure.take()
-                    self._lanes.add(_text(batch.key), batch)
+                    self._lanes.add(str(batch.key), batch)  # as it is kept: two that are written alike are one
                 while self._running < self._handling.concurrency and (found := self._lanes.take()) is not None:
                     self._running += 1
                     tasks.create_task(self._one(*found), name=f"handler of {self._claim.name}")
                 await self._free.wait()
 
-    async def _one(self, key: Hashable, work: Batch | Wanted) -> None:
+    async def _one(self, key: str, work: Batch | Wanted) -> None:
         try:
             if isinstance(work, Wanted):
                 await self._parking.do(work)
-            elif str(key) in self._parking.keys:
-                await self._park(work, 0, None, str(key))
+            elif key in self._parking.keys:
+                await self._park(work, 0, None, key)
             else:
-                await self._handle(work, str(key))
+                await self._handle(work, key)
         finally:
             self._running -= 1
             self._lanes.done(key)
@@ -141,8 +140,3 @@ class Runner:
         }
         await self._attempts.until_written(lambda: self._claim.halt(json.dumps(why)))
         raise SubscriptionHalted(self._claim.name, batch.unit.first, self._handling.attempts) from error
-
-
-def _text(key: Hashable) -> str:
-    """Keys are kept as text: two that are written alike count as one."""
-    return str(key)

@@ -7,7 +7,6 @@ that may go goes first.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -17,11 +16,11 @@ class Lanes(Generic[T]):
     """What waits, by key; and which keys are taken."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Hashable, deque[T]] = {}
-        self._ready: deque[Hashable] = deque()  # keys that wait and are not taken, by their oldest
-        self._taken: set[Hashable] = set()
+        self._waiting: dict[str, deque[T]] = {}
+        self._ready: deque[str] = deque()  # keys that wait and are not taken, by their oldest
+        self._taken: set[str] = set()
 
-    def add(self, key: Hashable, batch: T) -> None:
+    def add(self, key: str, batch: T) -> None:
         """It came last of all."""
         lane = self._waiting.get(key)
         if lane is not None:
@@ -31,7 +30,7 @@ class Lanes(Generic[T]):
         if key not in self._taken:
             self._ready.append(key)
 
-    def take(self) -> tuple[Hashable, T] | None:
+    def take(self) -> tuple[str, T] | None:
         """The next one, whose key is taken from now on; None while there is none."""
         if not self._ready:
             return None
@@ -43,7 +42,7 @@ class Lanes(Generic[T]):
         self._taken.add(key)
         return key, batch
 
-    def done(self, key: Hashable) -> None:
+    def done(self, key: str) -> None:
         """Its batch is no longer handled."""
         self._taken.discard(key)
         if key in self._waiting:

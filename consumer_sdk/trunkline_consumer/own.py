@@ -20,6 +20,7 @@ from trunkline_store import (
     EventStore,
     InvalidArgument,
     Start,
+    StreamNotFound,
     SubscriptionAlreadyExists,
     SubscriptionLost,
     Unavailable,
@@ -219,7 +220,8 @@ async def first_checkpoint(store: EventStore, feed: Feed, start: Start | int) ->
             return 0
         case Start.CURRENT:
             if feed.kind is Kind.STREAM:
-                await _not_deleted(store, feed.name)
+                with suppress(StreamNotFound):  # it may come
+                    await store.stream_info(feed.name)  # one that was deleted is an error
             return int(await store.fetchval(store.sql["last_feed_position"], await store.safe_position()))
     if feed.kind is not Kind.STREAM or start == 0:
         return start
@@ -227,13 +229,6 @@ async def first_checkpoint(store: EventStore, feed: Feed, start: Start | int) ->
     if position is None:
         raise InvalidArgument(f"start_from: stream {feed.name!r} has no version {start}")
     return position
-
-
-async def _not_deleted(store: EventStore, stream: str) -> None:
-    from trunkline_store import StreamNotFound
-
-    with suppress(StreamNotFound):  # it may come
-        await store.stream_info(stream)
 
 
 class NoClaim:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Final
 
@@ -19,7 +19,9 @@ from trunkline_consumer.options import Handler, Handling
 from trunkline_consumer.own import Claim
 from trunkline_consumer.replay import replay
 from trunkline_consumer.tenure import Tenure
+from trunkline_consumer.trace import processing
 from trunkline_store import EventStore, Unavailable
+from trunkline_store.connections import Connection
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -104,19 +106,17 @@ class Parking:
         async def attempt() -> None:
             if await self._claim.fetchrow("still_parked", work.first) is None:
                 return  # it was done already: it was told of twice, or the answer to a commit was lost
+            if not self._handling.tx:
+                await self._handle(batches)
             async with self._attempts.within(self._claim.transaction()) as connection:
-                if work.wanted != "discard":
-                    for batch in batches:
-                        if batch.error is not None:
-                            raise batch.error
-                        async with asyncio.timeout(self._handling.timeout):
-                            await (self._handler(batch, connection) if self._handling.tx else self._handler(batch))
+                if self._handling.tx:
+                    await self._handle(batches, connection)
                 await self._claim.guard(connection)
                 await self._claim.execute(connection, "unpark", work.first)
                 if leads:
                     await self._claim.execute(connection, "want_next", work.key)
 
-        batches = await self._read(work)
+        batches = [] if work.wanted == "discard" else await self._read(work)
         try:
             await self._attempts.tried(attempt)
         except Exhausted as failed:
@@ -128,6 +128,15 @@ class Parking:
                 )
             return False
         return True
+
+    async def _handle(self, batches: Iterable[Batch], *transaction: Connection) -> None:
+        for batch in batches:
+            if batch.error is not None:
+                raise batch.error
+            if not self._claim.held:
+                await self._claim.until_held()
+            async with processing(self._store, self._claim.name, batch), asyncio.timeout(self._handling.timeout):
+                await self._handler(batch, *transaction)
 
     async def _read(self, work: Wanted) -> list[Batch]:
         """The parked events from the store, as the handler would be given them."""

@@ -31,17 +31,18 @@ class Output:
         if self.as_json:
             self._write_json(json.dumps(facts, default=str).encode())
         else:
-            self._write(Text(sentence))
+            self._write(Text(visible(sentence)))
         self.flush()
 
     def paragraph(self, *parts: tuple[str, str], **facts: Any) -> None:
         """Some lines: parts with their styles, which are wrapped on a terminal; or the facts."""
+        shown = [("\n".join(map(visible, text.split("\n"))), style) for text, style in parts]
         if self.as_json:
             self._write_json(json.dumps(facts, default=str).encode())
         elif self._terminal is None:
-            sys.stdout.write("".join(text for text, _ in parts).rstrip() + "\n")
+            sys.stdout.write("".join(text for text, _ in shown).rstrip() + "\n")
         else:
-            self._terminal.print(Text.assemble(*parts))
+            self._terminal.print(Text.assemble(*shown))
         self.flush()
 
     def event(self, event: RecordedEvent) -> None:

@@ -2,7 +2,8 @@
 
 It is for tools: to draw the documentation, or to generate a consumer. The names in it are those that the relay uses,
 and a test holds it against what the relay publishes. AsyncAPI describes AMQP's exchanges and routing keys in its
-bindings; properties of a message have no place there but in its description.
+bindings; properties of a message have no place there but in its description. What later versions may add is not ruled
+out: consumers pass over what they do not know.
 https://www.asyncapi.com/docs/reference/specification/v3.0.0
 """
 
@@ -19,9 +20,10 @@ _BINDING: Final = "0.3.0"
 
 _ABOUT: Final = """\
 One message is one batch: events that were appended together, of one stream and with one correlation id, as a JSON array
-of CloudEvents. It comes at least once, in the order of the positions. Keep the last position that was handled: a batch
-whose `last_position` is not above it is a duplicate; one whose `previous_position` is above it (`previous_in_category`
-for a queue bound to a category, `previous_in_stream` for a stream) reveals a hole. Bindings by type have no chain.
+of CloudEvents. They come in the order of the positions, maybe more than once, and a queue may lose some. Keep the last
+position that was handled: a batch whose `last_position` is not above it is a duplicate; one whose `previous_position`
+is above it (`previous_in_category` for a queue bound to a category, `previous_in_stream` for a stream) reveals a hole.
+Bindings by type have no chain.
 
 The messages' properties: `message_id` is `<first>-<last position>`, `correlation_id` that of the events, `type` theirs
 if all have the same, `timestamp` the first one's in whole seconds (none before 1970), `app_id` `{app_id}`.
@@ -77,7 +79,11 @@ _EVENT: Final[dict[str, Any]] = {
     "source": {"type": "string", "format": "uri-reference", "description": "`/<store>/<stream>`, percent-encoded."},
     "subject": {**_TEXT, "description": "The stream to which the event was appended."},
     "type": {**_TEXT, "description": "What has happened."},
-    "time": {"type": "string", "format": "date-time", "description": "When it was appended, in UTC."},
+    "time": {
+        "type": "string",
+        "format": "date-time",
+        "description": "The event's `created_at`, in UTC: when it was appended, where it was not imported.",
+    },
     "datacontenttype": {**_TEXT, "description": "Of the data; one for all events of a store."},
     "data": {"description": "The data, where it is JSON: byte for byte what was appended."},
     "data_base64": {"type": "string", "contentEncoding": "base64", "description": "The data, where it is not JSON."},
@@ -150,7 +156,7 @@ def document(store: str) -> dict[str, Any]:
                 "title": "History, once more, to one queue",
                 "description": "What `trunkline replay --to QUEUE` sends, by the default exchange.",
                 "parameters": {"queue": {"description": "The queue, which its consumer has declared."}},
-                "messages": {"replay": {"$ref": "#/components/messages/replay"}},
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in ("replay", "replayedLinks")},
             },
         },
         "operations": {
@@ -166,6 +172,9 @@ def document(store: str) -> dict[str, Any]:
                 "batch": _message("A batch of events", store, {**_IN_ALL, **_IN_STREAM}, _CC, "event"),
                 "links": _message("A batch of links", store, {**_LINKED, **_IN_STREAM}, {}, "linkedEvent"),
                 "replay": _message("A batch of events, sent again", store, _REPLAYED, {}, "event"),
+                "replayedLinks": _message(
+                    "A batch of links, sent again", store, {**_LINKED, **_REPLAYED}, {}, "linkedEvent"
+                ),
             },
             "schemas": {
                 "event": _event("An event", {}),
@@ -189,7 +198,6 @@ def _message(title: str, store: str, required: dict[str, Any], optional: dict[st
             "type": "object",
             "properties": {**headers, **optional},
             "required": list(headers),
-            "additionalProperties": False,
         },
         "payload": {
             "type": "array",
@@ -210,5 +218,4 @@ def _event(title: str, more: dict[str, Any]) -> dict[str, Any]:
         "properties": properties,
         "required": [name for name in properties if name not in _OPTIONAL],
         "oneOf": [{"required": [name]} for name in ("data", "data_base64", "dataref")],
-        "additionalProperties": False,
     }

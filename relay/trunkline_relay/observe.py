@@ -12,8 +12,9 @@ from uuid import UUID
 import structlog
 
 from trunkline_relay.metrics import Metrics
-from trunkline_relay.status import Holder, Status
+from trunkline_relay.status import Status
 from trunkline_store import EventStore, TrunklineError
+from trunkline_store.overview import RELAY, OpenTransaction
 from trunkline_store.presence import process_name
 
 LOOK_SECONDS: Final = 1.5
@@ -23,14 +24,14 @@ HELD_SECONDS: Final = 10.0
 log = structlog.get_logger("trunkline.relay")
 
 
-async def observe(store: EventStore, name: str, owner: UUID, metrics: Metrics, status: Status) -> None:
-    """For ever; a standby says, too, that it is there. name: of the relay's row and lease. While the store cannot be
-    asked, `status` grows old, which it tells."""
+async def observe(store: EventStore, owner: UUID, metrics: Metrics, status: Status) -> None:
+    """For ever; a standby says, too, that it is there. While the store cannot be asked, `status` grows old, which it
+    tells."""
     watch = HolderWatch()
     while True:
         try:
             safe = await store.safe_position()
-            row = await store.fetchrow(store.sql["relay_lag"], safe, name)
+            row = await store.fetchrow(store.sql["relay_lag"], safe, RELAY)
             holder = watch.seen(await store.fetchrow(store.sql["holder"], safe), time.monotonic())
         except TrunklineError as error:  # the relay itself meets it too, and says so
             log.debug("not observed", error=str(error))
@@ -44,12 +45,13 @@ async def observe(store: EventStore, name: str, owner: UUID, metrics: Metrics, s
                 metrics.safe_position.set(safe)
             metrics.lag_events.set(events)
             metrics.lag_seconds.set(max(0.0, seconds))
-            metrics.holder_seconds.set(0.0 if holder is None else holder.age)
-            if holder is not None and watch.due(holder):
+            age = 0.0 if holder is None else holder.seconds or 0.0
+            metrics.holder_seconds.set(age)
+            if holder is not None and watch.due(age):
                 log.warning("readers held back by an open transaction", store=store.schema, **holder._asdict())
             if not status.leading:
                 with suppress(TrunklineError):  # of a database that is read-only, say
-                    await store.fetch(store.sql["stand_by"], name, owner, process_name())
+                    await store.fetch(store.sql["stand_by"], RELAY, owner, process_name())
         await asyncio.sleep(LOOK_SECONDS * random.uniform(0.9, 1.1))
 
 
@@ -61,8 +63,8 @@ class HolderWatch:
         self._since = 0.0
         self._next = HELD_SECONDS
 
-    def seen(self, row: Any | None, now: float) -> Holder | None:
-        """The holder that a row of the query tells of, or None. now: monotonic seconds."""
+    def seen(self, row: Any | None, now: float) -> OpenTransaction | None:
+        """The holder that a row of the query tells of, with its age, or None. now: monotonic seconds."""
         if row is None:
             self._who = None
             return None
@@ -70,11 +72,11 @@ class HolderWatch:
         if who != self._who:
             self._who, self._since, self._next = who, now, HELD_SECONDS
         age = now - self._since if row["age"] is None else row["age"]
-        return Holder(row["pid"], row["login"] or "", row["application"], row["prepared"], max(0.0, age))
+        return OpenTransaction(row["pid"], row["login"] or "", row["application"], row["prepared"], max(0.0, age))
 
-    def due(self, holder: Holder) -> bool:
-        """Whether it is to be logged now."""
-        if holder.age < self._next:
+    def due(self, age: float) -> bool:
+        """Whether a holder of this age is to be logged now."""
+        if age < self._next:
             return False
-        self._next = holder.age * 2
+        self._next = age * 2
         return True

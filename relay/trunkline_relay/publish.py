@@ -44,7 +44,7 @@ _NAMED: Final = 20
 
 log = structlog.get_logger("trunkline.relay")
 
-_BROKER_ERRORS: Final = (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError)
+BROKER_ERRORS: Final = (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError)
 
 
 class Refused(BrokerUnavailable):
@@ -105,7 +105,7 @@ class Publisher:
                 self._underlying = underlying
                 self._channel = await underlying.channel(publisher_confirms=True)
             obey_cancellation()
-        except _BROKER_ERRORS as error:
+        except BROKER_ERRORS as error:
             await self._close()
             obey_cancellation()
             raise _unavailable(error, self._url) from error
@@ -136,7 +136,7 @@ class Publisher:
             try:
                 async with asyncio.timeout(1):
                     await connection.close()
-            except _BROKER_ERRORS:
+            except BROKER_ERRORS:
                 pass  # it is gone, which is what was wanted
 
     async def publish(self, messages: Sequence[Message]) -> None:
@@ -176,7 +176,7 @@ class Publisher:
         drained.add_done_callback(lambda _: self._changed.set())
         try:
             await self._channel.write_queue.put(ChannelFrame(payload, False, drained))
-        except _BROKER_ERRORS as error:
+        except BROKER_ERRORS as error:
             raise BrokerUnavailable.because(error) from error
         while not drained.done():  # a socket that takes nothing has messages outstanding: they are watched
             await self._change()
@@ -256,7 +256,7 @@ class Publisher:
         try:
             async with asyncio.timeout(self._answer):
                 await self._channel.rpc(declare)
-        except _BROKER_ERRORS:
+        except BROKER_ERRORS:
             return False
         return True
 

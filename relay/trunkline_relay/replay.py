@@ -18,6 +18,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
+from trunkline_relay.publish import BROKER_ERRORS
 from trunkline_relay.tail import PAGE_BYTES, PAGE_EVENTS
 from trunkline_store import EventStore, InvalidArgument, QueueNotFound, StreamNotFound
 from trunkline_store.batch import Cutter, block_start
@@ -29,8 +30,6 @@ from trunkline_store.wire import CONTENT_TYPE, Message, StoredEvent, StoredLink,
 
 WINDOW: Final = 200
 PATIENCE_SECONDS: Final = 30.0
-
-_BROKER_ERRORS: Final = (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError)
 
 
 class _Page(NamedTuple):
@@ -138,7 +137,7 @@ class Replay:
             raise BrokerUnavailable(
                 f"RabbitMQ did not answer for {self._patience:g} s: it is blocked by an alarm, or stuck"
             ) from error
-        except _BROKER_ERRORS as error:
+        except BROKER_ERRORS as error:
             obey_cancellation()
             raise BrokerUnavailable.because(error) from error
         finally:
@@ -261,5 +260,5 @@ async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
     try:
         async with asyncio.timeout(2):
             await connection.close()
-    except _BROKER_ERRORS:
+    except BROKER_ERRORS:
         pass  # it is gone, which is what was wanted

@@ -28,8 +28,8 @@ from trunkline_store.errors import (
     Unavailable,
 )
 from trunkline_store.lease import Lease
+from trunkline_store.overview import RELAY
 
-LEASE_NAME: Final = "relay"
 LEASE_SECONDS: Final = 5.0
 WINDOW: Final = 1000
 PATIENCE_SECONDS: Final = 30.0
@@ -105,9 +105,7 @@ class Relay:
 
         Raises `StoreNotReady` where the schema does not fit, and `PermissionRefused`: that needs a person.
         """
-        watching = asyncio.create_task(
-            observe(self.store, LEASE_NAME, self.owner, self.metrics, self.status), name="relay observe"
-        )
+        watching = asyncio.create_task(observe(self.store, self.owner, self.metrics, self.status), name="relay observe")
         try:
             async with self._bounded(STOP_SECONDS + HAND_OVER_SECONDS):
                 await self._until_stopped()
@@ -120,7 +118,7 @@ class Relay:
         pause = _Pause()
         while not self._stop.is_set():
             try:
-                lease = await Lease.acquire(self.store, LEASE_NAME, self.owner, self._lease)
+                lease = await Lease.acquire(self.store, RELAY, self.owner, self._lease)
                 if lease is None:
                     log.debug("standby", owner=str(self.owner))
                     self.status.blame(None)
@@ -185,7 +183,7 @@ class Relay:
         start = self._start_from
         if start is None:
             start = int(await store.fetchval(store.sql["last_feed_position"], await store.safe_position()))
-        row = await store.fetchrow(store.sql["fence_relay"], LEASE_NAME, lease.owner, lease.epoch, start)
+        row = await store.fetchrow(store.sql["fence_relay"], RELAY, lease.owner, lease.epoch, start)
         if row is None:
             raise LeaseLost(lease.name)
         position: int = row["position"]
@@ -278,7 +276,7 @@ class Relay:
     async def _record_once(self, lease: Lease, position: int) -> None:
         row = await self.store.fetchrow(
             self.store.sql["record_relay"],
-            LEASE_NAME,
+            RELAY,
             lease.owner,
             lease.epoch,
             position,
@@ -313,7 +311,7 @@ class _Pause:
         return seconds * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        self._seconds, self._longest = PAUSE_SECONDS
+        self._seconds = PAUSE_SECONDS[0]
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from trunkline_store.overview import OpenTransaction
 
 STALLED_SECONDS: Final = 15.0
 """A leader that has something ahead, and has not moved for so long, makes no progress."""
@@ -13,16 +15,6 @@ UNSEEN_SECONDS: Final = 10.0
 """After which what was seen of the store says nothing any more."""
 _REMEMBERED: Final = 8
 """Looks, of which the rate of events is made: some ten seconds."""
-
-
-class Holder(NamedTuple):
-    """Whose open transaction, which has appended, holds the safe position back. pid: None if it is prepared."""
-
-    pid: int | None
-    login: str
-    application: str
-    prepared: str | None
-    age: float
 
 
 class Status:
@@ -35,7 +27,7 @@ class Status:
         self.leading = False
         self.failure: str | None = None
         """Why the relay of this store has ended, if it has; a person is needed."""
-        self.holder: Holder | None = None
+        self.holder: OpenTransaction | None = None
         self._stalled = stalled
         self._clock = clock
         self._fault: str | None = None
@@ -59,7 +51,7 @@ class Status:
         if fault is None:
             self.failure = None
 
-    def see(self, position: int, safe: int, events: int, seconds: float, holder: Holder | None) -> None:
+    def see(self, position: int, safe: int, events: int, seconds: float, holder: OpenTransaction | None) -> None:
         """What the store says: what is recorded, what can be read, how much and how old what lies between is."""
         now = self._clock()
         if position != self._facts["position"] or not events:

@@ -202,6 +202,14 @@ def check_stream(stream: str) -> str:
     return stream
 
 
+def check_category(category: str) -> str:
+    """Returns the name if it can be a category's, else raises `InvalidArgument`."""
+    check_text("category", category, MAX_CATEGORY_BYTES, InvalidArgument)
+    if "-" in category:
+        raise InvalidArgument(f"category {category!r}: a category ends before the first - of a stream's name")
+    return category
+
+
 def check_expected_version(expected: int) -> int:
     """Returns a version ≥ 0 or one of the three constants, else raises `InvalidArgument`."""
     if not isinstance(expected, int) or isinstance(expected, bool):

@@ -28,15 +28,14 @@ from trunkline_store.errors import (
     StreamNotFound,
 )
 from trunkline_store.events import (
-    MAX_CATEGORY_BYTES,
     Appended,
     EventData,
     ExpectedVersion,
     RecordedEvent,
+    check_category,
     check_expected_version,
     check_sequence,
     check_stream,
-    check_text,
 )
 from trunkline_store.migrate import latest
 from trunkline_store.names import check_store
@@ -508,7 +507,9 @@ class EventStore:
         self, category: str, *, start: int | None = None, count: int = 1000, connection: Connection | None = None
     ) -> list[RecordedEvent]:
         """As `read_all_streams_forward`, of the streams of one category only."""
-        return await self._read_all("read_category_forward", _start(start, 0), count, connection, _category(category))
+        return await self._read_all(
+            "read_category_forward", _start(start, 0), count, connection, check_category(category)
+        )
 
     async def _read_all(
         self, query: str, start: int, count: int, connection: Connection | None, *category: str
@@ -530,7 +531,7 @@ class EventStore:
         self, category: str, *, start: int | None = None, page: int = read.PAGE_EVENTS
     ) -> AsyncIterator[RecordedEvent]:
         """As `stream_all_forward`, of the streams of one category only."""
-        return self._stream_all(_start(start, 0), _count(page), _category(category))
+        return self._stream_all(_start(start, 0), _count(page), check_category(category))
 
     def pages(self, safe: int, count: int, category: str | None, *, history: str) -> Pages:
         """For those who follow: pages of all streams, or of a category, up to a safe position that was asked for
@@ -611,7 +612,7 @@ class EventStore:
         query = streams.sorted_query(self.sql["paginate_streams"], sort_by, sort_dir)
         if status not in (None, "created", "deleted"):
             raise InvalidArgument(f"status: {status!r} is neither created nor deleted")
-        only = None if category is None else _category(category), None if status is None else status == "deleted"
+        only = None if category is None else check_category(category), None if status is None else status == "deleted"
         rows = await self.fetch(query, search, page_size, page_size * (page_number - 1), *only)
         entries = [streams.info(row) for row in rows if row["stream"] is not None]
         return Page(entries, page_number, page_size, rows[0]["count"])
@@ -662,13 +663,6 @@ def _id_of(event: object) -> UUID:
     if not isinstance(event, RecordedEvent):
         raise InvalidArgument(f"a RecordedEvent or a UUID is needed, not {event!r}")
     return event.event_id
-
-
-def _category(category: str) -> str:
-    check_text("category", category, MAX_CATEGORY_BYTES, InvalidArgument)
-    if "-" in category:
-        raise InvalidArgument(f"category {category!r}: a category ends before the first - of a stream's name")
-    return category
 
 
 def _start(start: int | None, default: int) -> int:

@@ -245,6 +245,35 @@ async def test_what_is_parked_is_retried_and_discarded_one_by_one(store: EventSt
             assert seen == [1, 3]
 
 
+async def test_a_parked_batch_may_be_handled_for_longer_than_a_transaction_may_idle(
+    store: EventStore, vhost: str
+) -> None:
+    """Without tx, no transaction is open while the handler runs: retried, it has as much time as at first."""
+    mended = False
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("s", on_failure="park", attempts=1, options=QUICK, transaction_idle=0.3, lease=30.0)
+        async def handle(batch: Batch) -> None:
+            if not mended:
+                raise RuntimeError("poison")
+            await asyncio.sleep(1.0)  # the case
+
+        await append(store, 1)
+        async with running(consumer):
+            await until_parked(store, 1)
+            mended = True
+            await store.subscriptions.retry("s")
+            await until_parked(store, 0)
+            assert consumer.subscriptions[0].counts.retries == 0
+
+
+async def until_parked(store: EventStore, batches: int) -> None:
+    """So many are parked, of any subscription."""
+    async with asyncio.timeout(30):
+        while await store.fetchval("SELECT count(*) FROM eventstore.parked") != batches:
+            await asyncio.sleep(0.01)  # between two looks
+
+
 async def test_waiting_for_a_subscription_has_an_end(store: EventStore, vhost: str) -> None:
     """`wait_for` gives up after its seconds, and says of whom."""
     await append(store, 1)

@@ -32,6 +32,7 @@ from trunkline_ops.settings import Settings
 from trunkline_store import ANY_VERSION, EventData, EventStore
 from trunkline_store.lease import Lease
 from trunkline_store.migrate import initialise, latest
+from trunkline_store.presence import client_properties
 from trunkline_store.rights import Role
 from trunkline_store.roles import make_roles
 
@@ -500,6 +501,7 @@ async def test_a_broker_that_is_away_is_found(database: str, postgres: PostgresS
 # --- what takes a cluster, or a broken one: as facts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+RELAY = client_properties("eventstore relay")["connection_name"]
 PERMISSIONS = [Permission("relay", ".*", ".*", ".*")]
 
 
@@ -515,7 +517,7 @@ def facts(**changed: Any) -> BrokerFacts:
         "queues": [],
         "bindings": [],
         "permissions": PERMISSIONS,
-        "connections": [Connection("eventstore relay", "relay", "running")],
+        "connections": [Connection(RELAY, "relay", "running")],
         "nodes": [Node("rabbit@a", True, False, False, [])],
     }
     return BrokerFacts(**{**given, **changed})
@@ -537,8 +539,8 @@ def queue(**changed: Any) -> Queue:
         ({"nodes": [Node("rabbit@a", True, False, True, [])]}, {"alarm-disk"}),
         ({"nodes": [Node("rabbit@a", False, False, False, [])]}, {"node-down"}),
         ({"nodes": [Node("rabbit@a", True, False, False, ["rabbit@b"])]}, {"node-partitioned"}),
-        ({"connections": [Connection("eventstore relay", "relay", "blocked")]}, {"relay-blocked"}),
-        ({"connections": [Connection("other relay", "relay", "blocked")]}, set()),
+        ({"connections": [Connection(RELAY, "relay", "blocked")]}, {"relay-blocked"}),
+        ({"connections": [Connection("other relay (host:1)", "relay", "blocked")]}, set()),
         ({"queues": [queue(state="down")]}, {"queue-down"}),
         ({"queues": [queue(online=1)]}, {"queue-majority"}),
         ({"queues": [queue(online=2)]}, set()),

@@ -20,10 +20,13 @@ SCHEMA = json.loads((Path(__file__).parent / "asyncapi-3.0.0.json").read_text())
 
 
 def validator(part: str, message: str) -> Draft7Validator:
-    """For the headers or the payload of a message, as the document describes them."""
-    found = document("eventstore")
-    described = found["components"]["messages"][message][part]
-    return Draft7Validator({**described, "components": found["components"]})
+    """For the headers or the payload of a message, as the document describes them; and there is to be nothing else."""
+    found = document("eventstore")["components"]
+    headers = [each["headers"] for each in found["messages"].values()]
+    for described in (*headers, *found["schemas"].values()):
+        assert "additionalProperties" not in described, "consumers pass over what they do not know"
+        described["additionalProperties"] = False
+    return Draft7Validator({**found["messages"][message][part], "components": found})
 
 
 def problems(message: AbstractIncomingMessage, name: str) -> list[ValidationError]:
@@ -87,20 +90,25 @@ async def test_what_is_published_obeys_the_document(store: EventStore, database:
     async with queue(vhost) as channel:
         await Replay(store, vhost, QUEUE).run()
         replayed = await received(channel)
+        await Replay(store, vhost, QUEUE, stream="paid").run()
+        replayed_links = await received(channel)
     by_exchange = {
         name: [message for message in consumer.messages if message.exchange == name]
         for name in (exchange["name"], links["name"])
     }
     assert [len(found) for found in by_exchange.values()] == [3, 1]
-    assert len(replayed) == 3
-    for name, messages in (
-        ("batch", by_exchange[exchange["name"]]),
-        ("links", by_exchange[links["name"]]),
-        ("replay", replayed),
-    ):
+    assert (len(replayed), len(replayed_links)) == (3, 1)
+    published = {
+        "batch": by_exchange[exchange["name"]],
+        "links": by_exchange[links["name"]],
+        "replay": replayed,
+        "replayedLinks": replayed_links,
+    }
+    assert published.keys() == document("eventstore")["components"]["messages"].keys()
+    for name, messages in published.items():
         for message in messages:
             assert problems(message, name) == []
             assert message.app_id == app_id("eventstore")
-            for other in {"batch", "links", "replay"} - {name}:
+            for other in published.keys() - {name}:
                 assert problems(message, other), f"a {name} would also pass for a {other}"
     assert {"CC"} <= set(by_exchange[exchange["name"]][1].headers)

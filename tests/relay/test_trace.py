@@ -31,6 +31,32 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     provider.shutdown()
 
 
+async def test_a_parked_batch_has_a_span_when_it_is_handled_again(
+    store: EventStore, vhost: str, exporter: InMemorySpanExporter
+) -> None:
+    """Linked to the append, as the first attempt's was."""
+    mended = False
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("parked", on_failure="park", attempts=1, options=QUICK)
+        async def handle(batch: Batch) -> None:
+            if not mended:
+                raise RuntimeError("poison")
+
+        running = asyncio.create_task(consumer.run())
+        await append(store, "order-1", "Placed")
+        await until(lambda: named(exporter, "process parked") != [])
+        while await store.subscriptions.retry("parked") == 0:
+            await asyncio.sleep(0.01)  # until it is parked
+        mended = True
+        await until(lambda: len(named(exporter, "process parked")) == 2)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    failed, handled = named(exporter, "process parked")
+    assert (failed.status.status_code, handled.status.status_code) == (StatusCode.ERROR, StatusCode.UNSET)
+    assert handled.links[0].context == failed.links[0].context
+
+
 def named(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
     return [span for span in exporter.get_finished_spans() if span.name == name]
 

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
-import asyncpg
-
 from trunkline_ops.bench import drain, flow, leader
+from trunkline_ops.bench.bare import reads_of_all
 from trunkline_ops.bench.broker import bounded_queue, channel_to
-from trunkline_ops.bench.lab import QUERIES, Lab, connections
+from trunkline_ops.bench.lab import Lab, connections
 from trunkline_ops.bench.load import Run, nothing_to_collect, whole
 from trunkline_ops.bench.messages import messages_of
 from trunkline_ops.bench.raw import raw_publisher
@@ -89,7 +88,7 @@ async def _tail(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
         await room.fill(TAIL_EVENTS // 100 if effort.quick else TAIL_EVENTS)
         sides: dict[str, Side] = {"ours": lambda _: partial(_made, store)}
         for page in _PAGES:
-            sides[f"bare, pages of {page}"] = lambda _, page=page: partial(_bare_pages, bare, page)  # type: ignore[misc]
+            sides[f"bare, pages of {page}"] = reads_of_all(bare, page)
         runs = await interleaved(sides, effort, first=1, fixed=1)
     name = "tail, batch and encode, batches of 10"
     yield compared(name, "events/s", runs, target=TARGET_TAIL)._replace(p50_ms=None, p99_ms=None)
@@ -99,12 +98,4 @@ async def _made(store: EventStore) -> Run:
     begun, events = time.perf_counter(), 0
     async for messages in Tail(store, store.history, 0, 1).until(await store.safe_position()):
         events += sum(message.count for message in messages)
-    return whole(events, begun)
-
-
-async def _bare_pages(connection: asyncpg.Connection, page: int) -> Run:
-    begun, events, position = time.perf_counter(), 0, 0
-    while rows := await connection.fetch(QUERIES["floor_read_all"], position, page):
-        events += len(rows)
-        position = rows[-1][0]
     return whole(events, begun)

@@ -14,8 +14,8 @@ from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.settings import Settings
-from trunkline_store import EventStore, RecordedEvent
-from trunkline_store.events import category_of, check_stream
+from trunkline_store import EventStore, InvalidArgument, RecordedEvent
+from trunkline_store.events import category_of, check_category, check_stream
 
 _SCREEN: Final = 100
 """Events for a person who did not say how many."""
@@ -89,8 +89,11 @@ def tail(
         raise Misuse("--from and --last do not go together")
     if stream is not None:
         check_stream(stream)
-    if category is not None and (not category or "-" in category):
-        raise Misuse(f"--category {category!r}: a category ends before the first - of a stream's name")
+    if category is not None:
+        try:
+            check_category(category)
+        except InvalidArgument as error:
+            raise Misuse(f"--category: {error}") from None
 
     def wanted(event: RecordedEvent) -> bool:
         return (

@@ -1,6 +1,7 @@
 """`subscriptions`: what they are doing, and what an operator tells them. Their owners do it."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AsJson, Dsn, Schema
-from trunkline_ops.output import Output
+from trunkline_ops.output import Output, visible
 from trunkline_ops.settings import Settings
 from trunkline_store import CURRENT, ORIGIN, EventStore, Start, SubscriptionInfo
 
@@ -32,13 +33,15 @@ def _with_store(
     asyncio.run(run())
 
 
-def _show(output: Output, info: SubscriptionInfo) -> None:
-    facts = info._asdict() | {"state": info.state}
-    output.result(
+def _line(info: SubscriptionInfo) -> str:
+    return (
         f"{info.name}  {info.feed}  {info.state}  at {info.checkpoint}, {info.behind} events "
-        f"({info.seconds_behind:.1f} s) behind, {info.parked} parked",
-        **facts,
+        f"({info.seconds_behind:.1f} s) behind, {info.parked} parked"
     )
+
+
+def _facts(info: SubscriptionInfo) -> dict[str, Any]:
+    return info._asdict() | {"state": info.state}
 
 
 @subscriptions.command("list")
@@ -47,17 +50,25 @@ def list_all(dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) ->
 
     async def do(store: EventStore, output: Output) -> None:
         for info in await store.subscriptions.list():
-            _show(output, info)
+            output.result(_line(info), **_facts(info))
 
     _with_store(do, dsn, schema, as_json)
 
 
 @subscriptions.command()
 def show(name: Name, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
-    """One subscription."""
+    """One subscription, who follows it, and why its handler gave up if it did; --json has the traceback too."""
 
     async def do(store: EventStore, output: Output) -> None:
-        _show(output, await store.subscriptions.get(name))
+        info = await store.subscriptions.get(name)
+        more: list[tuple[str, str]] = []
+        if info.process is not None:
+            more.append((f"\n    its owner is {info.process}", "dim"))
+        if info.halted is not None:
+            why = json.loads(info.halted)
+            more.append((f"\n    its handler gave up at position {why['position']} ({why['at']}): ", ""))
+            more.append((visible(why["error"]), "red"))
+        output.paragraph((_line(info), ""), *more, **_facts(info))
 
     _with_store(do, dsn, schema, as_json)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-_COMMITTED = """
+COMMITTED = """
     SELECT count(*) AS committed, count(*) FILTER (WHERE position <= relay.confirmed) AS confirmed
     FROM eventstore.events, (SELECT coalesce(max(position), 0) AS confirmed FROM eventstore.relays) AS relay
 """
@@ -91,7 +91,7 @@ async def audit(
 ) -> Figures:
     """The figures, once everything has come to rest. `acknowledged` events were said to be committed to the writers."""
     await database.execute("ANALYZE eventstore.events, demo.subscriber_1, demo.subscriber_2")
-    store = await database.fetchrow(_COMMITTED)
+    store = await database.fetchrow(COMMITTED)
     subscribers = await database.fetch(_HANDLED)
     end_to_end = await database.fetchrow(_END_TO_END)
     assert store is not None

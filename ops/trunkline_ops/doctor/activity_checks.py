@@ -145,9 +145,9 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview) -> It
                 "subscription-halted",
                 subject,
                 f"its handler failed at what comes after {each.checkpoint}, and it has stopped",
-                f"nothing of it is handled until a person has looked: {each.halted[:200]}",
+                "nothing of it is handled until a person has looked",
                 f"mend the handler and start its program again; the error: trunkline subscriptions show {each.name}"
-                f"{schema} --json",
+                f"{schema}",
             )
         elif each.owner is None and each.behind and each.name not in dead:
             yield Finding(

@@ -235,7 +235,7 @@ def _subscriptions_queue(
             f"{_ctl(facts, 'clear_policy')} {queue.policy}, or give it a pattern that leaves ^{schema}\\. out",
         )
     try:
-        feed = _feed(subscription.feed)
+        feed = Feed.of(subscription.feed)
     except InvalidArgument:
         return  # of a newer version
     bound = {(each.exchange, each.key) for each in facts.bindings if each.queue == queue.name}
@@ -248,13 +248,6 @@ def _subscriptions_queue(
                 "nothing reaches it: its subscription reads from PostgreSQL, which is slower",
                 again,
             )
-
-
-def _feed(label: str) -> Feed:
-    if label == "$all":
-        return Feed.all()
-    category = label.removeprefix("$category-")
-    return Feed.stream(label) if category == label else Feed.category(category)
 
 
 def _plain_queue(facts: BrokerFacts, queue: Queue) -> Iterator[Finding]:
@@ -347,7 +340,7 @@ def _may(
 
 def _connections(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
     for each in facts.connections or ():
-        if each.state in ("blocked", "blocking") and each.name == f"{schema} relay":
+        if each.state in ("blocked", "blocking") and each.name.startswith(f"{schema} relay ("):
             yield Finding(
                 "relay-blocked",
                 f"connection {each.name!r}",

@@ -6,13 +6,9 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from trunkline_ops.demo.audit import COMMITTED
 from trunkline_ops.soak.plain import SUBSCRIBER
 from trunkline_store import EventStore
-
-_COMMITTED = """
-    SELECT count(*) AS committed, count(*) FILTER (WHERE position <= relay.confirmed) AS confirmed
-    FROM eventstore.events, (SELECT coalesce(max(position), 0) AS confirmed FROM eventstore.relays) AS relay
-"""
 
 _ACKNOWLEDGED = """
     SELECT count(*) FROM (SELECT DISTINCT generate_series(a.first, a.last) AS position
@@ -122,7 +118,7 @@ async def audit(
     """Once everything has come to rest. acknowledged: of each writer, first and last position of each append in turn.
     plain: whether there was a consumer without the SDK."""
     await store.fetch("ANALYZE eventstore.events, soak.effects")
-    row = await store.fetchrow(_COMMITTED)
+    row = await store.fetchrow(COMMITTED)
     assert row is not None
     committed, confirmed = row
     counts = dict.fromkeys(("lost", "out_of_order", "wrong_effects", "duplicates"), 0)

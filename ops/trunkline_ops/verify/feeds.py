@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
+from trunkline_consumer.feed import Feed as _Feed
+from trunkline_consumer.feed import Kind
 from trunkline_ops.verify.versions import NAMED
 
 
@@ -60,10 +62,11 @@ class Feeds:
 
     def add(self, feed: Feed, stream_id: int | None) -> None:
         """stream_id: of a feed that is one stream; None of one that is deleted, or not there yet."""
-        if feed.label == "$all":
+        kind, name = _Feed.of(feed.label)
+        if kind is Kind.ALL:
             self._all.append(feed)
-        elif feed.label.startswith("$category-"):
-            self._categories.setdefault(feed.label.removeprefix("$category-"), []).append(feed)
+        elif kind is Kind.CATEGORY:
+            self._categories.setdefault(name, []).append(feed)
         elif stream_id is not None:
             self._streams.setdefault(stream_id, []).append(feed)
 
