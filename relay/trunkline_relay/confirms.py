@@ -21,6 +21,14 @@ class Sent(NamedTuple):
     size: int
 
 
+class GivenUp(NamedTuple):
+    """So many messages, between two positions."""
+
+    first_position: int
+    last_position: int
+    messages: int
+
+
 class Window:
     """Outstanding confirms of one channel. Positions are those of the messages' last events, and only grow."""
 
@@ -31,6 +39,8 @@ class Window:
         """The lowest tag that the broker refused and that was not given up; the position never passes it."""
         self.bytes = 0
         """What is outstanding, on the wire."""
+        self.given_up: list[Sent] = []
+        """Messages that the position may pass though they were not confirmed, until they are `noted`."""
         self._next = 1
         self._outstanding: deque[Sent] = deque()
         self._settled: set[int] = set()
@@ -77,8 +87,20 @@ class Window:
             and sent.tag > self._acked_up_to
         ]
         self._settled.update(sent.tag for sent in gone)
+        self.given_up += gone
         self._advance()
         return gone
+
+    def passed(self, position: int) -> GivenUp | None:
+        """What was given up and not noted, of the messages up to a position."""
+        gone = [sent for sent in self.given_up if sent.position <= position]
+        if not gone:
+            return None
+        return GivenUp(min(sent.first_position for sent in gone), max(sent.position for sent in gone), len(gone))
+
+    def noted(self, position: int) -> None:
+        """What was given up to there is written down."""
+        self.given_up = [sent for sent in self.given_up if sent.position > position]
 
     def give_up_older(self, at: float) -> list[Sent]:
         """Gives up what was sent at that time or before, and is still outstanding."""

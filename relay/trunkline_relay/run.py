@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import structlog
 
+from trunkline_relay.confirms import Window
 from trunkline_relay.metrics import Metrics
 from trunkline_relay.observe import observe
 from trunkline_relay.patience import Patience
@@ -202,14 +203,14 @@ class Relay:
                     await _ended([recorder])
         except BrokerUnavailable as fault:
             self._allowed = 1 if isinstance(fault, Refused) else self._allowed
-            await self._record_once(lease, publisher.window.position)  # what was confirmed is not sent again
+            await self._record_once(lease, publisher.window)  # what was confirmed is not sent again
             raise
         except TimeoutError:
             if not self._stop.is_set():
                 raise
             if len(publisher.window):
                 log.warning("stopped before all was confirmed", outstanding=len(publisher.window))
-        await self._record_once(lease, publisher.window.position)
+        await self._record_once(lease, publisher.window)
 
     @asynccontextmanager
     async def _bounded(self, seconds: float) -> AsyncIterator[None]:
@@ -268,26 +269,26 @@ class Relay:
         while True:
             await publisher.beyond(position)
             await asyncio.sleep(RECORD_SECONDS)
-            position = publisher.window.position
-            await self._record_once(lease, position)
+            position = await self._record_once(lease, publisher.window)
             pause.reset()
             publisher.limit = self._allowed = min(self._window, self._allowed * 2)
 
-    async def _record_once(self, lease: Lease, position: int) -> None:
+    async def _record_once(self, lease: Lease, window: Window) -> int:
+        """Returns the position that was recorded."""
+        position = window.position
+        gone = window.passed(position)
         row = await self.store.fetchrow(
             self.store.sql["record_relay"],
-            RELAY,
-            lease.owner,
-            lease.epoch,
-            position,
-            self._safe,
-            self._history,
+            *(RELAY, lease.owner, lease.epoch, position, self._safe, self._history),
+            *(gone or (0, 0, 0)),
         )
         if row is None:
             if await self.store.fetchval(self.store.sql["history"]) != self._history:
                 raise _AnotherPast
             raise LeaseLost(lease.name)
+        window.noted(position)
         self.metrics.position.set(row["position"])
+        return position
 
     async def _until_woken(self, seconds: float) -> None:
         with suppress(TimeoutError):

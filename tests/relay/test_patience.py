@@ -1,12 +1,14 @@
 """A queue that refuses holds the others up for so long, and no longer."""
 
+from uuid import uuid4
+
 import aio_pika
 from prometheus_client import generate_latest
 from prometheus_client.samples import Sample
 
 from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
-from trunkline_relay.confirms import Window
+from trunkline_relay.confirms import GivenUp, Window
 from trunkline_relay.metrics import Registry
 from trunkline_relay.patience import Patience
 from trunkline_store import EventStore
@@ -37,6 +39,23 @@ def test_what_is_given_up_is_passed_and_a_late_confirm_of_it_changes_nothing() -
     assert (window.position, len(window)) == (50, 0)
 
 
+def test_what_was_given_up_is_told_with_the_position_that_passes_it() -> None:
+    """Not before: it would be sent again, by another relay. And once."""
+    window = Window(0)
+    for n in range(1, 6):
+        window.sent(n * 10 + 5, n * 10, "k")
+    window.give_up(2)
+    window.give_up(3)
+    window.give_up(5)
+    assert window.passed(window.position) is None
+    window.ack(1)
+    assert window.passed(window.position) == GivenUp(20, 35, 2)
+    window.noted(35)
+    assert window.passed(35) is None
+    window.ack(4)
+    assert window.passed(window.position) == GivenUp(50, 55, 1)
+
+
 async def test_a_queue_that_always_refuses_does_not_stop_the_others(
     store: EventStore, database: str, vhost: str
 ) -> None:
@@ -54,6 +73,28 @@ async def test_a_queue_that_always_refuses_does_not_stop_the_others(
     assert counted["trunkline_relay_skipped_total"] >= 25
     assert counted["trunkline_relay_refused_total"] > counted["trunkline_relay_skipped_total"]
     assert counted["trunkline_relay_position"] == positions[-1]
+    [(_, first, last, messages)] = await store.fetch(store.sql["given_up"], "relay")
+    assert (first, last) == (positions[2], positions[-2]), "the first message found room"
+    assert messages == counted["trunkline_relay_skipped_total"]
+
+
+async def test_what_was_given_up_is_counted_once_by_the_hour(store: EventStore) -> None:
+    """Written with the position, by the leader alone; where an answer was lost it is written again, and counted once."""
+    owner = uuid4()
+    assert await store.fetchval(store.sql["fence_relay"], "relay", owner, 1, 0) == 0
+
+    async def record(epoch: int, position: int, first: int, last: int, messages: int) -> None:
+        query = store.sql["record_relay"]
+        await store.fetch(query, "relay", owner, epoch, position, 0, store.history, first, last, messages)
+
+    await record(1, 40, 20, 30, 2)
+    await record(1, 40, 20, 30, 2)
+    await record(0, 70, 60, 70, 9)
+    await record(1, 90, 0, 0, 0)
+    await record(1, 99, 95, 97, 3)
+    rows = await store.fetch(store.sql["given_up"], "relay")
+    assert sum(row["messages"] for row in rows) == 5, "an hour may have begun meanwhile"
+    assert (rows[0]["first_position"], rows[-1]["last_position"]) == (20, 97)
 
 
 def samples(registry: Registry) -> list[Sample]:

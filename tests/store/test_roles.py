@@ -94,7 +94,7 @@ async def test_a_relay_leads_and_records(store: EventStore, logins: Logins) -> N
         safe, history = await relay.fetchrow(relay.sql["poll"]) or (0, "")
         assert len(await relay.fetch(relay.sql["relay_page"], 0, safe, 10, 10**6, 10**6)) == 1
         assert len(await relay.fetch(relay.sql["relay_page_barest"], 0, safe, 10, 10**6)) == 1
-        recorded = "relay", lease.owner, lease.epoch, last, safe, history
+        recorded = "relay", lease.owner, lease.epoch, last, safe, history, last, last, 1
         assert await relay.fetchval(relay.sql["record_relay"], *recorded) == last
         await lease.release()
         assert await Lease.acquire(relay, "relay", uuid4(), 5) is not None

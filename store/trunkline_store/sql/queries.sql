@@ -8,7 +8,7 @@ SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class AS c
 WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND (to_regclass('@schema@.blocks') IS NULL
        OR c.relname NOT IN ('schema_migrations', 'store', 'streams', 'events', 'links', 'leases', 'subscriptions',
-                            'relays', 'snapshots', 'parked', 'standbys'))
+                            'relays', 'snapshots', 'parked', 'standbys', 'given_up'))
 
 -- name: lock_schema
 -- Who makes, changes or removes a schema does it alone, until the end of the transaction. The class is "trkl".
@@ -443,10 +443,24 @@ ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, epoch = excluded.epoch 
 RETURNING position
 
 -- name: record_relay
--- Only the leader of this epoch, and only in the history in which the position was confirmed.
-UPDATE @schema@.relays
-SET position = greatest(position, $4), safe_position = greatest(safe_position, $5), updated_at = clock_timestamp()
-WHERE name = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $6 RETURNING position
+-- Only the leader of this epoch, and only in the history in which the position was confirmed. Of the messages up to there,
+-- $9 were given up since it was last recorded, from position $7 to $8; said again, they are not counted again.
+WITH moved AS (
+    UPDATE @schema@.relays
+    SET position = greatest(position, $4), safe_position = greatest(safe_position, $5), updated_at = clock_timestamp()
+    WHERE name = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $6 RETURNING position
+), noted AS (
+    INSERT INTO @schema@.given_up AS g (relay, hour, first_position, last_position, messages)
+    SELECT $1, date_trunc('hour', clock_timestamp(), 'UTC'), $7, $8, $9 FROM moved WHERE $9::bigint > 0
+    ON CONFLICT (relay, hour) DO UPDATE
+    SET last_position = excluded.last_position, messages = g.messages + excluded.messages
+    WHERE g.last_position < excluded.first_position
+)
+SELECT position FROM moved
+
+-- name: given_up
+-- What the relay $1 went on past, hour by hour.
+SELECT hour, first_position, last_position, messages FROM @schema@.given_up WHERE relay = $1 ORDER BY hour
 
 -- name: see_relay
 SELECT position, safe_position, owner, epoch, updated_at FROM @schema@.relays WHERE name = $1

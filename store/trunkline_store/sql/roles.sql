@@ -41,7 +41,7 @@ GRANT EXECUTE ON FUNCTION @schema@.safe_position_v1, @schema@.history_v1, @schem
 GRANT EXECUTE ON FUNCTION @schema@.append_v1, @schema@.append_one_v1, @schema@.append_many_v1, @schema@.link_v1, @schema@.delete_v1 TO @writer@;
 GRANT INSERT, UPDATE, DELETE ON @schema@.snapshots TO @writer@;
 
-GRANT INSERT, UPDATE ON @schema@.relays, @schema@.leases TO @relay@;
+GRANT INSERT, UPDATE ON @schema@.relays, @schema@.leases, @schema@.given_up TO @relay@;
 GRANT INSERT, UPDATE, DELETE ON @schema@.standbys TO @relay@;
 
 GRANT INSERT, UPDATE, DELETE ON @schema@.subscriptions, @schema@.leases, @schema@.parked TO @consumer@;
