@@ -1,4 +1,6 @@
-"""Attempts of a handler: again after failures, with a pause between. A database that is away is nobody's failure."""
+"""Attempts of a handler: again after failures, with a pause between. What a handler raises is its failure; a database
+that is away is nobody's.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +10,23 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
-import asyncpg
 import stamina
 
+from trunkline_consumer.batch import Batch
 from trunkline_consumer.follow import Counts
-from trunkline_consumer.options import Handling
+from trunkline_consumer.options import Handler, Handling
 from trunkline_consumer.own import BeginAgain, Claim
-from trunkline_store import EventStore, OperationTimeout, StoreUnavailable, SubscriptionLost
-from trunkline_store.connections import Connection, alive
+from trunkline_consumer.trace import processing
+from trunkline_store import EventStore, OperationTimeout, StoreUnavailable, SubscriptionLost, Unavailable
+from trunkline_store.connections import Connection, is_lost, is_read_only
 
 log = logging.getLogger("trunkline.consumer")
 
-_LOST: Final = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-)
-"""What a statement raises whose connection goes."""
+
+class Failed(Exception):
+    """The handler's own failure, which counts as an attempt; the cause is what it raised."""
 
 
 class Exhausted(Exception):
@@ -37,24 +36,24 @@ class Exhausted(Exception):
 class Attempts:
     """During one tenure."""
 
-    def __init__(self, store: EventStore, claim: Claim, handling: Handling, counts: Counts) -> None:
+    def __init__(self, store: EventStore, claim: Claim, handler: Handler, handling: Handling, counts: Counts) -> None:
         self._store = store
         self._claim = claim
+        self._handler = handler
         self._handling = handling
         self._counts = counts
 
-    async def tried(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        """As often as the handler was told. Raises `Exhausted`, `SubscriptionLost`, `BeginAgain`."""
+    async def handle(self, batch: Batch) -> None:
+        """As often as the handler was told. With `tx`, the batch is finished then. Raises `Exhausted`,
+        `SubscriptionLost`, `BeginAgain`."""
         handling = self._handling
         try:
-            return await self.until_written(attempt)
-        except (SubscriptionLost, BeginAgain):
-            raise
-        except Exception as error:  # noqa: BLE001 - the handler's: it counts as the first attempt
-            failed: Exception | None = error
+            return await self.until_written(lambda: self._attempt(batch))
+        except Failed as error:
+            failed: Failed | None = error
         try:
             async for again in stamina.retry_context(
-                on=_counts,
+                on=Failed,
                 attempts=handling.attempts,
                 timeout=None,
                 wait_initial=handling.wait_initial,
@@ -66,11 +65,9 @@ class Attempts:
                         first, failed = failed, None
                         raise first
                     self._counts.retries += 1
-                    await self.until_written(attempt)
-        except (SubscriptionLost, BeginAgain):
-            raise
-        except Exception as error:
-            raise Exhausted from error
+                    await self.until_written(lambda: self._attempt(batch))
+        except Failed as error:
+            raise Exhausted from error.__cause__
 
     async def until_written(self, do: Callable[[], Awaitable[None]]) -> None:
         """Waits for a database that is away."""
@@ -78,50 +75,89 @@ class Attempts:
         while True:
             try:
                 return await do()
-            except StoreUnavailable as error:
+            except Unavailable as error:
                 log.warning("subscription %s waits for the database: %s", self._claim.name, error)
             await asyncio.sleep(pause)
             pause = min(2.0, pause * 2)
 
+    async def _attempt(self, batch: Batch) -> None:
+        if batch.error is not None:
+            raise Failed(batch.error) from batch.error
+        if not self._claim.held:
+            await self._claim.until_held()
+        try:
+            async with processing(self._store, self._claim.name, batch):
+                if not self._handling.tx:
+                    return await self._call(batch)
+                async with self._within(batch.transaction()) as connection:
+                    await self._call(batch, connection)
+        except (Failed, Unavailable, SubscriptionLost, BeginAgain):
+            raise
+        except Exception as error:  # a constraint that is checked at the end, say
+            raise Failed(error) from error
+
+    async def _call(self, batch: Batch, *transaction: Connection) -> None:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._handling.timeout):
+                await self._handler(batch, *transaction)
+        except (SubscriptionLost, BeginAgain):
+            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Failed(error) from error  # what it waited for was cancelled by somebody else
+        except Exception as error:
+            if await self._away(error, time.monotonic() - began, *transaction):
+                raise StoreUnavailable(f"the database went away under a handler: {error}") from error
+            raise Failed(error) from error
+
+    async def _away(self, error: Exception, took: float, *transaction: Connection) -> bool:
+        """Whether that was no failure of the handler: its connection was lost, whatever the handler makes of it; or its
+        store, which may be another one, is not there, and neither is ours, or it was not. Raises `Unavailable`."""
+        if transaction and await is_lost(*transaction):
+            return True
+        if is_read_only(error):
+            return bool(await self._store.fetchval(self._store.sql["read_only"]))
+        if isinstance(error, StoreUnavailable | OperationTimeout):
+            return not self._claim.held or await self._started_within(took)
+        return False
+
     @asynccontextmanager
-    async def within(self, transaction: AbstractAsyncContextManager[Connection]) -> AsyncIterator[Connection]:
-        """A transaction for a handler. Whose connection is lost cannot go on, whatever the handler makes of it: that is
-        `StoreUnavailable`, and not its failure. Unless it left the transaction idle for too long, and the server ended
-        it: that is `OperationTimeout`."""
+    async def _within(self, transaction: AbstractAsyncContextManager[Connection]) -> AsyncIterator[Connection]:
+        """A transaction for a handler. If it left the transaction idle for too long, and the server ended it, that is
+        its failure."""
         began = time.monotonic()
         try:
             async with transaction as connection:
                 began = time.monotonic()
-                try:
-                    yield connection
-                except Exception as error:
-                    if not isinstance(error, StoreUnavailable) and (isinstance(error, _LOST) or not alive(connection)):
-                        raise StoreUnavailable(f"the transaction's connection was lost: {error}") from error
-                    raise
+                yield connection
         except StoreUnavailable as error:
             if await self._left_idle(time.monotonic() - began):
                 limit = self._claim.transaction_idle
-                raise OperationTimeout(
-                    f"the transaction waited over {limit:g} s (transaction_idle) between two statements, and was ended"
-                ) from error
+                idle = OperationTimeout(
+                    f"the transaction waited over {limit:g} s (transaction_idle) between two statements, and was ended:"
+                    f" {error}"
+                )
+                raise Failed(idle) from idle
             raise
 
     async def _left_idle(self, took: float) -> bool:
         """asyncpg knows only that the connection has gone; but if leases are renewed, and the server was not started
         since, the database has not."""
-        return (
-            took >= self._claim.transaction_idle
-            and self._claim.held
-            and not await self._store.fetchval(self._store.sql["started_within"], took)
-        )
+        return took >= self._claim.transaction_idle and self._claim.held and not await self._started_within(took)
+
+    async def _started_within(self, seconds: float) -> bool:
+        return bool(await self._store.fetchval(self._store.sql["started_within"], seconds))
 
 
 def told(error: BaseException) -> dict[str, Any]:
-    """What is kept of a failure, as text."""
+    """What is kept of a failure, as text that PostgreSQL takes."""
     text = "".join(traceback.format_exception(error))
-    return {"error": repr(error).replace("\0", ""), "traceback": text.replace("\0", "")[-20_000:]}
+    return {"error": storable(repr(error)), "traceback": storable(text)[-20_000:]}
 
 
-def _counts(error: BaseException) -> bool:
-    """A cancellation is nobody's failure, though it is shown to us too."""
-    return isinstance(error, Exception) and not isinstance(error, SubscriptionLost | BeginAgain)
+def storable(text: str) -> str:
+    """Without what PostgreSQL's text cannot hold: NUL, and lone surrogates."""
+    return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()

@@ -260,9 +260,10 @@ class Consumer:
             on_failure=on_failure,
             grace=grace,
         )
-        if tx and self._store.pool_size < 3:
+        if (tx or on_failure != "halt") and self._store.pool_size < 3:
+            what = "tx" if tx else on_failure
             raise InvalidArgument(
-                "tx: the store needs a pool_size of at least 3, for leases and reading go on meanwhile"
+                f"{what}: the store needs a pool_size of at least 3, to read and renew leases meanwhile"
             )
         if partition_by is None and (concurrency > 1 or on_failure == "park_key"):
             partition_by = by_stream

@@ -16,9 +16,8 @@ from trunkline_consumer.follow import Counts
 from trunkline_consumer.lanes import Lanes
 from trunkline_consumer.options import Handler, Handling
 from trunkline_consumer.own import Claim
-from trunkline_consumer.parked import Parking, Wanted
+from trunkline_consumer.parked import Parking, Wanted, lane
 from trunkline_consumer.tenure import Tenure
-from trunkline_consumer.trace import processing
 from trunkline_store import EventStore, RecordedEvent, SubscriptionHalted
 
 log = logging.getLogger("trunkline.consumer")
@@ -47,14 +46,12 @@ class Runner:
         counts: Counts,
     ) -> None:
         assert isinstance(tenure.claim, Claim)
-        self._store = store
-        self._handler = handler
         self._handling = handling
         self._tenure = tenure
         self._counts = counts
         self._claim = tenure.claim
-        self._attempts = Attempts(store, tenure.claim, handling, counts)
-        self._parking = Parking(store, feed, handler, handling, tenure, tenure.claim, self._attempts)
+        self._attempts = Attempts(store, tenure.claim, handler, handling, counts)
+        self._parking = Parking(store, feed, handling, tenure, tenure.claim, self._attempts)
         self._lanes: Lanes[Batch | Wanted] = Lanes()
         self._free = tenure.arrived  # the same bell for both: between looking and waiting nothing may ring unheard
         self._running = 0
@@ -76,7 +73,7 @@ class Runner:
                         await self._claim.until_held()
                         continue
                     batch = self._tenure.take()
-                    self._lanes.add(str(batch.key), batch)  # as it is kept: two that are written alike are one
+                    self._lanes.add(lane(batch), batch)
                 while self._running < self._handling.concurrency and (found := self._lanes.take()) is not None:
                     self._running += 1
                     tasks.create_task(self._one(*found), name=f"handler of {self._claim.name}")
@@ -95,13 +92,15 @@ class Runner:
             self._lanes.done(key)
             self._free.ring()
 
-    def _wanted(self, work: Wanted) -> None:
-        self._lanes.add(work.key if work.key is not None else f"parked {work.first}", work)
+    def _wanted(self, lane: str, wanted: Wanted) -> None:
+        self._lanes.add(lane, wanted)
         self._free.ring()
 
     async def _handle(self, batch: Batch, key: str) -> None:
         try:
-            await self._attempts.tried(lambda: self._attempt(batch))
+            await self._attempts.handle(batch)
+            if not self._handling.tx:
+                self._tenure.finished(batch.unit)
         except Exhausted as failed:
             error = failed.__cause__
             assert error is not None
@@ -112,21 +111,6 @@ class Runner:
                 self._parking.keys.add(wait_behind)
             log.error("subscription %s parks %r: %s", self._claim.name, batch, error)
             await self._park(batch, self._handling.attempts, error, wait_behind)
-
-    async def _attempt(self, batch: Batch) -> None:
-        if batch.error is not None:
-            raise batch.error
-        if not self._claim.held:
-            await self._claim.until_held()
-        async with processing(self._store, self._claim.name, batch):
-            if not self._handling.tx:
-                async with asyncio.timeout(self._handling.timeout):
-                    await self._handler(batch)
-                self._tenure.finished(batch.unit)
-            else:
-                async with self._attempts.within(batch.transaction()) as connection:
-                    async with asyncio.timeout(self._handling.timeout):
-                        await self._handler(batch, connection)
 
     async def _park(self, batch: Batch, attempts: int, error: BaseException | None, key: str | None) -> None:
         await self._attempts.until_written(lambda: self._parking.park(batch, attempts, error, key))

@@ -124,10 +124,15 @@ class Claim:
                 await self.ended()
                 raise SubscriptionLost(self.name)
 
-    async def execute(self, connection: Connection, query: str, *args: object) -> None:
-        """A statement about this subscription, in a transaction."""
+    async def execute(self, connection: Connection, query: str, *args: object) -> bool:
+        """A statement about this subscription, in a transaction. Returns whether it changed anything."""
         with translated(self._store.schema):
-            await connection.execute(self._store.sql[query], self._number, *args)
+            status: str = await connection.execute(self._store.sql[query], self._number, *args)
+        return not status.endswith(" 0")
+
+    async def fetch(self, query: str, *args: object) -> list[Any]:
+        """The rows of a question about this subscription."""
+        return await self._store.fetch(self._store.sql[query], self._number, *args)
 
     async def fetchrow(self, query: str, *args: object) -> Any:
         """The first row of a question about this subscription."""
@@ -249,3 +254,9 @@ class NoClaim:
 
     async def write(self, position: int) -> int:
         return position
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        raise InvalidArgument("a transient subscription keeps no checkpoint that a transaction could write")
+
+    async def finish(self, connection: Connection, unit: Unit) -> int | None:
+        raise NotImplementedError

@@ -6,20 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from contextlib import aclosing
-from typing import Final
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from typing import Final, NamedTuple
 
-import msgspec
-
-from trunkline_consumer.attempts import Attempts, Exhausted, told
+from trunkline_consumer.acks import Unit
+from trunkline_consumer.attempts import Attempts, Exhausted, storable, told
 from trunkline_consumer.batch import Batch
 from trunkline_consumer.feed import Feed
-from trunkline_consumer.options import Handler, Handling
-from trunkline_consumer.own import Claim
+from trunkline_consumer.options import Handling
+from trunkline_consumer.own import Claim, NoClaim
 from trunkline_consumer.replay import replay
 from trunkline_consumer.tenure import Tenure
-from trunkline_consumer.trace import processing
 from trunkline_store import EventStore, Unavailable
 from trunkline_store.connections import Connection
 
@@ -27,121 +25,148 @@ log = logging.getLogger("trunkline.consumer")
 
 LOOK_SECONDS: Final = 0.5
 """How often the owner looks for what an operator wants."""
+AT_ONCE: Final = 20
+"""Of what is wanted, so much waits for its turn at a time."""
 
 
-class Wanted(msgspec.Struct):
-    """What an operator wants done with a parked batch."""
+class Wanted(NamedTuple):
+    """A parked batch that an operator wants something done with. key: of those that wait behind it, if they do."""
 
     first: int
     last: int
     key: str | None
-    wanted: str | None
 
 
 class Parking:
     """The parked batches of a subscription, during one tenure. `keys`: those whose batches wait."""
 
     def __init__(
-        self,
-        store: EventStore,
-        feed: Feed,
-        handler: Handler,
-        handling: Handling,
-        tenure: Tenure,
-        claim: Claim,
-        attempts: Attempts,
+        self, store: EventStore, feed: Feed, handling: Handling, tenure: Tenure, claim: Claim, attempts: Attempts
     ) -> None:
         self.keys = set(claim.parked_keys)
         self._store = store
         self._feed = feed
-        self._handler = handler
         self._handling = handling
         self._tenure = tenure
         self._claim = claim
         self._attempts = attempts
         self._doing: set[int] = set()
+        self._look = asyncio.Event()
 
     async def park(self, batch: Batch, attempts: int, error: BaseException | None, key: str | None) -> None:
-        """In the transaction that also finishes it. Nothing is parked by somebody who is no longer the owner."""
+        """In the transaction that also finishes it, which nobody does who is no longer the owner."""
         why = {"error": None, "traceback": None} if error is None else told(error)
         unit = batch.unit
         async with batch.transaction() as connection:
-            await self._claim.guard(connection)
             await self._claim.execute(
                 connection, "park", unit.first, unit.last, batch.stream, key, attempts, why["error"], why["traceback"]
             )
 
-    async def look(self, found: Callable[[Wanted], None]) -> None:
-        """For ever. Tells of each wanted batch once, until it was done."""
+    async def look(self, found: Callable[[str, Wanted], None]) -> None:
+        """For ever. Tells of each wanted batch, until it was done, with the lane in which it is to be handled: that of
+        its key, so that nothing else of the key is handled meanwhile."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            try:
-                row = await self._claim.fetchrow("parked_wanted")
-            except Unavailable:
-                continue
-            if row is not None and row[0] not in self._doing:
-                self._doing.add(row[0])
-                found(Wanted(*row))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._look.wait()
+            self._look.clear()
+            with suppress(Unavailable):  # then later
+                room = AT_ONCE - len(self._doing)
+                for row in await self._claim.fetch("parked_wanted", [*self._doing], room):
+                    wanted = Wanted(*row)
+                    lane = wanted.key if wanted.key is not None else await self._lane(wanted)
+                    self._doing.add(wanted.first)
+                    found(lane, wanted)
 
-    async def do(self, work: Wanted) -> None:
-        """In its key's own lane: nothing else of the key is handled meanwhile. What waits behind the first of a key
-        follows: it is wanted as soon as that one is gone, so that the next owner goes on where this one ends."""
+    async def do(self, wanted: Wanted) -> None:
+        """Handles or forgets it. What waits behind the first of a key is wanted as soon as that one is gone, and then
+        told of in its turn, if need be to the next owner."""
         try:
-            head = None if work.key is None else await self._claim.fetchrow("parked_of_key", work.key)
-            leads = head is not None and head[0] == work.first  # what waits behind another is discarded by itself
-            next_one: Wanted | None = work
-            while next_one is not None and await self._gone(next_one, leads) and leads:
-                row = await self._claim.fetchrow("parked_of_key", work.key)
-                next_one = None if row is None else Wanted(*row)
-                if next_one is None:
-                    self.keys.discard(work.key)
-        except Unavailable as error:
-            log.warning("subscription %s: %s", self._claim.name, error)  # it is still wanted, and comes again
+            await self._attempts.until_written(lambda: self._do(wanted))
+            if wanted.key is not None:
+                await self._attempts.until_written(lambda: self._look_behind(str(wanted.key)))
         finally:
-            self._doing.discard(work.first)
+            self._doing.discard(wanted.first)
+            self._look.set()
 
-    async def _gone(self, work: Wanted, leads: bool) -> bool:
-        """Handles or discards it. Returns whether it is parked no longer."""
-
-        async def attempt() -> None:
-            if await self._claim.fetchrow("still_parked", work.first) is None:
-                return  # it was done already: it was told of twice, or the answer to a commit was lost
-            if not self._handling.tx:
-                await self._handle(batches)
-            async with self._attempts.within(self._claim.transaction()) as connection:
-                if self._handling.tx:
-                    await self._handle(batches, connection)
-                await self._claim.guard(connection)
-                await self._claim.execute(connection, "unpark", work.first)
-                if leads:
-                    await self._claim.execute(connection, "want_next", work.key)
-
-        batches = [] if work.wanted == "discard" else await self._read(work)
+    async def _do(self, wanted: Wanted) -> None:
+        row = await self._claim.fetchrow("still_parked", wanted.first)
+        if row is None:
+            return  # the answer to a commit was lost
+        batches = [] if row["wanted"] == "discard" else await self._read(wanted)
         try:
-            await self._attempts.tried(attempt)
+            for batch in batches:
+                await self._attempts.handle(batch)
         except Exhausted as failed:
             why = told(failed.__cause__ or failed)
-            async with self._claim.transaction() as connection:
-                await self._claim.guard(connection)
-                await self._claim.execute(
-                    connection, "park_again", work.first, self._handling.attempts, why["error"], why["traceback"]
-                )
-            return False
-        return True
+            again = wanted.first, self._handling.attempts, why["error"], why["traceback"]
+            await self._attempts.until_written(lambda: self._park_again(*again))
+            return
+        if not batches or not self._handling.tx:
+            await self._attempts.until_written(lambda: self._unpark(wanted))
 
-    async def _handle(self, batches: Iterable[Batch], *transaction: Connection) -> None:
-        for batch in batches:
-            if batch.error is not None:
-                raise batch.error
-            if not self._claim.held:
-                await self._claim.until_held()
-            async with processing(self._store, self._claim.name, batch), asyncio.timeout(self._handling.timeout):
-                await self._handler(batch, *transaction)
+    async def _park_again(self, first: int, attempts: int, error: str, traceback: str) -> None:
+        async with self._claim.transaction() as connection:
+            await self._claim.guard(connection)
+            await self._claim.execute(connection, "park_again", first, attempts, error, traceback)
 
-    async def _read(self, work: Wanted) -> list[Batch]:
+    async def _unpark(self, wanted: Wanted) -> None:
+        async with self._claim.transaction() as connection:
+            await unpark(self._claim, connection, wanted)
+
+    async def _look_behind(self, key: str) -> None:
+        """Whether anything of a key still waits is asked, not concluded: answers to commits may have been lost."""
+        if await self._claim.fetchrow("parked_of_key", key) is None:
+            self.keys.discard(key)
+
+    async def _lane(self, wanted: Wanted) -> str:
+        batches = await self._read(wanted)
+        return lane(batches[0]) if batches else f"parked {wanted.first}"
+
+    async def _read(self, wanted: Wanted) -> list[Batch]:
         """The parked events from the store, as the handler would be given them."""
-        shelf = self._tenure.shelf(work.first - 1)
-        async with aclosing(replay(self._store, self._feed, work.first - 1, work.last, self._claim.history)) as found:
+        shelved = Shelved(self._claim, wanted)
+        shelf = self._tenure.shelf(shelved)
+        begin = wanted.first - 1
+        async with aclosing(replay(self._store, self._feed, begin, wanted.last, self._claim.history)) as found:
             async for events in found:
                 shelf.deliver(events)
-        return list(shelf.ready)
+        batches = [shelf.take() for _ in range(len(shelf.ready))]
+        if batches:
+            shelved.last = batches[-1].unit.last
+        return batches
+
+
+class Shelved(NoClaim):
+    """What the batches of a parked range are finished with: the row goes, in the same transaction."""
+
+    def __init__(self, claim: Claim, wanted: Wanted) -> None:
+        super().__init__(claim.name, claim.history, wanted.first - 1)
+        self.last = wanted.last
+        """Of the last batch that is made of it: there may be several by now."""
+        self._claim = claim
+        self._wanted = wanted
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        return self._claim.transaction()
+
+    async def finish(self, connection: Connection, unit: Unit) -> int | None:
+        """As `Claim.finish`; with the last batch, it is done."""
+        if unit.last < self.last:
+            return unit.last
+        return unit.last if await unpark(self._claim, connection, self._wanted) else None
+
+
+async def unpark(claim: Claim, connection: Connection, wanted: Wanted) -> bool:
+    """In a transaction: it is parked no longer, and if it was the first of a key, the next one is wanted. Returns False
+    where it was done before. Raises as `Claim.guard`."""
+    await claim.guard(connection)
+    gone = await claim.execute(connection, "unpark", wanted.first)
+    if gone and wanted.key is not None:
+        await claim.execute(connection, "want_next", wanted.key, wanted.first)
+    return gone
+
+
+def lane(batch: Batch) -> str:
+    """The batch's key as text, as it is kept: two that are written alike count as one."""
+    return storable(str(batch.key))

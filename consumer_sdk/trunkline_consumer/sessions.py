@@ -17,11 +17,9 @@ import asyncpg
 from trunkline_consumer.bell import Bell
 from trunkline_store import EventStore
 from trunkline_store.connections import Connection, alive
-from trunkline_store.translate import translated
+from trunkline_store.translate import STATEMENT_ERRORS, translated
 
 KEPT_SECONDS: Final = 0.2
-
-_LOST: Final = (asyncpg.InterfaceError, asyncpg.PostgresError, OSError, TimeoutError)
 
 
 class _Session(NamedTuple):
@@ -95,7 +93,7 @@ class Sessions:
                 await self._give_back(session)
                 return
             await connection.execute(f"{connection.get_reset_query()}\n{_limits('SET', limit)}")
-        except _LOST:
+        except STATEMENT_ERRORS:
             _terminate(connection)
             await self._give_back(session)
             return
@@ -109,10 +107,10 @@ class Sessions:
             try:
                 if self._store.has_sessions and alive(session.connection):
                     await session.connection.reset()
-            except _LOST:
+            except STATEMENT_ERRORS:
                 _terminate(session.connection)
             finally:
-                with suppress(*_LOST):
+                with suppress(*STATEMENT_ERRORS):
                     await session.stack.aclose()
         finally:
             self._one_more()

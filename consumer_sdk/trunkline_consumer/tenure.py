@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from trunkline_consumer.acks import AckMap, Unit
@@ -21,6 +22,7 @@ from trunkline_consumer.options import Options
 from trunkline_consumer.own import Claim, NoClaim
 from trunkline_store import InvalidArgument, RecordedEvent, SubscriptionLost, UnexpectedAck
 from trunkline_store.connections import Connection
+from trunkline_store.store import MAX_POSITION
 
 
 class Shape(NamedTuple):
@@ -63,11 +65,12 @@ class Tenure:
         self._handed_out = claim.checkpoint
         self._before = list(claim.finished)
 
-    def shelf(self, after: int) -> Tenure:
-        """Where batches are made of events that are read again; nothing of it is a part of this tenure."""
-        return Tenure(
-            NoClaim(self.claim.name, self.claim.history, after), self._feed, self._options, self._shape, Bell()
-        )
+    def shelf(self, claim: NoClaim) -> Tenure:
+        """Where batches are made of events that are read again; nothing of it is a part of this tenure, and acks wait
+        for nothing."""
+        shelf = Tenure(claim, self._feed, self._options, self._shape, Bell())
+        shelf.durable = MAX_POSITION
+        return shelf
 
     # --- in
 
@@ -80,9 +83,15 @@ class Tenure:
     def deliver(self, events: Sequence[RecordedEvent]) -> None:
         """Hands over a batch, as it was cut, of events above `delivered`."""
         last = events[-1].feed_position
-        chosen: Sequence[RecordedEvent] = events
-        if self._before:
-            chosen = [event for event in events if not self._was_finished(event.feed_position)]
+        for run in self._unfinished(events) if self._before else (events,):
+            self._offer(run)
+        self.delivered = last
+        if self.acks.end < last:
+            self.acks.filtered(last)
+            self.hold_nothing_up()
+
+    def _offer(self, chosen: Sequence[RecordedEvent]) -> None:
+        """What of these is wanted, in units that hold nothing else."""
         selector, partition_by = self._shape.selector, self._shape.partition_by
         keys: Sequence[Hashable] = ()  # one for each event, if they may differ
         key: Hashable = None
@@ -94,8 +103,7 @@ class Tenure:
                 keys = [partition_by(event) for event in chosen]
                 hash(tuple(keys))
         except Exception as raised:  # noqa: BLE001 - the application's: it is an error of this batch alone
-            error, keys, key = raised, (), events[0].stream
-        self.delivered = last
+            error, keys, key = raised, (), chosen[0].stream
         begin = 0
         for end in range(1, len(keys)):
             if keys[end] != keys[begin]:
@@ -103,9 +111,6 @@ class Tenure:
                 begin = end
         if chosen:
             self._ready(chosen[begin:] if begin else chosen, keys[begin] if keys else key, error)
-        if self.acks.end < last:
-            self.acks.filtered(last)
-            self.hold_nothing_up()
 
     def _ready(self, events: Sequence[RecordedEvent], key: Hashable, error: Exception | None) -> None:
         values: Sequence[Any] = events
@@ -123,6 +128,13 @@ class Tenure:
         stream = self._feed.name if self._feed.kind is Kind.STREAM else events[0].stream
         self.ready.append(Batch(events, values, stream=stream, key=key, tenure=self, unit=unit, error=error))
         self.arrived.ring()
+
+    def _unfinished(self, events: Sequence[RecordedEvent]) -> Iterator[Sequence[RecordedEvent]]:
+        """Runs of events that no predecessor has finished: a unit that spanned one that is would be parked, and handled
+        again, with it."""
+        for finished, run in groupby(events, key=lambda event: self._was_finished(event.feed_position)):
+            if not finished:
+                yield list(run)
 
     def _was_finished(self, position: int) -> bool:
         """By a predecessor, above its checkpoint."""
@@ -191,8 +203,6 @@ class Tenure:
     async def transaction(self, batch: Batch) -> AsyncIterator[Connection]:
         """See `Batch.transaction`."""
         claim = self.claim
-        if isinstance(claim, NoClaim):
-            raise InvalidArgument("a transient subscription keeps no checkpoint that a transaction could write")
         checkpoint: int | None = None
         if self._is_over():
             raise SubscriptionLost(claim.name, "has begun again")

@@ -18,7 +18,7 @@ from typing import Any, Final
 import asyncpg
 
 from trunkline_store.errors import OperationTimeout
-from trunkline_store.translate import translated
+from trunkline_store.translate import STATEMENT_ERRORS, translated
 
 KEPT_SECONDS: Final = 5.0
 
@@ -133,7 +133,7 @@ class Connections:
     async def release(self, connection: asyncpg.pool.PoolConnectionProxy) -> None:
         """Gives it back to the pool, which ends what is still under way in it."""
         try:
-            with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):  # asyncpg has terminated it then
+            with suppress(*STATEMENT_ERRORS):  # asyncpg has terminated it then
                 await self._pool.release(connection)
         finally:
             if self.own:
@@ -188,6 +188,20 @@ def alive(connection: Connection) -> bool:
         return not connection.is_closed()
     except asyncpg.InterfaceError:  # it was lost, and the pool has taken it back
         return False
+
+
+async def is_lost(connection: Connection) -> bool:
+    """Whether a transaction's connection has gone. That is asked: what a statement raised may come before the loss is
+    known, or be the application's own mistake."""
+    try:
+        await connection.execute("SELECT")
+    except asyncpg.InFailedSQLTransactionError:
+        return False
+    except asyncpg.InterfaceError:
+        return not alive(connection)  # or another statement is still under way in it
+    except STATEMENT_ERRORS:
+        return True
+    return False
 
 
 class Statement:

@@ -14,6 +14,8 @@ from typing import Final
 
 import asyncpg
 
+from trunkline_store.translate import STATEMENT_ERRORS
+
 NUDGE_SECONDS: Final = 0.05
 """Between two nudges of one process, at least. Whoever has been woken looks every few milliseconds by itself while
 events come; at ten times as many nudges a lone writer was a fifth slower."""
@@ -84,7 +86,7 @@ async def listen(connect: Callable[[], Awaitable[asyncpg.Connection]], schema: s
     shortest, longest = RETRY_SECONDS
     pause = shortest
     while True:
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        with suppress(*STATEMENT_ERRORS):
             connection = await connect()
             try:
                 gone = asyncio.Event()
@@ -107,5 +109,5 @@ async def listen(connect: Callable[[], Awaitable[asyncpg.Connection]], schema: s
 async def _closed(connection: asyncpg.Connection) -> None:
     try:
         await connection.close(timeout=1)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    except STATEMENT_ERRORS:
         connection.terminate()

@@ -46,7 +46,7 @@ from trunkline_store.serialize import JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
 from trunkline_store.streams import CategoryInfo, Page, SortBy, SortDir, StreamInfo
 from trunkline_store.subscriptions import Subscriptions
-from trunkline_store.translate import dsn_checked, translated
+from trunkline_store.translate import STATEMENT_ERRORS, dsn_checked, translated
 
 MAX_POSITION: Final = 2**63 - 1
 DEADLOCK_TRIES: Final = 5
@@ -236,7 +236,7 @@ class EventStore:
         try:
             yield
         except BaseException:
-            with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError, TimeoutError):
+            with suppress(*STATEMENT_ERRORS):
                 await transaction.rollback()  # of a connection that is lost, the server does it
             raise
         else:
@@ -648,7 +648,9 @@ async def _end_session(connection: Connection) -> None:
     with suppress(asyncpg.InterfaceError):
         try:
             await connection.reset()
-        except (asyncpg.PostgresError, OSError, TimeoutError):
+        except asyncpg.InterfaceError:
+            raise
+        except STATEMENT_ERRORS:
             connection.terminate()
         except BaseException:
             connection.terminate()  # cancelled: nobody may find what was set in it

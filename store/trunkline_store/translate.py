@@ -24,6 +24,9 @@ from trunkline_store.errors import (
     tls_problem,
 )
 
+STATEMENT_ERRORS: Final = (asyncpg.PostgresError, InterfaceError, InternalClientError, OSError, TimeoutError)
+"""What any statement may raise while its connection goes."""
+
 _GONE: Final = (
     asyncpg.PostgresConnectionError,
     InterfaceError,

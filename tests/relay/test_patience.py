@@ -79,7 +79,7 @@ async def test_a_queue_that_always_refuses_does_not_stop_the_others(
 
 
 async def test_what_was_given_up_is_counted_once_by_the_hour(store: EventStore) -> None:
-    """Written with the position, by the leader alone; where an answer was lost it is written again, and counted once."""
+    """Written with the position, by the leader alone; said again, since an answer was lost, it is not counted again."""
     owner = uuid4()
     assert await store.fetchval(store.sql["fence_relay"], "relay", owner, 1, 0) == 0
 

@@ -42,9 +42,9 @@ class TrippingPublisher(Publisher):
 
 
 class TrippingRelay(run.Relay):
-    async def _record_once(self, lease: Any, position: int) -> None:
+    async def _record_once(self, lease: Any, window: Any) -> int:
         wire.at("before record")
-        await super()._record_once(lease, position)
+        return await super()._record_once(lease, window)
 
 
 async def main(dsn: str, url: str, lease: str, point: str, times: str) -> None:

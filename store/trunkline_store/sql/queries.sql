@@ -571,6 +571,10 @@ SELECT @schema@.history_v1() AS history, l.owner, l.epoch, s.checkpoint, s.finis
 FROM @schema@.subscriptions AS s
 LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id WHERE s.subscription_id = $1
 
+-- name: read_only
+-- Whether the server, or all of its sessions, can write nothing.
+SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean
+
 -- name: started_within
 -- Whether the server was started within the last $1 seconds: who was connected before has lost the connection.
 SELECT clock_timestamp() - pg_postmaster_start_time() < make_interval(secs => $1::float8)
@@ -578,10 +582,12 @@ SELECT clock_timestamp() - pg_postmaster_start_time() < make_interval(secs => $1
 -- name: park
 INSERT INTO @schema@.parked
     (subscription_id, first_position, last_position, stream, key, attempts, error, traceback)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING  -- the answer to a commit was lost
 
 -- name: park_again
-UPDATE @schema@.parked SET attempts = attempts + $3, error = $4, traceback = $5, wanted = NULL
+-- Somebody may have asked to discard it meanwhile.
+UPDATE @schema@.parked
+SET attempts = attempts + $3, error = $4, traceback = $5, wanted = CASE WHEN wanted = 'discard' THEN wanted END
 WHERE subscription_id = $1 AND first_position = $2
 
 -- name: unpark
@@ -591,23 +597,27 @@ DELETE FROM @schema@.parked WHERE subscription_id = $1 AND first_position = $2
 SELECT wanted FROM @schema@.parked WHERE subscription_id = $1 AND first_position = $2
 
 -- name: want_next
--- Of key $2, when the batch that all others waited for has gone: in the same transaction, so that whoever owns the
--- subscription then goes on with the next one.
+-- Of key $2, when the batch at $3 has gone, and was the one that all others waited for: in the same transaction, so that
+-- whoever owns the subscription then goes on with the next one.
 UPDATE @schema@.parked SET wanted = 'retry'
-WHERE subscription_id = $1 AND wanted IS NULL
+WHERE subscription_id = $1 AND wanted IS NULL AND first_position > $3
   AND first_position = (SELECT min(first_position) FROM @schema@.parked WHERE subscription_id = $1 AND key = $2)
 
 -- name: parked_keys
 SELECT DISTINCT key FROM @schema@.parked WHERE subscription_id = $1 AND key IS NOT NULL
 
 -- name: parked_wanted
--- What an operator wants done next.
-SELECT first_position, last_position, key, wanted FROM @schema@.parked
-WHERE subscription_id = $1 AND wanted IS NOT NULL ORDER BY first_position LIMIT 1
+-- What an operator wants done, but for what $2 names, at most $3. What waits behind another of its key is not its turn
+-- before that one has gone, unless it is to be forgotten.
+SELECT first_position, last_position, key FROM @schema@.parked AS p
+WHERE subscription_id = $1 AND wanted IS NOT NULL AND first_position <> ALL ($2::bigint[])
+  AND (wanted = 'discard' OR key IS NULL OR NOT EXISTS (
+        SELECT FROM @schema@.parked AS q
+        WHERE q.subscription_id = p.subscription_id AND q.key = p.key AND q.first_position < p.first_position))
+ORDER BY first_position LIMIT $3
 
 -- name: parked_of_key
-SELECT first_position, last_position, key, wanted FROM @schema@.parked
-WHERE subscription_id = $1 AND key = $2 ORDER BY first_position LIMIT 1
+SELECT first_position FROM @schema@.parked WHERE subscription_id = $1 AND key = $2 LIMIT 1
 
 -- name: list_parked
 SELECT p.first_position, p.last_position, p.stream, p.key, p.attempts, p.error, p.traceback, p.wanted, p.parked_at
@@ -615,10 +625,13 @@ FROM @schema@.parked AS p JOIN @schema@.subscriptions AS s USING (subscription_i
 WHERE s.name = $1 ORDER BY p.first_position
 
 -- name: want_parked
--- $3: one batch, or all. Only what has failed is tried again: what waits behind it goes with it, in order.
+-- $3: one batch, or all. What has failed is tried again, or stands first of its key: what waits behind it goes with it, in
+-- order.
 UPDATE @schema@.parked AS p SET wanted = $2 FROM @schema@.subscriptions AS s
-WHERE s.subscription_id = p.subscription_id AND s.name = $1
-  AND ($2 = 'discard' OR p.attempts > 0) AND ($3::bigint IS NULL OR p.first_position = $3::bigint)
+WHERE s.subscription_id = p.subscription_id AND s.name = $1 AND ($3::bigint IS NULL OR p.first_position = $3::bigint)
+  AND ($2 = 'discard' OR p.attempts > 0 OR NOT EXISTS (
+        SELECT FROM @schema@.parked AS q
+        WHERE q.subscription_id = p.subscription_id AND q.key = p.key AND q.first_position < p.first_position))
 RETURNING p.first_position
 
 -- name: see_subscription
