@@ -11,7 +11,7 @@ import pytest_asyncio
 from tests.consumer_sdk.test_subscription import append, data, take
 from tests.whole.flow import QUICK, relay_running
 from tests.whole.test_faults import vhost_of
-from trunkline_consumer import CURRENT, Consumer, State, Subscription
+from trunkline_consumer import CURRENT, Batch, Consumer, State, Subscription
 from trunkline_ops.management import Management
 from trunkline_store import ANY_VERSION, EventStore, InvalidArgument, StreamDeleted
 
@@ -24,6 +24,12 @@ async def consumer(store: EventStore, vhost: str) -> AsyncIterator[Consumer]:
     """The SDK on the test's own store and vhost."""
     async with Consumer(store, vhost) as consumer:
         yield consumer
+
+
+async def rest(subscription: Subscription) -> list[Batch]:
+    """What is handed out until it ends, which it must do soon."""
+    async with asyncio.timeout(20):
+        return [batch async for batch in subscription]
 
 
 async def live(store: EventStore, subscription: Subscription, stream: str) -> None:
@@ -140,7 +146,7 @@ async def test_an_unsubscribed_subscription_is_stopped_and_keeps_its_place(
         await consumer.unsubscribe_from_category("another", "s")  # a name that follows something else is let be
         assert set(consumer.subscriptions) == {subscription, other}
         await unsubscribe(*followed, "s")
-        assert [batch async for batch in subscription] == []
+        assert await rest(subscription) == []
         assert (subscription.state, consumer.subscriptions) == (State.STOPPED, (other,))
         await append(store, 2)
         assert [data(await take(other)) for _ in range(2)] == [[1], [2]]
@@ -166,7 +172,7 @@ async def test_a_deleted_subscription_is_gone_with_its_queue(
             while await queues() != ["eventstore.s"]:
                 await asyncio.sleep(0.05)  # between two looks
         await delete(*followed, "s")
-        assert [batch async for batch in subscription] == []
+        assert await rest(subscription) == []
         assert await store.subscriptions.list() == []
         assert await queues() == []
     await delete(*followed, "s")
