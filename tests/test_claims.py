@@ -2,6 +2,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
 
 
@@ -35,3 +37,15 @@ def test_the_map_of_the_sdks_claims_names_tests_that_exist() -> None:
     claims = re.findall(r"`(\w+): (\w+)`", text)
     assert len(claims) > 30
     assert [claim for claim in claims if f"def test_{claim[1]}(" not in files.get(claim[0], "")] == []
+
+
+@pytest.mark.parametrize("package", ["store", "relay", "consumer_sdk", "ops"])
+def test_the_map_of_a_package_names_its_modules(package: str) -> None:
+    """Every module and folder of modules stands in the map of the package's guide, and nothing else does."""
+    folder = TESTS.parent / package
+    (code,) = folder.glob("trunkline_*")
+    section = (folder / "README.md").read_text().partition("\n## The way of the data\n")[2].partition("\n## ")[0]
+    drawn = "".join(re.findall(r"^    .*\n", section, re.MULTILINE))
+    named = {*re.findall(r"\b\w+\.py\b", drawn), *re.findall(r"^    (\w+/)", drawn, re.MULTILINE)}
+    modules = {file.name for file in code.glob("*.py")} - {"__init__.py"}
+    assert named == modules | {f"{init.parent.name}/" for init in code.glob("*/__init__.py")}

@@ -93,7 +93,8 @@ class Handling(msgspec.Struct, frozen=True, kw_only=True):
 
     - `concurrency`: batches that are handled at once, of different keys.
     - `tx`: the handler gets a connection, in a transaction that also holds the checkpoint.
-    - `attempts`: how often a batch is tried; between them, `wait_initial` seconds doubling up to `wait_max`.
+    - `attempts`: how often a batch is tried, in all. The pause between doubles from `wait_initial` seconds, with up
+      to `wait_initial` more at random, and is `wait_max` at most.
     - `timeout`: seconds that one attempt may take.
     - `on_failure`: what is done with a batch whose attempts are used up. `halt`: the subscription ends, nothing of it
       is finished. `park`: it is put aside. `park_key`: as well, and later batches of its key wait behind it.

@@ -61,9 +61,11 @@ class Relay:
     """Publishes the events of one store, while it is the leader; a standby otherwise.
 
     start_from: where a relay begins that has never run: a position (exclusive), 0 for the origin, or None for the
-    current end. lease: seconds after which a leader that has vanished is replaced. patience: seconds for which a queue
-    that refuses, or never confirms, may hold up the others; then the relay goes on without it. poll: seconds between
-    two looks for new events, while they come and when none has come for a while; writers' nudges wake it in between.
+    current end. lease: seconds after which a leader that has vanished is replaced. window: messages that may be
+    outstanding. patience: seconds for which a queue that refuses, or never confirms, may hold up the others; then the
+    relay goes on without it. poll: seconds between two looks for new events, while they come and when none has come for
+    a while; writers' nudges wake it in between. metrics, status: where it counts, and says how it is; by default its
+    own.
     """
 
     def __init__(

@@ -91,7 +91,8 @@ class InvalidEvent(InvalidArgument):
 
 
 class Conflict(TrunklineError):
-    """The append was refused. Nothing was written, and a caller's transaction is still usable."""
+    """The append was refused. Nothing was written, and a caller's transaction is still usable: unless it is a
+    `DuplicateEvent` of an id that another transaction was storing at the same moment."""
 
 
 class WrongExpectedVersion(Conflict):

@@ -61,6 +61,7 @@ class EventStore:
     dsn_or_pool: a DSN, or a pool of the application's, which stays open when the store is closed.
     schema: the store's name. serializer: JSON by default. pool_size: connections at most (with a DSN).
     timeout: seconds that a statement, or waiting for a connection, may take.
+    application_name: what `pg_stat_activity` calls it (with a DSN).
     statement_cache_size: prepared statements a connection keeps (with a DSN); 0 behind PgBouncer in transaction mode.
     """
 
@@ -292,8 +293,9 @@ class EventStore:
         """Appends all events, or none.
 
         expected_version: the stream's version (0: it is new), or ANY_VERSION, NO_STREAM, STREAM_EXISTS.
-        connection: a connection of the caller's; the append is then a part of its transaction, and a `Conflict`
-        leaves that transaction usable. Readers of `$all` wait for transactions that have appended: keep them short.
+        connection: a connection of the caller's; the append is then a part of its transaction, which a refusal
+        (`Conflict`, `StreamNotFound`, `StreamDeleted`) leaves usable, unless another transaction was storing an equal
+        id at the same moment. Readers of `$all` wait for transactions that have appended: keep them short.
         Without it, appends of this process that are under way at the same time share transactions.
 
         Appending the same events again (ids, types, data, metadata) gives the original answer, whatever version is

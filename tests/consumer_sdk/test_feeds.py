@@ -10,8 +10,13 @@ import pytest_asyncio
 
 from tests.consumer_sdk.test_subscription import append, data, take
 from tests.whole.flow import QUICK, relay_running
-from trunkline_consumer import CURRENT, Consumer, Subscription
+from tests.whole.test_faults import vhost_of
+from trunkline_consumer import CURRENT, Batch, Consumer, State, Subscription
+from trunkline_ops.management import Management
 from trunkline_store import ANY_VERSION, EventStore, InvalidArgument, StreamDeleted
+
+FEEDS = [("all_streams", ()), ("category", ("a",)), ("stream", ("a-1",))]
+"""As the face's methods call them, and what they take before the subscription's name."""
 
 
 @pytest_asyncio.fixture
@@ -19,6 +24,12 @@ async def consumer(store: EventStore, vhost: str) -> AsyncIterator[Consumer]:
     """The SDK on the test's own store and vhost."""
     async with Consumer(store, vhost) as consumer:
         yield consumer
+
+
+async def rest(subscription: Subscription) -> list[Batch]:
+    """What is handed out until it ends, which it must do soon."""
+    async with asyncio.timeout(20):
+        return [batch async for batch in subscription]
 
 
 async def live(store: EventStore, subscription: Subscription, stream: str) -> None:
@@ -118,6 +129,55 @@ async def test_a_name_follows_one_feed(store: EventStore, consumer: Consumer) ->
     await consumer.delete_category_subscription("a", "s")
     async with consumer.subscribe_to_all_streams("s", options=QUICK) as subscription:
         assert data(await take(subscription)) == [1]
+
+
+@pytest.mark.parametrize(("feed", "followed"), FEEDS)
+async def test_an_unsubscribed_subscription_is_stopped_and_keeps_its_place(
+    store: EventStore, consumer: Consumer, feed: str, followed: tuple[str, ...]
+) -> None:
+    """Its iteration ends, others of the program go on; the next one of the name goes on behind the checkpoint."""
+    subscribe, unsubscribe = getattr(consumer, f"subscribe_to_{feed}"), getattr(consumer, f"unsubscribe_from_{feed}")
+    await append(store, 1)
+    async with (
+        consumer.subscribe_to_all_streams("other", options=QUICK) as other,
+        subscribe(*followed, "s", options=QUICK) as subscription,
+    ):
+        await (await take(subscription)).ack()
+        await consumer.unsubscribe_from_category("another", "s")  # a name that follows something else is let be
+        assert set(consumer.subscriptions) == {subscription, other}
+        await unsubscribe(*followed, "s")
+        assert await rest(subscription) == []
+        assert (subscription.state, consumer.subscriptions) == (State.STOPPED, (other,))
+        await append(store, 2)
+        assert [data(await take(other)) for _ in range(2)] == [[1], [2]]
+    async with subscribe(*followed, "s", options=QUICK) as again:
+        assert data(await take(again)) == [2]
+
+
+@pytest.mark.parametrize(("feed", "followed"), FEEDS)
+async def test_a_deleted_subscription_is_gone_with_its_queue(
+    store: EventStore, consumer: Consumer, vhost: str, management: Management, feed: str, followed: tuple[str, ...]
+) -> None:
+    """Row, checkpoint and queue, also while it is followed; the next one of the name begins anew. One that is not there
+    is no error."""
+    subscribe, delete = getattr(consumer, f"subscribe_to_{feed}"), getattr(consumer, f"delete_{feed}_subscription")
+    await append(store, 1)
+
+    async def queues() -> list[str]:
+        return [queue["name"] for queue in await management.queues(vhost_of(vhost))]
+
+    async with subscribe(*followed, "s", options=QUICK) as subscription:
+        await (await take(subscription)).ack()
+        async with asyncio.timeout(30):
+            while await queues() != ["eventstore.s"]:
+                await asyncio.sleep(0.05)  # between two looks
+        await delete(*followed, "s")
+        assert await rest(subscription) == []
+        assert await store.subscriptions.list() == []
+        assert await queues() == []
+    await delete(*followed, "s")
+    async with subscribe(*followed, "s", options=QUICK) as again:
+        assert data(await take(again)) == [1]
 
 
 async def test_a_running_owner_adopts_a_reset(store: EventStore, consumer: Consumer) -> None:

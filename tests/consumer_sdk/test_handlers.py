@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.consumer_sdk.test_subscription import append, take
 from tests.whole.flow import QUICK
-from trunkline_consumer import Batch, Consumer, by_stream
+from trunkline_consumer import Batch, Consumer, by_correlation, by_stream
 from trunkline_store import EventStore, SubscriptionHalted, SubscriptionLost
 
 EFFECTS = "CREATE TABLE effects (position bigint)"
@@ -72,6 +72,30 @@ async def test_different_keys_run_at_once_and_one_key_in_order(store: EventStore
     assert sorted(seen) == list(range(60))
     assert all([n for n in seen if n % 5 == k] == list(range(k, 60, 5)) for k in range(5))
     assert most > 1
+
+
+async def test_by_correlation_one_id_is_handled_in_order_and_others_meanwhile(
+    store: EventStore, consumer: Consumer
+) -> None:
+    """Of one id, batches of different streams come one after the other; of one stream, different ids run at once."""
+    begun: list[tuple[str, int]] = []
+    go_on = asyncio.Event()
+
+    @consumer.handler("s", concurrency=4, partition_by=by_correlation, options=QUICK)
+    async def handle(batch: Batch) -> None:
+        begun.append((batch.key, batch[0].data))
+        if batch.key == "slow":
+            await go_on.wait()
+
+    await append(store, 1, stream="a-1", correlation_id="slow")
+    await append(store, 2, stream="b-1", correlation_id="slow")
+    await append(store, 3, stream="a-1", correlation_id="quick")
+    async with running(consumer):
+        await until(lambda: ("quick", 3) in begun)
+        assert ("slow", 2) not in begun
+        go_on.set()
+        await until(lambda: len(begun) == 3)
+    assert [n for key, n in begun if key == "slow"] == [1, 2]
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

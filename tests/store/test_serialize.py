@@ -43,7 +43,7 @@ class Colour(enum.Enum):
 
 @pytest.mark.parametrize("cls", [Struct, Data, Model])
 async def test_registered_types_are_read_as_what_was_appended(database: str, cls: Any) -> None:
-    """SE1: msgspec structs, dataclasses and pydantic models."""
+    """msgspec structs, dataclasses and pydantic models."""
     serializer = JsonSerializer()
     serializer.register("Placed", cls)
     async with EventStore(database, serializer=serializer) as store:
@@ -146,7 +146,7 @@ class Bytes:
 
 @pytest.mark.parametrize("data_type", ["json", "jsonb", "bytea"])
 async def test_each_kind_of_column_gives_back_what_was_appended(database: str, data_type: Any) -> None:
-    """SE2: chosen once, recorded in the store; repeated appends are recognised in each, and the relay reads it."""
+    """Chosen once, recorded in the store; repeated appends are recognised in each, and the relay reads it."""
     connection = await asyncpg.connect(database)
     await initialise(connection, "other", data_type=data_type)
     with pytest.raises(InvalidArgument, match="cannot be changed"):

@@ -64,7 +64,7 @@ def bench(
         bool, typer.Option("--quick", help="Only see that it works: short, small, and no targets.")
     ] = False,
 ) -> int:
-    """Measures the store and its relay beside their floors, in turns, and prints medians and ratios.
+    """Measures the store, its relay and the SDK beside their floors, in turns, and prints medians and ratios.
 
     append: to new streams and to old ones, in one process and in four; bytes of WAL. read: a stream, and all. growth:
     a table of 5 million events beside one of 100 thousand. peers: the eventsourcing library on the same server. relay:

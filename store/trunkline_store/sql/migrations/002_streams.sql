@@ -19,7 +19,7 @@ CREATE TABLE @schema@.snapshots (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- Streams by name, and by age: what pagination sorts by.
+-- Streams of a category, in the order of their age.
 CREATE INDEX streams_category ON @schema@.streams (category, stream_id);
 
 -- Only a hard delete removes events, and only within its own transaction.
