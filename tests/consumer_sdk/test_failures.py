@@ -14,7 +14,15 @@ from tests.ops.test_subscriptions_cli import trunkline
 from tests.whole.flow import QUICK
 from trunkline_consumer import Batch, Consumer
 from trunkline_ops.servers import postgres_server
-from trunkline_store import EventData, EventStore, OperationTimeout, SubscriptionHalted, SubscriptionNotFound
+from trunkline_ops.servers.proxy import Proxy
+from trunkline_store import (
+    ANY_VERSION,
+    EventData,
+    EventStore,
+    OperationTimeout,
+    SubscriptionHalted,
+    SubscriptionNotFound,
+)
 from trunkline_store.migrate import initialise
 
 
@@ -338,3 +346,117 @@ async def test_whoever_owns_it_next_goes_on_with_what_waits(store: EventStore, v
             while await store.subscriptions.parked("s"):
                 await asyncio.sleep(0.01)  # between two looks
     assert seen == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("tx", [False, True])
+async def test_what_a_handler_waits_for_may_be_cancelled(store: EventStore, vhost: str, tx: bool) -> None:
+    """P5: by somebody else, that is a failure like any other: the batch is tried again, before the next of its key."""
+    seen: list[int] = []
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("s", tx=tx, attempts=2, wait_initial=0.01, options=QUICK)
+        async def handle(batch: Batch, *_: Any) -> None:
+            seen.append(batch[0].data)
+            if seen == [1]:
+                other = asyncio.create_task(asyncio.sleep(60))
+                asyncio.get_running_loop().call_soon(other.cancel)
+                await other
+
+        await append(store, 1)
+        await append(store, 2)
+        async with running(consumer):
+            await until(lambda: len(seen) == 3)
+    assert seen == [1, 1, 2]
+
+
+async def test_two_statements_at_once_are_the_handlers_failure(store: EventStore, vhost: str) -> None:
+    """asyncpg tells of it as of a lost connection; tried for ever, nobody would hear of it."""
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("s", tx=True, attempts=2, wait_initial=0.01, options=QUICK)
+        async def handle(batch: Batch, tx: Any) -> None:
+            event = [EventData("E", 1)]
+            await asyncio.gather(*(store.append_to_stream(f"o-{n}", ANY_VERSION, event, connection=tx) for n in (1, 2)))
+
+        await append(store, 1)
+        with pytest.raises(SubscriptionHalted, match="2 times"):
+            await asyncio.wait_for(consumer.run(), 30)
+
+
+async def test_another_database_that_is_away_is_the_handlers_failure(store: EventStore, vhost: str) -> None:
+    """Only of the subscription's own database it is known that nothing can go on without it."""
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("s", attempts=2, wait_initial=0.01, options=QUICK)
+        async def handle(batch: Batch) -> None:
+            async with EventStore("postgresql://x@127.0.0.1:1/x"):
+                pass
+
+        await append(store, 1)
+        with pytest.raises(SubscriptionHalted, match="2 times"):
+            await asyncio.wait_for(consumer.run(), 30)
+
+
+async def test_a_database_that_hangs_is_not_the_handlers_failure(store: EventStore, database: str, vhost: str) -> None:
+    """It answers in none of several attempts at the end of a transaction; the batch is finished when it does again."""
+    entered, go = asyncio.Event(), asyncio.Event()
+    async with (
+        Proxy(database) as proxy,
+        EventStore(proxy.url, timeout=0.5) as through,
+        Consumer(through, vhost) as consumer,
+    ):
+
+        @consumer.handler("s", tx=True, attempts=2, wait_initial=0.01, options=QUICK, lease=30.0)
+        async def handle(batch: Batch, tx: Any) -> None:
+            entered.set()
+            await go.wait()
+
+        await append(store, 1)
+        last = (await store.stream_info("$all")).version
+        async with running(consumer):
+            await asyncio.wait_for(entered.wait(), 30)
+            proxy.stall()
+            go.set()
+            await asyncio.sleep(3)  # several times its timeout: that is the case
+            proxy.resume()
+            await store.subscriptions.wait_for("s", last, seconds=30)
+            assert consumer.subscriptions[0].counts.retries == 0
+
+
+async def test_a_database_that_is_read_only_is_not_the_handlers_failure(
+    store: EventStore, database: str, vhost: str
+) -> None:
+    """As a former primary is: a handler's own statement is refused as long as nothing can be written."""
+    await store.fetch(EFFECTS)
+    calls = 0
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("s", tx=True, attempts=2, wait_initial=0.01, options=QUICK, lease=30.0)
+        async def handle(batch: Batch, tx: Any) -> None:
+            nonlocal calls
+            calls += 1
+            await tx.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+
+        await append(store, 1)
+        async with running(consumer):
+            await until(lambda: calls == 1)
+            connection = await asyncpg.connect(database)
+            try:
+                name = await connection.fetchval("SELECT current_database()")
+                await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+                await connection.execute(OTHERS_END)
+                await connection.fetch("SELECT eventstore.append_one_v1('a-1', -1, gen_random_uuid(), 'E', '2')")
+                await until(lambda: calls > 5)
+                await connection.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+                await connection.execute(OTHERS_END)
+            finally:
+                await connection.close()
+            async with asyncio.timeout(30):
+                while len(await effects(store)) != 2:
+                    await asyncio.sleep(0.01)  # between two looks
+
+
+OTHERS_END = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
