@@ -18,13 +18,14 @@ import asyncpg
 from trunkline_ops.demo.leash import told_to_stop
 from trunkline_ops.soak.subscriber import WRITE
 from trunkline_ops.soak.writer import AWAY
+from trunkline_store.translate import STATEMENT_ERRORS
 
 SUBSCRIBER: Final = "amqp"
 QUEUE: Final = "soak.amqp"
 SILENT_SECONDS: Final = 5.0
 """Whoever hears nothing for so long connects again: a queue may be gone without a word."""
 _FAULTS: Final = (OSError, TimeoutError, aio_pika.exceptions.AMQPError, RuntimeError)
-_AWAY: Final = (asyncpg.PostgresError, asyncpg.InterfaceError)
+_AWAY: Final = STATEMENT_ERRORS
 
 _PLACE: Final = "SELECT coalesce(max(position), 0) FROM soak.effects WHERE subscriber = $1 AND NOT replayed"
 _HOLE: Final = "INSERT INTO soak.holes (above, up_to) VALUES ($1, $2)"
