@@ -139,13 +139,14 @@ def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             "positions must grow, by one block each time",
             f"ALTER SEQUENCE {facts.schema}.blocks INCREMENT 1 NO CYCLE",
         )
-    if sequence.drawn is not None and sequence.drawn < store.used:
+    used = max(store.used, 1)  # init draws the first one
+    if sequence.drawn is not None and sequence.drawn < used:
         yield Finding(
             "sequence-behind",
             name,
-            f"it is at block {sequence.drawn}, and there are events in block {store.used}",
-            "as after a restore of data alone: those events are not given to readers, and appends will fail",
-            f"SELECT setval('{facts.schema}.blocks', {store.used}), then start all programs anew",
+            f"it is at block {sequence.drawn}, and block {used} is in use",
+            "as after a restore of data alone: events are not given to readers or skipped by them, and appends fail",
+            f"SELECT setval('{facts.schema}.blocks', {used}), then start all programs anew",
         )
 
 

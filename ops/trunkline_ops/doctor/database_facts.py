@@ -41,7 +41,7 @@ class Server(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """drawn: its last block; None where we may not know."""
+    """drawn: its last block; 0 where none was drawn since a restart, None where we may not know."""
 
     cache: int
     increment: int

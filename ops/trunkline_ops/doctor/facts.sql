@@ -13,9 +13,10 @@ SELECT current_setting('server_version_num')::integer AS version, pg_is_in_recov
 SELECT coalesce(max(version), 0) AS version FROM @schema@.schema_migrations
 
 -- name: sequence
--- `drawn` is null for those who may not look into the sequence.
+-- `drawn` is null for those who may not look into the sequence, and 0 where it was restarted and nothing is drawn yet.
 SELECT seqcache AS cache, seqincrement AS increment, seqcycle AS cycle,
-       CASE WHEN has_sequence_privilege('@schema@.blocks', 'SELECT') THEN pg_sequence_last_value(seqrelid) END AS drawn
+       CASE WHEN has_sequence_privilege('@schema@.blocks', 'SELECT')
+            THEN coalesce(pg_sequence_last_value(seqrelid), 0) END AS drawn
 FROM pg_sequence WHERE seqrelid = '@schema@.blocks'::regclass
 
 -- name: used
