@@ -22,6 +22,6 @@ async def depths_of(vhost: Vhost, store: str, most: int | None = None) -> dict[s
     old, or down. Raises what httpx does, and `ValueError` where what answers is no management API."""
     try:
         found = await vhost.api.queue_columns(vhost.name, ["name", *_COUNTS], pattern=rf"^{store}\.", most=most)
-        return {each["name"]: Depth(*(int(each.get(count, 0)) for count in _COUNTS)) for each in found}
+        return {each["name"]: Depth(*(int(each.get(count) or 0) for count in _COUNTS)) for each in found}
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("of another shape") from error

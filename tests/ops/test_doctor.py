@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
 import secrets
 import shlex
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -23,10 +25,11 @@ from tests.ops.test_cli import environment
 from tests.whole.flow import QUICK, relay_running
 from trunkline_consumer import Consumer
 from trunkline_ops.commands import app
+from trunkline_ops.definitions import definitions
 from trunkline_ops.doctor import Finding, database_facts
 from trunkline_ops.doctor import examine as examined
 from trunkline_ops.doctor.broker_checks import broker_findings
-from trunkline_ops.doctor.broker_facts import BrokerFacts, Connection, Exchange, Node, Permission, Queue
+from trunkline_ops.doctor.broker_facts import Binding, BrokerFacts, Connection, Exchange, Node, Permission, Queue
 from trunkline_ops.doctor.promised import Key, promise, rights
 from trunkline_ops.management import Management
 from trunkline_ops.servers import PostgresServer, RabbitMQServer, postgres_server
@@ -34,6 +37,7 @@ from trunkline_ops.settings import Settings
 from trunkline_store import ANY_VERSION, EventData, EventStore
 from trunkline_store.lease import Lease
 from trunkline_store.migrate import initialise, latest
+from trunkline_store.overview import Overview
 from trunkline_store.presence import client_properties
 from trunkline_store.queries import for_store
 from trunkline_store.rights import Role
@@ -265,6 +269,24 @@ async def test_what_is_said_to_mend_a_defect_mends_it(seed: Seed, database: str)
     assert codes(await examine(settings, patience=3600)) == set()
 
 
+async def test_a_subscription_that_gets_on_is_no_finding(database: str) -> None:
+    """Its checkpoint was written just now, and old events are ahead; or long ago, and what is ahead has just come."""
+    connection = await asyncpg.connect(database)
+    await connection.execute(SUBSCRIBED.format(0))
+    await connection.execute(f"{LEASE} ('subscription 1', gen_random_uuid(), 1, '1 h', now() + interval '1 h')")
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    async with EventStore(database) as store:
+        await store.append_to_stream("a-1", ANY_VERSION, [EventData("E", 1, created_at=hour_ago)])
+        assert codes(await examine(Settings.of(dsn=database))) == set()
+        await connection.execute("UPDATE eventstore.subscriptions SET updated_at = $1", hour_ago)
+        assert codes(await examine(Settings.of(dsn=database))) == {"subscription-stalled"}
+        done = "UPDATE eventstore.subscriptions SET checkpoint = (SELECT max(position) FROM eventstore.events)"
+        await connection.execute(done)
+        await store.append_to_stream("a-1", ANY_VERSION, EVENTS)
+        assert codes(await examine(Settings.of(dsn=database))) == set()
+    await connection.close()
+
+
 ROLES: list[tuple[str, str]] = [
     ("role-missing", "DROP OWNED BY {eraser}; DROP ROLE {eraser}"),
     ("rights-missing", "REVOKE SELECT ON eventstore.events FROM {reader}"),
@@ -321,6 +343,108 @@ async def test_open_transactions_are_found(store: EventStore, database: str) -> 
         finally:
             await connection.execute(f"ROLLBACK PREPARED '{name}'")
     assert codes(await examine(settings, patience=0)) == set()
+
+
+async def test_the_stores_owner_is_told_who_holds_the_line(database: str) -> None:
+    """Though he may not see how long others' transactions are open: a young writer, or one whom nothing waits for, is
+    no finding; one behind whom events have waited for too long is."""
+    login = f"owner_{secrets.token_hex(6)}"
+    admin, url = await asyncpg.connect(database), urlsplit(database)
+    await admin.execute(f"CREATE ROLE {login} LOGIN PASSWORD '{login}'")
+    await admin.execute(f'GRANT CREATE ON DATABASE "{url.path[1:]}" TO {login}')
+    try:
+        owners = url._replace(netloc=f"{login}:{login}@{url.hostname}:{url.port}").geturl()
+        connection = await asyncpg.connect(owners)
+        await initialise(connection, "owned")
+        await connection.close()
+        settings = Settings.of(dsn=owners, store="owned")
+        async with EventStore(database, schema="owned") as store, store.transaction() as holding:
+            await store.append_to_stream("a-1", ANY_VERSION, EVENTS, connection=holding)
+            assert codes(await examine(settings, patience=0)) == set()
+            await store.append_to_stream("b-1", ANY_VERSION, [EventData("E", 1)])
+            assert codes(await examine(settings, patience=3600)) == set()
+            found = await examine(settings, patience=0)
+            assert codes(found) == {"transaction-holds"}
+            assert f"pg_terminate_backend({holding.get_server_pid()})" in found[0].mend + found[1].mend
+            assert "transactions-not-looked-at" in {each.code for each in found}
+    finally:
+        await admin.execute(f"DROP OWNED BY {login} CASCADE; DROP ROLE {login}")
+        await admin.close()
+
+
+EVIL = ["$(touch pwned) `x` 'y'", "-x"]
+
+
+def words_of(mend: str) -> list[str]:
+    """What bash makes of its command."""
+    functions = """trunkline() { printf '%s\\0' "$@"; }; rabbitmqctl() { trunkline "$@"; }"""
+    script = f"{functions}; {command_of(mend)}"
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stderr == ""
+    return ran.stdout.split("\0")[:-1]
+
+
+def command_of(mend: str) -> str:
+    """Without the words around it."""
+    command = mend[re.search(r"\b(trunkline|rabbitmqctl) ", mend).start() :]  # type: ignore[union-attr]
+    return re.split(r"; (?:then|the|for a) |, or another", command)[0]
+
+
+@pytest.mark.parametrize("name", EVIL)
+async def test_a_mend_is_of_its_subscription_in_its_store_however_it_is_called(name: str, database: str) -> None:
+    """A shell takes the name as it is; the one of the same name in another store stays."""
+    connection = await asyncpg.connect(database)
+    await initialise(connection, "order")
+    async with EventStore(database) as store, EventStore(database, schema="order") as other:
+        for each in (store, other):
+            await each.append_to_stream("a-1", ANY_VERSION, EVENTS)
+            await each.fetch(each.sql["create_subscription"], name, "$all", 0)
+        settings = Settings.of(dsn=database, store="order")
+        seeds = {
+            "subscription-stopped": "SELECT 1",
+            "subscription-halted": """UPDATE "order".subscriptions SET halted = '{"error": 1}'""",
+            "checkpoint-ahead": 'UPDATE "order".subscriptions SET halted = NULL, checkpoint = 1000000',
+            "subscription-parked": 'UPDATE "order".subscriptions SET checkpoint = (SELECT max(position) FROM '
+            '"order".events); INSERT INTO "order".parked (subscription_id, first_position, last_position, stream, '
+            "attempts) VALUES (1, 2048, 2050, 'a-1', 3)",
+            "lease-dead": 'DELETE FROM "order".parked; INSERT INTO "order".leases (name, owner, epoch, length, until) '
+            "VALUES ('subscription 1', gen_random_uuid(), 1, '5 s', now() - interval '9 s')",
+        }
+        for code, sql in seeds.items():
+            await connection.execute(sql)
+            found = await examine(settings, patience=3600)
+            assert codes(found) == {code}
+            (mend,) = [each.mend for each in found if each.code == code]
+            words = words_of(mend)
+            assert words[:1] == ["subscriptions"]
+            assert words[2:4] == ["--schema", "order"]
+            assert words[-1] == name
+        done = await asyncio.to_thread(CliRunner(env=environment(database)).invoke, app, words)
+        assert done.exit_code == 0, done.output
+        assert [each.name for each in await store.subscriptions.list()] == [name]
+        assert await other.subscriptions.list() == []
+    await connection.close()
+
+
+async def test_a_mend_in_sql_is_of_its_store_and_quoted(database: str) -> None:
+    """A store may be called like a word of SQL, and a row like anything."""
+    connection = await asyncpg.connect(database)
+    await initialise(connection, "order")
+    settings = Settings.of(dsn=database, store="order")
+    for sql in (
+        """INSERT INTO "order".leases VALUES ($$subscription a'b$$, gen_random_uuid(), 1, '5 s', '-infinity')""",
+        'ALTER SEQUENCE "order".blocks CACHE 5',
+        'ALTER SEQUENCE "order".blocks RESTART',
+        'ALTER TABLE "order".links DROP CONSTRAINT links_once',
+        'ALTER TABLE "order".events DISABLE TRIGGER events_are_immutable',
+        'GRANT UPDATE ON SEQUENCE "order".blocks TO pg_monitor',
+    ):
+        await connection.execute(sql)
+        (finding,) = [each for each in await examine(settings) if each.level == "finding" and each.code not in NOISE]
+        for statement in finding.mend.partition(", then")[0].split("; "):
+            await connection.execute(statement)
+        assert codes(await examine(settings)) == set()
+    await connection.close()
 
 
 async def test_a_reader_may_ask(database: str, logins: Mapping[Role, str]) -> None:
@@ -497,6 +621,60 @@ async def test_a_user_who_may_not_is_found(
         await management._do("DELETE", "users", user)
 
 
+async def test_rights_that_are_said_to_mend_are_those_of_the_definitions(
+    database: str, vhost: str, rabbitmq: RabbitMQServer, management: Management
+) -> None:
+    """For a relay, and for a consumer, transient subscriptions among his: in one place, so that they are the same."""
+    user, url = f"u-{secrets.token_hex(6)}", urlsplit(vhost)
+    await put(rabbitmq, f"users/{user}", {"password": "x", "tags": ""})
+    try:
+        await put(rabbitmq, f"permissions/{url.path[1:]}/{user}", {"configure": "", "write": "", "read": ""})
+        netloc = f"{user}:x@{url.hostname}:{url.port}"
+        api = urlsplit(rabbitmq.management_url)
+        settings = Settings.of(
+            dsn=database,
+            amqp_url=url._replace(netloc=netloc).geturl(),
+            management_url=api._replace(netloc=f"{rabbitmq.user}:{rabbitmq.password}@{api.netloc}").geturl(),
+        )
+        found = await until(lambda: examine(settings), {"permissions"})
+        (mend,) = [each.mend for each in found if each.code == "permissions"]
+        for kind, part in zip(("relay", "consumer"), mend.split("; "), strict=True):
+            assert part.startswith(f"for a {kind}: ")
+            given = definitions("eventstore", url.path[1:], {})["permissions"]
+            (wanted,) = [each for each in given if each["user"] == f"eventstore-{kind}"]
+            patterns = {name: wanted[name] for name in ("configure", "write", "read")}
+            assert words_of(part) == ["-p", url.path[1:], "set_permissions", user, *patterns.values()]
+            await put(rabbitmq, f"permissions/{url.path[1:]}/{user}", patterns)
+            await until(lambda: examine(settings), set())
+    finally:
+        await management._do("DELETE", "users", user)
+
+
+async def test_a_queue_with_a_policy_is_given_its_limit_there(
+    database: str, vhost: str, rabbitmq: RabbitMQServer
+) -> None:
+    """One that has none gets one; a second one could switch off what the first sets."""
+    async with broker(vhost) as channel:
+        queue = await channel.declare_queue("plain", durable=True)
+        await queue.bind("eventstore", "#")
+        settings = settings_of(database, vhost, rabbitmq)
+        found = await until(lambda: examine(settings), {"queue-unbounded"})
+        (mend,) = [each.mend for each in found if each.code == "queue-unbounded"]
+        *_, pattern, limits = words_of(mend)
+        definition = {"dead-letter-exchange": "dead"}
+        policy = {"pattern": pattern, "definition": definition, "apply-to": "queues"}
+        await put(rabbitmq, f"policies/{urlsplit(vhost).path[1:]}/mine", policy)
+
+        async def told() -> list[Finding]:
+            return [each for each in await examine(settings) if "'mine'" in each.mend]
+
+        (finding,) = await until(told, {"queue-unbounded"})
+        assert "set_policy" not in finding.mend
+        await put(rabbitmq, f"policies/{urlsplit(vhost).path[1:]}/mine",
+                  policy | {"definition": definition | json.loads(limits)})  # fmt: skip
+        await until(lambda: examine(settings), set())
+
+
 async def test_a_monitoring_user_may_ask(database: str, vhost: str, rabbitmq: RabbitMQServer,
                                          management: Management) -> None:  # fmt: skip
     """What is told to administrators only is a note."""
@@ -589,6 +767,29 @@ def test_what_takes_a_cluster_is_found_in_its_facts(broken: dict[str, Any], expe
     found = list(broker_findings(facts(**broken), "eventstore", None, 262144))
     assert codes(found) == expected
     assert all(each.means and each.mend for each in found if each.level == "finding")
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_a_name_of_rabbitmq_cannot_leave_its_mend(name: str) -> None:
+    """Queues, policies, users and vhosts are words for a shell, whatever is in them."""
+    plain = {"name": name, "kind": "classic", "arguments": {}}
+    broken: list[tuple[dict[str, Any], str, list[str]]] = [
+        ({"there": False}, "vhost-missing", ["add_vhost"]),
+        ({"permissions": None}, "broker-not-looked-at", ["set_user_tags"]),
+        ({"permissions": []}, "permissions", []),
+        ({"queues": [queue(**plain)]}, "queue-unbounded", []),
+        ({"queues": [queue(**plain, state="down")]}, "queue-down", ["-p", name, "delete_queue"]),
+        ({"queues": [queue(**plain, ready=1, consumers=0)]}, "queue-idle", ["-p", name, "delete_queue"]),
+        ({"queues": [queue(name=f"eventstore.{name}")]}, "queue-orphan", ["-p", name, "delete_queue"]),
+    ]
+    names = {"vhost": name, "user": name, "asks": name, "bindings": [Binding("eventstore", name, "#")]}
+    seen = Overview(NOW, "eventstore", 1, "h", "json", "application/json", NOW, 0, 0, 0, None, 0, 0, 0, 0, None, [])
+    for changed, code, beginning in broken:
+        findings = broker_findings(facts(**{**names, **changed}), "eventstore", seen, 262144)
+        (mend,) = [each.mend for each in findings if each.code == code]
+        words = words_of(mend)
+        assert words[: len(beginning)] == beginning
+        assert any(word.endswith(name) for word in words)
 
 
 # --- the command

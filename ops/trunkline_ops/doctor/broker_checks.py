@@ -16,7 +16,7 @@ from trunkline_consumer.feed import Feed
 from trunkline_ops.definitions import User, rights
 from trunkline_ops.doctor.broker_facts import BrokerFacts, Permission, Queue
 from trunkline_ops.doctor.finding import Finding, note
-from trunkline_ops.doctor.mend import rabbitmqctl, shell
+from trunkline_ops.doctor.mend import rabbitmqctl
 from trunkline_store import InvalidArgument, SubscriptionInfo, names
 from trunkline_store.overview import Overview
 
@@ -39,7 +39,7 @@ def broker_findings(facts: BrokerFacts, schema: str, seen: Overview | None, batc
             f"vhost {facts.vhost!r}",
             "it is not there",
             "no relay and no consumer can connect",
-            shell("rabbitmqctl", "add_vhost", facts.vhost),
+            rabbitmqctl("add_vhost", facts.vhost),
         )
         return
     yield from _exchanges(facts, schema, seen)
@@ -82,7 +82,7 @@ def _version(facts: BrokerFacts) -> tuple[int, ...]:
 
 
 def _delete(facts: BrokerFacts, queue: Queue) -> str:
-    return rabbitmqctl(facts.vhost, "delete_queue", queue.name)
+    return rabbitmqctl("delete_queue", queue.name, vhost=facts.vhost)
 
 
 def _exchange_names(schema: str) -> tuple[str, str]:
@@ -115,8 +115,7 @@ def _server(facts: BrokerFacts) -> Iterator[Finding]:
                 f"{' and '.join(missing)} were not looked at",
                 f"the management API does not tell user {facts.asks!r}: permissions take the tag administrator, the "
                 "others monitoring",
-                f"{shell('rabbitmqctl', 'set_user_tags', facts.asks, 'administrator')}, or another user in "
-                "--management-url",
+                f"{rabbitmqctl('set_user_tags', facts.asks, 'administrator')}, or another user in --management-url",
             )
     for node in facts.nodes or ():
         for wrong, code, problem, mend in (
@@ -240,7 +239,7 @@ def _subscriptions_queue(
             f"policy {queue.policy!r} sets its {', '.join(meddles)}",
             "the lower limit counts: what is dropped early is read from PostgreSQL, which is slower",
             f"give it a pattern that leaves ^{schema}\\. out, or "
-            f"{rabbitmqctl(facts.vhost, 'clear_policy', queue.policy)}",
+            f"{rabbitmqctl('clear_policy', queue.policy, vhost=facts.vhost)}",
         )
     try:
         feed = Feed.of(subscription.feed)
@@ -309,12 +308,12 @@ def _limit(facts: BrokerFacts, queue: Queue) -> str:
     limits = json.dumps({"max-length": 100_000, "max-length-bytes": 256 * 1024 * 1024})
     if queue.policy:
         return f"set its policy {queue.policy!r} anew, with {limits} beside what it sets: {_policies(facts)}"
-    pattern = f"^{re.escape(queue.name)}$"
-    return rabbitmqctl(facts.vhost, "set_policy", f"limit-{queue.name}", pattern, limits, apply_to="queues")
+    words = (f"limit-{queue.name}", f"^{re.escape(queue.name)}$", limits)
+    return rabbitmqctl("set_policy", *words, vhost=facts.vhost, apply_to="queues")
 
 
 def _policies(facts: BrokerFacts) -> str:
-    return rabbitmqctl(facts.vhost, "list_policies")
+    return rabbitmqctl("list_policies", vhost=facts.vhost)
 
 
 def _permissions(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
@@ -340,7 +339,7 @@ def _permissions(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
             f"in vhost {facts.vhost!r} it has {has}: it may neither relay nor consume",
             "RabbitMQ refuses (403) what the program needs",
             "; ".join(
-                f"for a {kind}: {rabbitmqctl(facts.vhost, 'set_permissions', facts.user, *rights(schema, kind))}"
+                f"for a {kind}: " + rabbitmqctl("set_permissions", facts.user, *rights(schema, kind), vhost=facts.vhost)
                 for kind in _PROGRAMS
             ),
         )

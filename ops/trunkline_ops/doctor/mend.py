@@ -11,18 +11,14 @@ from trunkline_store.rights import identifier
 def trunkline(command: str, schema: str, *names: str, **options: str) -> str:
     """A command of ours, for this store and no other one."""
     given = [word for option, value in options.items() for word in (f"--{option.rstrip('_')}", value)]
-    return shell("trunkline", *command.split(), "--schema", schema, *given, *_behind_dashes(names))
+    return shlex.join(["trunkline", *command.split(), "--schema", schema, *given, *_behind_dashes(names)])
 
 
-def rabbitmqctl(vhost: str, command: str, *names: str, apply_to: str = "") -> str:
-    """For what is in a vhost."""
+def rabbitmqctl(command: str, *names: str, vhost: str = "", apply_to: str = "") -> str:
+    """For what is in a vhost, if one is given."""
+    where = ["-p", vhost] if vhost else []
     given = ["--apply-to", apply_to] if apply_to else []
-    return shell("rabbitmqctl", "-p", vhost, command, *given, *_behind_dashes(names))
-
-
-def shell(*words: str) -> str:
-    """Words as a shell takes them apart again."""
-    return shlex.join(words)
+    return shlex.join(["rabbitmqctl", *where, command, *given, *_behind_dashes(names)])
 
 
 def relation(schema: str, name: str) -> str:
