@@ -50,7 +50,7 @@ def definitions(store: str, vhost: str, hashes: Mapping[User, str]) -> dict[str,
             {
                 "user": user_name(store, user),
                 "vhost": vhost,
-                **dict(zip(("configure", "write", "read"), _rights(store, user), strict=True)),
+                **dict(zip(("configure", "write", "read"), rights(store, user), strict=True)),
             }
             for user in USERS
         ],
@@ -69,7 +69,7 @@ def hashed(password: str, salt: bytes | None = None) -> str:
     return b64encode(salt + sha256(salt + password.encode()).digest()).decode()
 
 
-def _rights(store: str, user: User) -> tuple[str, str, str]:
+def rights(store: str, user: User) -> tuple[str, str, str]:
     """Patterns of what it may configure, write and read (https://www.rabbitmq.com/docs/access-control#authorisation).
 
     A relay declares its two exchanges and publishes to them. A consumer declares, binds (which writes the queue, and

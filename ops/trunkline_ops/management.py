@@ -1,12 +1,15 @@
 """The few things of RabbitMQ's management API that the demo, tests and tools need."""
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
+
+_PAGE: Final = 500
+"""The most that RabbitMQ gives at once."""
 
 
 class Management:
@@ -48,12 +51,19 @@ class Management:
         """What the API knows of the vhost's queues: `name`, `messages`, `consumers`, `arguments`, ..."""
         return list(await self._do("GET", "queues", vhost))
 
-    async def queues_of(self, vhost: str, store: str, count: int) -> list[dict[str, Any]]:
-        """What is in a store's queues, the first `count` of them by name: `name`, `messages_ready`,
-        `messages_unacknowledged`, `consumers`."""
-        columns = "name,messages_ready,messages_unacknowledged,consumers"
-        page = {"name": rf"^{store}\.", "use_regex": "true", "page": "1", "page_size": str(count)}
-        return list((await self._do("GET", "queues", vhost, query={**page, "columns": columns}))["items"])
+    async def queue_columns(
+        self, vhost: str, columns: Sequence[str], *, pattern: str = "", most: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Some columns of the vhost's queues, in the order of their names, page by page: all that the API knows of
+        thousands is megabytes. pattern: of the names; most: so many of the first."""
+        query = {"columns": ",".join(columns), "name": pattern, "use_regex": "true", "page_size": str(_PAGE)}
+        found: list[dict[str, Any]] = []
+        page, pages = 1, 1
+        while page <= pages and (most is None or len(found) < most):
+            answer = await self._do("GET", "queues", vhost, query={**query, "page": str(page)})
+            found += answer["items"]
+            page, pages = page + 1, answer["page_count"]
+        return found[:most]
 
     async def queue(self, vhost: str, queue: str) -> dict[str, Any]:
         """What the API knows of one queue."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from trunkline_ops.connect import answering
+from trunkline_ops.connect import Vhost, answering
 from trunkline_ops.settings import Settings
 
 if TYPE_CHECKING:  # they take a quarter of a second, which only the relay has
@@ -21,9 +21,9 @@ _SECONDS: Final = 2.0
 @asynccontextmanager
 async def known_broker(settings: Settings) -> AsyncIterator[Broker]:
     """The broker of the settings, with links and numbers where TRUNKLINE_MANAGEMENT_URL is set."""
+    from trunkline_ops.depths import depths_of
     from trunkline_ops.management import Management
     from trunkline_relay.view import SUBSCRIPTIONS, Broker
-    from trunkline_store.line import Depth
 
     vhost, login = settings.vhost(), settings.management()
     if login is None:
@@ -34,16 +34,6 @@ async def known_broker(settings: Settings) -> AsyncIterator[Broker]:
         async def ask(store: str) -> Mapping[str, Depth]:
             with answering(login):
                 async with asyncio.timeout(_SECONDS):
-                    found = await management.queues_of(vhost, store, SUBSCRIPTIONS)
-                try:
-                    return {each["name"]: _queue(each) for each in found}
-                except (KeyError, TypeError) as error:
-                    raise ValueError("of another shape") from error
-
-        def _queue(each: Mapping[str, object]) -> Depth:
-            ready, unacked, consumers = (
-                int(str(each.get(name, 0))) for name in ("messages_ready", "messages_unacknowledged", "consumers")
-            )
-            return Depth(ready, unacked, consumers)
+                    return await depths_of(Vhost(management, vhost), store, SUBSCRIPTIONS)
 
         yield Broker(ask, vhost, login.url)

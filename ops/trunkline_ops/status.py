@@ -43,7 +43,7 @@ class Standing(NamedTuple):
 async def standing(store: EventStore, settings: Settings, before: Standing | None = None) -> Standing:
     """How all is now. Raises `Unavailable`, `UnsafeRead`; a broker that does not answer is told, not raised."""
     seen = await overview(store)
-    broker = await _broker(settings)
+    broker = await _broker(settings, store.schema)
     queues = None if broker is None or broker.problem is not None else broker.queues
     rate = None
     if before is not None and (seconds := (seen.at - before.seen.at).total_seconds()) > 0:
@@ -51,13 +51,13 @@ async def standing(store: EventStore, settings: Settings, before: Standing | Non
     return Standing(seen, broker, line(seen, queues), rate)
 
 
-async def _broker(settings: Settings) -> Broker | None:
+async def _broker(settings: Settings, store: str) -> Broker | None:
     try:
         async with managed(settings) as vhost:
             if vhost is None:
                 return None
             version = (await vhost.api.get("overview"))["rabbitmq_version"]
-            queues = await depths_of(vhost)
+            queues = await depths_of(vhost, store)
             try:
                 nodes = await vhost.api.get("nodes")
             except httpx.HTTPStatusError:

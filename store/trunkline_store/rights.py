@@ -54,9 +54,9 @@ def login_sql(database: str, schema: str, login: str, role: Role) -> str:
     if not login or "\0" in login or len(login.encode()) > _MAX_BYTES:
         raise InvalidArgument(f"login {login!r}: use 1 to {_MAX_BYTES} bytes of text")
     given = {
-        "login": _identifier(login),
-        "login_name": _literal(login),
-        "group": _identifier(role_name(database, schema, role)),
+        "login": identifier(login),
+        "login_name": literal(login),
+        "group": identifier(role_name(database, schema, role)),
     }
     parts = ["login", "login_relay"] if role == "relay" else ["login"]
     return "\n\n".join(_filled(part, database, schema, **given) for part in parts)
@@ -66,20 +66,22 @@ def _filled(part: str, database: str, schema: str, **given: str) -> str:
     names = {role: role_name(database, schema, role) for role in ROLES}
     values = {
         "schema": quoted(schema),
-        "database": _identifier(database),
-        "all": ", ".join(map(_identifier, names.values())),
-        "all_names": ", ".join(map(_literal, names.values())),
-        "reader_name": _literal(names["reader"]),
-        "relay_name": _literal(names["relay"]),
-        **{role: _identifier(name) for role, name in names.items()},
+        "database": identifier(database),
+        "all": ", ".join(map(identifier, names.values())),
+        "all_names": ", ".join(map(literal, names.values())),
+        "reader_name": literal(names["reader"]),
+        "relay_name": literal(names["relay"]),
+        **{role: identifier(name) for role, name in names.items()},
         **given,
     }
     return re.sub(r"@(\w+)@", lambda found: values[found[1]], named("roles.sql")[part])
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
+    """A name in SQL, whatever is in it."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A text in SQL, whatever is in it."""
     return "'" + text.replace("'", "''") + "'"

@@ -190,7 +190,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "export": sorted([*common, "file"]),
         "import": sorted([*common, "file"]),
         "status": sorted([*common, *broker, "--watch", "--every"]),
-        "verify": sorted([*common, *broker, "--to", "--wait", "--erased"]),
+        "verify": sorted([*common, *broker, "--to", "--wait", "--erased", "--given-up"]),
         "doctor": sorted([*common, *broker, "--patience"]),
         "tail": sorted([*common, "--from", "--last", "--stream", "--category", "--type"]),
         "relay": sorted([*common, "--from", "--lease", "--listen", "--amqp-url", "--token-file", "--public-page"]),

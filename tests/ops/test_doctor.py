@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import re
 import secrets
+import shlex
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -22,17 +25,21 @@ from tests.ops.test_cli import environment
 from tests.whole.flow import QUICK, relay_running
 from trunkline_consumer import Consumer
 from trunkline_ops.commands import app
-from trunkline_ops.doctor import Finding, examine
+from trunkline_ops.definitions import definitions
+from trunkline_ops.doctor import Finding, database_facts
+from trunkline_ops.doctor import examine as examined
 from trunkline_ops.doctor.broker_checks import broker_findings
-from trunkline_ops.doctor.broker_facts import BrokerFacts, Connection, Exchange, Node, Permission, Queue
-from trunkline_ops.doctor.promised import promise, rights
+from trunkline_ops.doctor.broker_facts import Binding, BrokerFacts, Connection, Exchange, Node, Permission, Queue
+from trunkline_ops.doctor.promised import Key, promise, rights
 from trunkline_ops.management import Management
 from trunkline_ops.servers import PostgresServer, RabbitMQServer, postgres_server
 from trunkline_ops.settings import Settings
 from trunkline_store import ANY_VERSION, EventData, EventStore
 from trunkline_store.lease import Lease
 from trunkline_store.migrate import initialise, latest
+from trunkline_store.overview import Overview
 from trunkline_store.presence import client_properties
+from trunkline_store.queries import for_store
 from trunkline_store.rights import Role
 from trunkline_store.roles import make_roles
 
@@ -46,6 +53,11 @@ def nothing_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in environment(None):
         if name.startswith("TRUNKLINE_"):
             monkeypatch.delenv(name, raising=False)
+
+
+async def examine(settings: Settings, patience: float = 15.0) -> list[Finding]:
+    """As the command asks by itself."""
+    return await examined(settings, patience=patience)
 
 
 def codes(found: list[Finding]) -> set[str]:
@@ -120,16 +132,25 @@ async def test_without_a_management_url_it_says_what_it_did_not_look_at(database
     assert {each.code for each in found if each.level == "note"} >= {"broker-not-named", "roles-none"}
 
 
-def test_what_is_promised_is_read_from_the_sql() -> None:
-    """Tables, functions, indexes and triggers of the migrations, and the rights of the roles: none is overlooked."""
+async def test_what_is_promised_is_read_from_the_sql(database: str) -> None:
+    """Tables, functions, indexes, keys and triggers are those of a fresh store, and none is overlooked. And the
+    rights of the roles."""
     promised = promise()
-    assert promised.tables >= {"events", "streams", "links", "subscriptions", "relays", "leases", "parked", "snapshots"}
-    assert promised.functions >= {"append_v1", "append_many_v1", "link_v1", "safe_position_v1", "hard_delete_v1"}
-    assert promised.indexes.keys() >= {"events_event_id", "events_stream_version", "events_category", "links_once"}
-    assert promised.triggers.keys() == {"events_are_immutable", "links_are_immutable"}
+    connection = await asyncpg.connect(database)
+    sql = {name: for_store(text, "eventstore", "json") for name, text in database_facts._FACTS.items()}
+    relations = await connection.fetch(sql["relations"])
+    keys = {Key(row["table"], row["kind"], tuple(row["columns"])) for row in await connection.fetch(sql["keys"])}
+    functions = {row["name"] for row in await connection.fetch(sql["functions"])}
+    triggers = {row["name"] for row in await connection.fetch(sql["triggers"])}
+    await connection.close()
+    assert promised.tables == {row["name"] for row in relations if row["kind"] == "table"}
+    assert {*promised.indexes, *promised.keys.values()} == {row["name"] for row in relations if row["kind"] == "index"}
+    assert set(promised.keys) == keys
+    assert promised.functions == functions
+    assert set(promised.triggers) == triggers
     assert ("writer", "EXECUTE", "function", "append_v1") in rights()
     assert ("relay", "UPDATE", "table", "leases") in rights()
-    assert ("reader", "SELECT", "table", "parked") in rights()
+    assert ("reader", "SELECT", "table", "standbys") in rights()
     assert not any(right.name == "events" and right.privilege != "SELECT" for right in rights())
 
 
@@ -144,7 +165,7 @@ RELAYED = "INSERT INTO eventstore.relays (name, position, updated_at) VALUES ('r
 
 @dataclass
 class Seed:
-    """What is done to a store with a few events, and what is to be found then; `roles`: whether it has roles."""
+    """What is done to a store with a few events, and what is to be found then, alone or with others."""
 
     code: str
     sql: str
@@ -160,11 +181,21 @@ DATABASE = [
     Seed("sequence-options", "ALTER SEQUENCE eventstore.blocks INCREMENT 2"),
     Seed("sequence-options", "ALTER SEQUENCE eventstore.blocks CYCLE"),
     Seed("sequence-behind", "SELECT setval('eventstore.blocks', 1)"),
+    Seed("sequence-behind", "ALTER SEQUENCE eventstore.blocks RESTART"),
+    Seed("sequence-behind", "ALTER SEQUENCE eventstore.blocks RESTART WITH 7"),
     Seed("store-row", "DELETE FROM eventstore.store"),
     Seed("table-missing", "DROP TABLE eventstore.snapshots"),
     Seed("function-missing", "DROP FUNCTION eventstore.delete_v1"),
     Seed("index-missing", "DROP INDEX eventstore.events_category"),
     Seed("index-missing", "ALTER TABLE eventstore.events DROP CONSTRAINT events_event_id"),
+    Seed("index-missing", "ALTER TABLE eventstore.events DROP CONSTRAINT events_pkey"),
+    Seed("index-missing", "ALTER TABLE eventstore.streams DROP CONSTRAINT streams_stream_key"),
+    Seed("index-missing", "ALTER TABLE eventstore.parked DROP CONSTRAINT parked_pkey"),
+    Seed("table-missing", "DROP TABLE eventstore.standbys"),
+    Seed("index-invalid", "CREATE INDEX events_category_ccnew ON eventstore.events (category, position); "
+         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'eventstore.events_category_ccnew'::regclass"),
+    Seed("index-invalid", "UPDATE pg_index SET indisvalid = false "
+         "WHERE indexrelid = 'eventstore.events_pkey'::regclass"),
     Seed("index-invalid", "UPDATE pg_index SET indisvalid = false "
          "WHERE indexrelid = 'eventstore.events_created_at'::regclass"),
     Seed("trigger-missing", "DROP TRIGGER links_are_immutable ON eventstore.links"),
@@ -173,6 +204,8 @@ DATABASE = [
     Seed("commit-asynchronous", "ALTER DATABASE {database} SET synchronous_commit = off"),
     Seed("rights-public", "GRANT EXECUTE ON FUNCTION eventstore.hard_delete_v1 TO PUBLIC"),
     Seed("rights-public", "GRANT SELECT ON eventstore.events TO PUBLIC"),
+    Seed("rights-public", "GRANT USAGE ON SEQUENCE eventstore.blocks TO PUBLIC"),
+    Seed("rights-bypass", "GRANT UPDATE ON SEQUENCE eventstore.blocks TO pg_monitor"),
     Seed("lease-dead", f"{RELAYED.format(0)} {LEASE} ('relay', gen_random_uuid(), 1, '5 s', now() - interval '9 s')"),
     Seed("lease-dead", f"{NONE_LEFT} {LEASE} ('subscription 1', gen_random_uuid(), 1, '5 s', now() - interval '9 s')"),
     Seed("lease-future",
@@ -183,7 +216,13 @@ DATABASE = [
          patience=0),
     Seed("relay-ahead", RELAYED.format(1_000_000)),
     Seed("checkpoint-ahead", SUBSCRIBED.format(1_000_000)),
+    Seed("relay-ahead", f"ALTER SEQUENCE eventstore.blocks RESTART; {RELAYED.format(1_000_000)}",
+         also=frozenset({"sequence-behind"})),
+    Seed("checkpoint-ahead", f"ALTER SEQUENCE eventstore.blocks RESTART; {SUBSCRIBED.format(1_000_000)}",
+         also=frozenset({"sequence-behind"})),
     Seed("subscription-stopped", SUBSCRIBED.format(0)),
+    Seed("subscription-stalled", f"{SUBSCRIBED.format(0)} {LEASE} "
+         "('subscription 1', gen_random_uuid(), 1, '1 h', now() + interval '1 h')", patience=0),
     Seed("subscription-halted",
          f"""{SUBSCRIBED.format(0)} UPDATE eventstore.subscriptions SET halted = '{{"error": 1}}'"""),
     Seed("subscription-parked", f"{NONE_LEFT} INSERT INTO eventstore.parked "
@@ -193,7 +232,7 @@ DATABASE = [
 
 @pytest.mark.parametrize("seed", DATABASE, ids=[f"{n} {seed.code}" for n, seed in enumerate(DATABASE)])
 async def test_a_defect_of_the_database_is_found(seed: Seed, database: str) -> None:
-    """By its name, with what it means and what mends it, and nothing else is found beside it."""
+    """By its name, with what it means and what mends it, and nothing is found beside it that is not there."""
     async with EventStore(database) as store:
         await store.append_to_stream("a-1", ANY_VERSION, EVENTS)
     connection = await asyncpg.connect(database)
@@ -201,14 +240,15 @@ async def test_a_defect_of_the_database_is_found(seed: Seed, database: str) -> N
     await connection.execute(seed.sql.replace("{database}", urlsplit(database).path.removeprefix("/")))
     await connection.close()
     found = await examine(Settings.of(dsn=database), patience=seed.patience)
-    assert codes(found) == {seed.code}
+    assert codes(found) == {seed.code} | seed.also
     assert all(each.subject and each.problem and each.means and each.mend for each in found if each.level == "finding")
 
 
 @pytest.mark.parametrize("seed", [each for each in DATABASE if each.code in (
     "sequence-cache", "sequence-options", "sequence-behind", "index-missing", "index-invalid", "trigger-missing",
-    "trigger-disabled", "isolation-default", "commit-asynchronous", "rights-public", "lease-orphan", "checkpoint-ahead",
-)], ids=lambda seed: seed.code)  # fmt: skip
+    "trigger-disabled", "isolation-default", "commit-asynchronous", "rights-public", "rights-bypass", "lease-orphan",
+    "checkpoint-ahead",
+) and not each.also], ids=lambda seed: seed.code)  # fmt: skip
 async def test_what_is_said_to_mend_a_defect_mends_it(seed: Seed, database: str) -> None:
     """The SQL, or the command of trunkline, run as it stands."""
     async with EventStore(database) as store:
@@ -220,12 +260,31 @@ async def test_what_is_said_to_mend_a_defect_mends_it(seed: Seed, database: str)
     mend = finding.mend.partition(", then")[0]
     if mend.startswith("trunkline "):
         runner = CliRunner(env=environment(database))
-        done = await asyncio.to_thread(runner.invoke, app, mend.split()[1:])
+        done = await asyncio.to_thread(runner.invoke, app, shlex.split(mend)[1:])
         assert done.exit_code == 0, done.output
     else:
-        await connection.execute(mend)
+        for statement in mend.split("; "):  # CONCURRENTLY takes one of its own
+            await connection.execute(statement)
     await connection.close()
     assert codes(await examine(settings, patience=3600)) == set()
+
+
+async def test_a_subscription_that_gets_on_is_no_finding(database: str) -> None:
+    """Its checkpoint was written just now, and old events are ahead; or long ago, and what is ahead has just come."""
+    connection = await asyncpg.connect(database)
+    await connection.execute(SUBSCRIBED.format(0))
+    await connection.execute(f"{LEASE} ('subscription 1', gen_random_uuid(), 1, '1 h', now() + interval '1 h')")
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    async with EventStore(database) as store:
+        await store.append_to_stream("a-1", ANY_VERSION, [EventData("E", 1, created_at=hour_ago)])
+        assert codes(await examine(Settings.of(dsn=database))) == set()
+        await connection.execute("UPDATE eventstore.subscriptions SET updated_at = $1", hour_ago)
+        assert codes(await examine(Settings.of(dsn=database))) == {"subscription-stalled"}
+        done = "UPDATE eventstore.subscriptions SET checkpoint = (SELECT max(position) FROM eventstore.events)"
+        await connection.execute(done)
+        await store.append_to_stream("a-1", ANY_VERSION, EVENTS)
+        assert codes(await examine(Settings.of(dsn=database))) == set()
+    await connection.close()
 
 
 ROLES: list[tuple[str, str]] = [
@@ -254,11 +313,11 @@ async def test_a_defect_of_the_roles_is_found_and_mended(
     assert codes(found) == {code}
     (mend,) = [each.mend for each in found if each.code == code]
     runner = CliRunner(env=environment(database))
-    assert (await asyncio.to_thread(runner.invoke, app, mend.split()[1:])).exit_code == 0
+    assert (await asyncio.to_thread(runner.invoke, app, shlex.split(mend)[1:])).exit_code == 0
     if code == "role-missing":  # and its login again a member, whom the fixture removes
         await connection.execute(f'GRANT {groups["eraser"]} TO "{urlsplit(logins["eraser"]).username}"')
         mend = f"trunkline roles --login {urlsplit(logins['eraser']).username} --as eraser"
-        assert (await asyncio.to_thread(runner.invoke, app, mend.split()[1:])).exit_code == 0
+        assert (await asyncio.to_thread(runner.invoke, app, shlex.split(mend)[1:])).exit_code == 0
     assert codes(await examine(settings)) == set()
     await connection.close()
 
@@ -284,6 +343,108 @@ async def test_open_transactions_are_found(store: EventStore, database: str) -> 
         finally:
             await connection.execute(f"ROLLBACK PREPARED '{name}'")
     assert codes(await examine(settings, patience=0)) == set()
+
+
+async def test_the_stores_owner_is_told_who_holds_the_line(database: str) -> None:
+    """Though he may not see how long others' transactions are open: a young writer, or one whom nothing waits for, is
+    no finding; one behind whom events have waited for too long is."""
+    login = f"owner_{secrets.token_hex(6)}"
+    admin, url = await asyncpg.connect(database), urlsplit(database)
+    await admin.execute(f"CREATE ROLE {login} LOGIN PASSWORD '{login}'")
+    await admin.execute(f'GRANT CREATE ON DATABASE "{url.path[1:]}" TO {login}')
+    try:
+        owners = url._replace(netloc=f"{login}:{login}@{url.hostname}:{url.port}").geturl()
+        connection = await asyncpg.connect(owners)
+        await initialise(connection, "owned")
+        await connection.close()
+        settings = Settings.of(dsn=owners, store="owned")
+        async with EventStore(database, schema="owned") as store, store.transaction() as holding:
+            await store.append_to_stream("a-1", ANY_VERSION, EVENTS, connection=holding)
+            assert codes(await examine(settings, patience=0)) == set()
+            await store.append_to_stream("b-1", ANY_VERSION, [EventData("E", 1)])
+            assert codes(await examine(settings, patience=3600)) == set()
+            found = await examine(settings, patience=0)
+            assert codes(found) == {"transaction-holds"}
+            assert f"pg_terminate_backend({holding.get_server_pid()})" in found[0].mend + found[1].mend
+            assert "transactions-not-looked-at" in {each.code for each in found}
+    finally:
+        await admin.execute(f"DROP OWNED BY {login} CASCADE; DROP ROLE {login}")
+        await admin.close()
+
+
+EVIL = ["$(touch pwned) `x` 'y'", "-x"]
+
+
+def words_of(mend: str) -> list[str]:
+    """What bash makes of its command."""
+    functions = """trunkline() { printf '%s\\0' "$@"; }; rabbitmqctl() { trunkline "$@"; }"""
+    script = f"{functions}; {command_of(mend)}"
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stderr == ""
+    return ran.stdout.split("\0")[:-1]
+
+
+def command_of(mend: str) -> str:
+    """Without the words around it."""
+    command = mend[re.search(r"\b(trunkline|rabbitmqctl) ", mend).start() :]  # type: ignore[union-attr]
+    return re.split(r"; (?:then|the|for a) |, or another", command)[0]
+
+
+@pytest.mark.parametrize("name", EVIL)
+async def test_a_mend_is_of_its_subscription_in_its_store_however_it_is_called(name: str, database: str) -> None:
+    """A shell takes the name as it is; the one of the same name in another store stays."""
+    connection = await asyncpg.connect(database)
+    await initialise(connection, "order")
+    async with EventStore(database) as store, EventStore(database, schema="order") as other:
+        for each in (store, other):
+            await each.append_to_stream("a-1", ANY_VERSION, EVENTS)
+            await each.fetch(each.sql["create_subscription"], name, "$all", 0)
+        settings = Settings.of(dsn=database, store="order")
+        seeds = {
+            "subscription-stopped": "SELECT 1",
+            "subscription-halted": """UPDATE "order".subscriptions SET halted = '{"error": 1}'""",
+            "checkpoint-ahead": 'UPDATE "order".subscriptions SET halted = NULL, checkpoint = 1000000',
+            "subscription-parked": 'UPDATE "order".subscriptions SET checkpoint = (SELECT max(position) FROM '
+            '"order".events); INSERT INTO "order".parked (subscription_id, first_position, last_position, stream, '
+            "attempts) VALUES (1, 2048, 2050, 'a-1', 3)",
+            "lease-dead": 'DELETE FROM "order".parked; INSERT INTO "order".leases (name, owner, epoch, length, until) '
+            "VALUES ('subscription 1', gen_random_uuid(), 1, '5 s', now() - interval '9 s')",
+        }
+        for code, sql in seeds.items():
+            await connection.execute(sql)
+            found = await examine(settings, patience=3600)
+            assert codes(found) == {code}
+            (mend,) = [each.mend for each in found if each.code == code]
+            words = words_of(mend)
+            assert words[:1] == ["subscriptions"]
+            assert words[2:4] == ["--schema", "order"]
+            assert words[-1] == name
+        done = await asyncio.to_thread(CliRunner(env=environment(database)).invoke, app, words)
+        assert done.exit_code == 0, done.output
+        assert [each.name for each in await store.subscriptions.list()] == [name]
+        assert await other.subscriptions.list() == []
+    await connection.close()
+
+
+async def test_a_mend_in_sql_is_of_its_store_and_quoted(database: str) -> None:
+    """A store may be called like a word of SQL, and a row like anything."""
+    connection = await asyncpg.connect(database)
+    await initialise(connection, "order")
+    settings = Settings.of(dsn=database, store="order")
+    for sql in (
+        """INSERT INTO "order".leases VALUES ($$subscription a'b$$, gen_random_uuid(), 1, '5 s', '-infinity')""",
+        'ALTER SEQUENCE "order".blocks CACHE 5',
+        'ALTER SEQUENCE "order".blocks RESTART',
+        'ALTER TABLE "order".links DROP CONSTRAINT links_once',
+        'ALTER TABLE "order".events DISABLE TRIGGER events_are_immutable',
+        'GRANT UPDATE ON SEQUENCE "order".blocks TO pg_monitor',
+    ):
+        await connection.execute(sql)
+        (finding,) = [each for each in await examine(settings) if each.level == "finding" and each.code not in NOISE]
+        for statement in finding.mend.partition(", then")[0].split("; "):
+            await connection.execute(statement)
+        assert codes(await examine(settings)) == set()
+    await connection.close()
 
 
 async def test_a_reader_may_ask(database: str, logins: Mapping[Role, str]) -> None:
@@ -460,6 +621,60 @@ async def test_a_user_who_may_not_is_found(
         await management._do("DELETE", "users", user)
 
 
+async def test_rights_that_are_said_to_mend_are_those_of_the_definitions(
+    database: str, vhost: str, rabbitmq: RabbitMQServer, management: Management
+) -> None:
+    """For a relay, and for a consumer, transient subscriptions among his: in one place, so that they are the same."""
+    user, url = f"u-{secrets.token_hex(6)}", urlsplit(vhost)
+    await put(rabbitmq, f"users/{user}", {"password": "x", "tags": ""})
+    try:
+        await put(rabbitmq, f"permissions/{url.path[1:]}/{user}", {"configure": "", "write": "", "read": ""})
+        netloc = f"{user}:x@{url.hostname}:{url.port}"
+        api = urlsplit(rabbitmq.management_url)
+        settings = Settings.of(
+            dsn=database,
+            amqp_url=url._replace(netloc=netloc).geturl(),
+            management_url=api._replace(netloc=f"{rabbitmq.user}:{rabbitmq.password}@{api.netloc}").geturl(),
+        )
+        found = await until(lambda: examine(settings), {"permissions"})
+        (mend,) = [each.mend for each in found if each.code == "permissions"]
+        for kind, part in zip(("relay", "consumer"), mend.split("; "), strict=True):
+            assert part.startswith(f"for a {kind}: ")
+            given = definitions("eventstore", url.path[1:], {})["permissions"]
+            (wanted,) = [each for each in given if each["user"] == f"eventstore-{kind}"]
+            patterns = {name: wanted[name] for name in ("configure", "write", "read")}
+            assert words_of(part) == ["-p", url.path[1:], "set_permissions", user, *patterns.values()]
+            await put(rabbitmq, f"permissions/{url.path[1:]}/{user}", patterns)
+            await until(lambda: examine(settings), set())
+    finally:
+        await management._do("DELETE", "users", user)
+
+
+async def test_a_queue_with_a_policy_is_given_its_limit_there(
+    database: str, vhost: str, rabbitmq: RabbitMQServer
+) -> None:
+    """One that has none gets one; a second one could switch off what the first sets."""
+    async with broker(vhost) as channel:
+        queue = await channel.declare_queue("plain", durable=True)
+        await queue.bind("eventstore", "#")
+        settings = settings_of(database, vhost, rabbitmq)
+        found = await until(lambda: examine(settings), {"queue-unbounded"})
+        (mend,) = [each.mend for each in found if each.code == "queue-unbounded"]
+        *_, pattern, limits = words_of(mend)
+        definition = {"dead-letter-exchange": "dead"}
+        policy = {"pattern": pattern, "definition": definition, "apply-to": "queues"}
+        await put(rabbitmq, f"policies/{urlsplit(vhost).path[1:]}/mine", policy)
+
+        async def told() -> list[Finding]:
+            return [each for each in await examine(settings) if "'mine'" in each.mend]
+
+        (finding,) = await until(told, {"queue-unbounded"})
+        assert "set_policy" not in finding.mend
+        await put(rabbitmq, f"policies/{urlsplit(vhost).path[1:]}/mine",
+                  policy | {"definition": definition | json.loads(limits)})  # fmt: skip
+        await until(lambda: examine(settings), set())
+
+
 async def test_a_monitoring_user_may_ask(database: str, vhost: str, rabbitmq: RabbitMQServer,
                                          management: Management) -> None:  # fmt: skip
     """What is told to administrators only is a note."""
@@ -517,16 +732,16 @@ def facts(**changed: Any) -> BrokerFacts:
         "queues": [],
         "bindings": [],
         "permissions": PERMISSIONS,
-        "connections": [Connection(RELAY, "relay", "running")],
+        "connections": [Connection(RELAY, "running")],
         "nodes": [Node("rabbit@a", True, False, False, [])],
     }
     return BrokerFacts(**{**given, **changed})
 
 
 def queue(**changed: Any) -> Queue:
-    given: dict[str, Any] = {"name": "eventstore.s", "kind": "quorum", "durable": True, "exclusive": False}
+    given: dict[str, Any] = {"name": "eventstore.s", "kind": "quorum", "exclusive": False}
     given |= {"state": "running", "arguments": SUBSCRIPTIONS_QUEUE, "policy": "", "policy_sets": {}}
-    given |= {"ready": 0, "unacked": 0, "consumers": 1, "members": 3, "online": 3}
+    given |= {"ready": 0, "consumers": 1, "members": 3, "online": 3}
     return Queue(**{**given, **changed})
 
 
@@ -539,8 +754,8 @@ def queue(**changed: Any) -> Queue:
         ({"nodes": [Node("rabbit@a", True, False, True, [])]}, {"alarm-disk"}),
         ({"nodes": [Node("rabbit@a", False, False, False, [])]}, {"node-down"}),
         ({"nodes": [Node("rabbit@a", True, False, False, ["rabbit@b"])]}, {"node-partitioned"}),
-        ({"connections": [Connection(RELAY, "relay", "blocked")]}, {"relay-blocked"}),
-        ({"connections": [Connection("other relay (host:1)", "relay", "blocked")]}, set()),
+        ({"connections": [Connection(RELAY, "blocked")]}, {"relay-blocked"}),
+        ({"connections": [Connection("other relay (host:1)", "blocked")]}, set()),
         ({"queues": [queue(state="down")]}, {"queue-down"}),
         ({"queues": [queue(online=1)]}, {"queue-majority"}),
         ({"queues": [queue(online=2)]}, set()),
@@ -552,6 +767,29 @@ def test_what_takes_a_cluster_is_found_in_its_facts(broken: dict[str, Any], expe
     found = list(broker_findings(facts(**broken), "eventstore", None, 262144))
     assert codes(found) == expected
     assert all(each.means and each.mend for each in found if each.level == "finding")
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_a_name_of_rabbitmq_cannot_leave_its_mend(name: str) -> None:
+    """Queues, policies, users and vhosts are words for a shell, whatever is in them."""
+    plain = {"name": name, "kind": "classic", "arguments": {}}
+    broken: list[tuple[dict[str, Any], str, list[str]]] = [
+        ({"there": False}, "vhost-missing", ["add_vhost"]),
+        ({"permissions": None}, "broker-not-looked-at", ["set_user_tags"]),
+        ({"permissions": []}, "permissions", []),
+        ({"queues": [queue(**plain)]}, "queue-unbounded", []),
+        ({"queues": [queue(**plain, state="down")]}, "queue-down", ["-p", name, "delete_queue"]),
+        ({"queues": [queue(**plain, ready=1, consumers=0)]}, "queue-idle", ["-p", name, "delete_queue"]),
+        ({"queues": [queue(name=f"eventstore.{name}")]}, "queue-orphan", ["-p", name, "delete_queue"]),
+    ]
+    names = {"vhost": name, "user": name, "asks": name, "bindings": [Binding("eventstore", name, "#")]}
+    seen = Overview(NOW, "eventstore", 1, "h", "json", "application/json", NOW, 0, 0, 0, None, 0, 0, 0, 0, None, [])
+    for changed, code, beginning in broken:
+        findings = broker_findings(facts(**{**names, **changed}), "eventstore", seen, 262144)
+        (mend,) = [each.mend for each in findings if each.code == code]
+        words = words_of(mend)
+        assert words[: len(beginning)] == beginning
+        assert any(word.endswith(name) for word in words)
 
 
 # --- the command
@@ -570,7 +808,7 @@ async def test_the_command_says_it_and_fails_with_1(store: EventStore, database:
     code, shown = await run()
     assert code == 1
     assert "index eventstore.events_category: it is not there  [index-missing]" in shown
-    assert 'mend   CREATE INDEX events_category ON "eventstore".events (category, position)' in shown
+    assert 'mend   CREATE INDEX CONCURRENTLY events_category ON "eventstore".events (category, position)' in shown
     code, shown = await run("--json")
     assert code == 1
     objects = [json.loads(line) for line in shown.splitlines()]

@@ -17,11 +17,15 @@ from typer.testing import CliRunner, Result
 
 from tests.ops.test_cli import environment, program, shown_on, terminal
 from tests.whole.flow import Flow
+from trunkline_ops import management
 from trunkline_ops.commands import app
+from trunkline_ops.connect import managed
+from trunkline_ops.depths import depths_of
 from trunkline_ops.servers import RabbitMQServer
 from trunkline_ops.settings import Settings
 from trunkline_store import ANY_VERSION, EventData, EventStore, InvalidArgument
 from trunkline_store.lease import Lease
+from trunkline_store.line import Depth
 
 Cli = Callable[..., Awaitable[Result]]
 
@@ -110,6 +114,28 @@ async def test_a_broker_that_is_away_is_told(cli: Cli) -> None:
     assert "RabbitMQ      RabbitMQ's management API cannot be reached" in result.stdout
     assert "geheim" not in result.stdout
     assert "store         eventstore: 0 events" in result.stdout
+
+
+async def test_only_the_stores_queues_are_asked_for_by_page(
+    vhost: str, rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many queues a vhost has, an answer is of one page, of this store, and of what is shown."""
+    mine = {f"eventstore.s{n}" for n in range(5)}
+    async with await aio_pika.connect(vhost) as connection, connection.channel() as channel:
+        for name in (*mine, "eventstores.other", "plain"):
+            await channel.declare_queue(name, durable=True)
+    monkeypatch.setattr(management, "_PAGE", 2)
+    settings = Settings.of(amqp_url=vhost, management_url=rabbitmq.management_url)
+    async with managed(settings) as known:
+        assert known is not None
+        async with asyncio.timeout(30):  # the API is seconds behind
+            while (found := await depths_of(known, "eventstore")).keys() != mine:
+                assert found.keys() <= mine
+        assert set(found.values()) == {Depth(0, 0, 0)}
+        assert list(await depths_of(known, "eventstore", most=3)) == sorted(mine)[:3]
+        asked = await known.api.queue_columns(known.name, ["name", "consumers"])
+        assert {each["name"] for each in asked} == {*mine, "eventstores.other", "plain"}
+        assert all(each.keys() <= {"name", "consumers"} for each in asked)
 
 
 async def test_it_watches_until_it_is_told_to_stop(store: EventStore, database: str) -> None:

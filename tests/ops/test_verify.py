@@ -6,14 +6,18 @@ from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
+import aio_pika
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tests.ops.test_cli import environment, shown_on, terminal
-from tests.whole.flow import Flow
+from tests.relay.plain import append, plain, recorded
+from tests.whole.flow import Flow, relay_running
 from trunkline_ops.commands import app
+from trunkline_ops.servers import RabbitMQServer
+from trunkline_ops.servers.proxy import Proxy
 from trunkline_ops.settings import Settings
 from trunkline_ops.verify import run, verify
 from trunkline_ops.verify.feeds import Ranges
@@ -66,6 +70,25 @@ async def test_a_flow_that_has_come_to_rest_is_proved(database: str, vhost: str)
     count = len(committed)
     assert (found["store"]["committed"], found["relay"]["confirmed"], found["flow"]["handled"]) == (count, count, count)
     assert found["store"]["position"] == committed[-1]
+
+
+async def test_what_rabbitmq_refused_is_not_confirmed(store: EventStore, database: str, vhost: str) -> None:
+    """Though the relay's position is past it; until somebody says that it was seen to."""
+    full: dict[str, Any] = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    async with plain(vhost, "#"), await aio_pika.connect(vhost) as connection, connection.channel() as channel:
+        async with relay_running(database, vhost, patience=0.2):
+            queue = await channel.declare_queue("full", durable=True, arguments=full)
+            await queue.bind("eventstore", "#")
+            positions = [p for _ in range(4) for p in await append(store, "a-1", "E")]
+            await recorded(store, positions[-1])
+    found = (await proved(database))["relay"]
+    assert (found["ok"], found["confirmed"]) == (False, 4)
+    assert [(each["messages"], each["first"], each["last"]) for each in found["given_up"]] == [
+        (3, positions[1], positions[3])
+    ]
+    assert f"3 messages between positions {positions[1]} and {positions[3]} RabbitMQ refused" in found["words"]
+    assert (await proved(database, given_up_to=positions[2]))["relay"]["ok"] is False
+    assert (await proved(database, given_up_to=positions[3]))["relay"]["ok"] is True
 
 
 async def test_what_is_not_confirmed_or_handled_is_named(store: EventStore, database: str) -> None:
@@ -142,18 +165,96 @@ async def test_damage_to_the_tables_is_found(damage: str, said: str, store: Even
 
 
 async def test_links_that_were_erased_leave_holes_that_are_allowed(store: EventStore, database: str) -> None:
-    """A hard delete takes links to its events too; --erased says that this has happened."""
-    last = await store.append_to_stream("a-1", ANY_VERSION, events(2))
-    linked = await store.read_stream_forward("a-1")
-    await store.link_to_stream("all-a", ANY_VERSION, linked)
-    last = await store.append_to_stream("all-a", ANY_VERSION, events(1))
+    """A hard delete takes links to its events too; --erased says that this has happened, and it is told what it
+    allows: holes, versions at the end, all of a stream."""
+    await store.append_to_stream("a-1", ANY_VERSION, events(2))
+    await store.append_to_stream("b-1", ANY_VERSION, events(1))
+    erased, kept = await store.read_stream_forward("a-1"), await store.read_stream_forward("b-1")
+    await store.link_to_stream("hole", ANY_VERSION, [*erased, *kept])
+    await store.link_to_stream("end", ANY_VERSION, [*kept, erased[0]])
+    last = await store.link_to_stream("all", ANY_VERSION, erased)
     await store.delete_stream("a-1", ANY_VERSION, hard=True)
     await relayed(store, last.last_position)
     found = (await proved(database))["versions"]
     assert not found["ok"]
-    assert "all-a lacks versions 1 to 2" in found["words"]
-    assert "--erased" in found["words"]
+    assert found["words"].endswith(
+        "2 versions are missing: hole lacks versions 1 to 2. end says 2 and has 1; all says 2 and has 0. "
+        "if events that were linked were removed for good, use --erased"
+    )
+    found = (await proved(database, erased=True))["versions"]
+    assert found["ok"]
+    assert (found["versions_missing"], found["versions_erased"]) == (0, 5)
+    assert found["words"].endswith(
+        "5 versions are missing, allowed by --erased: hole lacks versions 1 to 2; end says 2 and has 1; "
+        "all says 2 and has 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("DELETE FROM eventstore.events WHERE stream_version = 2", "a-1 lacks version 2"),
+        ("DELETE FROM eventstore.events WHERE stream_version = 5", "a-1 says 5 and has 4"),
+        ("UPDATE eventstore.streams SET version = 1 WHERE stream = 'linked'", "linked says 1 and has 2"),
+    ],
+)
+async def test_what_no_erased_link_explains_is_never_allowed(
+    damage: str, said: str, store: EventStore, database: str
+) -> None:
+    """--erased does not cover a stream that has events and no links, nor versions above what the stream's row says."""
+    await store.append_to_stream("a-1", ANY_VERSION, events(5))
+    last = await store.link_to_stream("linked", ANY_VERSION, (await store.read_stream_forward("a-1"))[2:4])
+    await relayed(store, last.last_position)
     assert (await proved(database, erased=True))["versions"]["ok"]
+    await store.fetch("ALTER TABLE eventstore.events DISABLE TRIGGER events_are_immutable")
+    await store.fetch(damage)
+    found = (await proved(database, erased=True))["versions"]
+    assert not found["ok"]
+    assert said in found["words"]
+    assert "use --erased" not in found["words"]
+
+
+async def test_a_position_beyond_the_store_is_no_proof(store: EventStore, database: str) -> None:
+    """As after a restore of an older backup: what is appended up to there would be taken for confirmed and handled. A
+    relay, a checkpoint, a finished range: each is told, and by how much."""
+    last = await store.append_to_stream("a-1", ANY_VERSION, events(3))
+    safe = await store.safe_position()
+    await relayed(store, safe + 5000)
+    await subscribed(store, "good", "$all", last.last_position)
+    await subscribed(store, "ahead", "$all", safe + 77)
+    await subscribed(store, "finished", "$all", last.last_position)
+    await store.fetch(
+        "UPDATE eventstore.subscriptions SET finished = int8multirange(int8range($1, $2, '(]')) "
+        "WHERE name = 'finished'",
+        safe + 10,
+        safe + 20,
+    )
+    found = await proved(database)
+    assert [name for name, part in found.items() if not part["ok"]] == ["relay", "ahead", "finished"]
+    assert [found[name]["beyond"] for name in ("relay", "good", "ahead", "finished")] == [5000, 0, 77, 20]
+    assert f"it stands at {safe + 77}, 77 above the safe position" in found["ahead"]["words"]
+    assert f"it stands at {safe + 5000}, 5000 above the safe position" in found["relay"]["words"]
+
+
+async def test_the_proof_of_the_tables_does_not_take_rabbitmq(
+    store: EventStore, database: str, vhost: str, rabbitmq: RabbitMQServer
+) -> None:
+    """Where the management API goes away meanwhile, one line says so; everything else is proved all the same."""
+    last = await store.append_to_stream("a-1", ANY_VERSION, events(3))
+    await relayed(store, last.last_position)
+    await subscribed(store, "s", "$all", last.last_position)
+    leaving: list[asyncio.Task[None]] = []
+    async with Proxy(rabbitmq.management_url) as proxy:
+        settings = Settings.of(dsn=database, amqp_url=vhost, management_url=proxy.url)
+
+        def advance(*_: object) -> None:
+            leaving.append(asyncio.create_task(proxy.refuse()))
+
+        parts = await verify(store, settings, advance)
+    assert [part.check for part in parts] == [*PARTS, "queues", "subscription"]
+    assert all(part.ok for part in parts)
+    assert "cannot be reached" in parts[3].sentence
+    assert parts[4].facts["handled"] == 3
 
 
 async def test_above_the_safe_position_nothing_is_proved(store: EventStore, database: str) -> None:
@@ -186,31 +287,35 @@ async def test_pages_do_not_matter(store: EventStore, database: str, monkeypatch
         assert await proved(database) == whole
 
 
-ROWS = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 50)), unique_by=lambda row: row[:2])
+ROWS = st.lists(
+    st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 50), st.booleans()), unique_by=lambda row: row[:2]
+)
 
 
 @given(rows=ROWS, size=st.integers(1, 4), upto=st.integers(1, 50))
-def test_versions_are_judged_as_by_sets(rows: list[tuple[int, int, int]], size: int, upto: int) -> None:
+def test_versions_are_judged_as_by_sets(rows: list[tuple[int, int, int, bool]], size: int, upto: int) -> None:
     """However rows are paged: what is missing and what is inverted is what a plain program over sets finds."""
-    rows = sorted(rows)
+    targets = {row[0] for row in rows if row[3]}
+    rows = sorted((stream, version, position, stream in targets) for stream, version, position, _ in rows)
     versions = Versions(upto)
     for start in range(0, len(rows), size):
         versions.take(rows[start : start + size])
-    missing = inverted = 0
+    missing = erasable = inverted = 0
     for stream in {row[0] for row in rows}:
         mine = [row for row in rows if row[0] == stream and row[2] <= upto]
-        missing += max((row[1] for row in mine), default=0) - len(mine)
+        lacks = max((row[1] for row in mine), default=0) - len(mine)
+        missing, erasable = (missing, erasable + lacks) if stream in targets else (missing + lacks, erasable)
         inverted += sum(b[2] <= a[2] for a, b in pairwise(mine))
-    assert (versions.missing, versions.inverted) == (missing, inverted)
+    assert (versions.missing, versions.erasable, versions.inverted) == (missing, erasable, inverted)
 
 
 def test_only_the_first_are_named() -> None:
     """However much is missing, memory holds a few names of it."""
     versions = Versions(10**9)
-    versions.take((stream, 2, 1) for stream in range(1, 1000))
+    versions.take((stream, 2, 1, False) for stream in range(1, 1000))
     assert (versions.missing, len(versions.gaps), versions.gaps[0]) == (999, 20, Gap(1, 1, 1))
     versions = Versions(10**9)
-    versions.take((1, version, 1000 - version) for version in range(1, 1000))
+    versions.take((1, version, 1000 - version, False) for version in range(1, 1000))
     assert (versions.inverted, len(versions.inversions), versions.inversions[0]) == (998, 20, Inversion(1, 2, 998))
 
 

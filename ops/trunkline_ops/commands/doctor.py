@@ -15,7 +15,10 @@ def doctor(
     patience: Annotated[
         float,
         typer.Option(
-            min=0, max=86400, metavar="SECONDS", help="How long a transaction may be open, or a relay stand still."
+            min=0,
+            max=86400,
+            metavar="SECONDS",
+            help="How long a transaction may be open, or a relay or subscription stand still.",
         ),
     ] = 15.0,
     dsn: Dsn = None,

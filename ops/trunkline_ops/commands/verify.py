@@ -13,6 +13,7 @@ from trunkline_ops.progress import bar
 from trunkline_ops.settings import Settings
 from trunkline_ops.verify import Part
 from trunkline_ops.verify import verify as prove
+from trunkline_store.store import MAX_POSITION
 
 
 def verify(
@@ -28,6 +29,10 @@ def verify(
         bool,
         typer.Option("--erased", help="Streams may lack versions: links to events that were removed for good."),
     ] = False,
+    given_up: Annotated[
+        int,
+        typer.Option(min=0, max=MAX_POSITION, metavar="N", help="What RabbitMQ refused up to here was seen to."),
+    ] = 0,
     dsn: Dsn = None,
     schema: Schema = None,
     amqp_url: AmqpUrl = None,
@@ -36,12 +41,13 @@ def verify(
 ) -> None:
     """Prove that what is committed is confirmed by RabbitMQ and handled by each subscription, in order, without holes.
 
-    Positions that are missing are named, the first 20 of each kind. The exit code is 1 if something is missing, parked
-    or out of order. It reads all of the store, page by page, and changes nothing.
+    Positions that are missing are named, the first 20 of each kind. The exit code is 1 if something is missing, parked,
+    out of order, or was given up by the relay: a queue refused it. It reads all of the store, page by page, and changes
+    nothing.
     """
     settings = Settings.of(dsn=dsn, store=schema, amqp_url=amqp_url, management_url=management_url)
     output = Output(as_json=as_json)
-    parts = asyncio.run(_verify(settings, to, wait, erased))
+    parts = asyncio.run(_verify(settings, to, wait, erased, given_up))
     for part in parts:
         output.result(
             part.sentence if part.ok else f"{part.sentence}  <-- WRONG", check=part.check, ok=part.ok, **part.facts
@@ -53,7 +59,7 @@ def verify(
         raise typer.Exit(FAILED)
 
 
-async def _verify(settings: Settings, to: int | None, wait: float, erased: bool) -> list[Part]:
+async def _verify(settings: Settings, to: int | None, wait: float, erased: bool, given_up: int) -> list[Part]:
     with bar("verifying") as advance:
         async with opened_as_stored(settings, "verify") as store:
-            return await prove(store, settings, advance, to=to, wait=wait, erased=erased)
+            return await prove(store, settings, advance, to=to, wait=wait, erased=erased, given_up_to=given_up)

@@ -4,46 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trunkline_ops.doctor.database_facts import DatabaseFacts, LeaseRow, StoreFacts, Transaction
+from trunkline_ops.doctor.database_facts import DatabaseFacts, LeaseRow, StoreFacts
 from trunkline_ops.doctor.finding import Finding, note
+from trunkline_ops.doctor.mend import relation, trunkline
 from trunkline_store.events import BLOCK
 from trunkline_store.overview import RELAY, Overview
+from trunkline_store.rights import literal
 
 
 def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
     """Open ones that hold readers back, or VACUUM."""
+    holder = None if facts.store is None or facts.store.seen is None else facts.store.seen.transaction
+    if facts.store is not None and holder is not None and holder.pid is not None:
+        seconds, does = holder.seconds, "is open"
+        if seconds is None:  # not everybody may see its age: but everybody, since when events wait for it
+            seconds, does = facts.store.held_seconds, "holds readers back"
+        if seconds is not None and seconds > patience:
+            yield Finding(
+                "transaction-holds",
+                _who(holder.pid, holder.application, holder.login),
+                f"it has appended, and {does} for {seconds:.0f} s",
+                "relays and subscriptions do not get past it: nothing that was committed after it is delivered",
+                f"SELECT pg_terminate_backend({holder.pid})",
+            )
     for each in facts.transactions:
-        age = "" if each.seconds is None else f" for {each.seconds:.0f} s"
-        long = each.seconds is not None and each.seconds > patience
-        if each.prepared is not None and long:
-            quoted = each.prepared.replace("'", "''")
+        if each.seconds <= patience:
+            continue
+        if each.prepared is not None:
+            name = literal(each.prepared)
             yield Finding(
                 "transaction-prepared",
                 f"transaction {each.prepared!r}",
-                f"prepared by {each.login}{age}, and neither committed nor rolled back",
+                f"prepared by {each.login} for {each.seconds:.0f} s, and neither committed nor rolled back",
                 "if it has appended, no reader gets past it; it also keeps VACUUM from its work, also after a restart",
-                f"COMMIT PREPARED '{quoted}' or ROLLBACK PREPARED '{quoted}'",
+                f"COMMIT PREPARED {name} or ROLLBACK PREPARED {name}",
             )
-        elif each.holds and (long or each.seconds is None):
-            yield Finding(
-                "transaction-holds",
-                _who(each),
-                f"it has appended, and is open{age}",
-                "relays and subscriptions do not get past it: nothing that was committed after it is delivered",
-                f"SELECT pg_terminate_backend({each.pid})",
-            )
-        elif long and (each.state or "").startswith("idle in transaction"):
+        elif (each.state or "").startswith("idle in transaction") and (holder is None or each.pid != holder.pid):
             yield Finding(
                 "transaction-idle",
-                _who(each),
-                f"it is open, and idle{age}",
+                _who(each.pid, each.application, each.login),
+                f"it is open, and idle for {each.seconds:.0f} s",
                 "it keeps its locks, and VACUUM from its work: tables that are updated often grow, and get slow",
                 f"SELECT pg_terminate_backend({each.pid})",
             )
 
 
-def _who(each: Transaction) -> str:
-    return f"process {each.pid} ({', '.join(part for part in (each.application, each.login) if part)})"
+def _who(pid: int | None, *names: str) -> str:
+    return f"process {pid} ({', '.join(name for name in names if name)})"
 
 
 def leases(schema: str, store: StoreFacts) -> Iterator[Finding]:
@@ -56,7 +63,7 @@ def leases(schema: str, store: StoreFacts) -> Iterator[Finding]:
                 f"lease {each.name!r}",
                 "its subscription is not there",
                 "it does no harm, and shows that rows were deleted by hand",
-                f"DELETE FROM {schema}.leases WHERE name = '{each.name}'",  # noqa: S608 - shown, never run
+                f"DELETE FROM {relation(schema, 'leases')} WHERE name = {literal(each.name)}",  # noqa: S608 - shown, never run
             )
         elif each.left is not None and each.left > 2 * max(each.length, 1.0):
             yield Finding(
@@ -64,10 +71,10 @@ def leases(schema: str, store: StoreFacts) -> Iterator[Finding]:
                 f"lease of the {whose}",
                 f"it runs out in {each.left:.0f} s, though it is one of {each.length:.0f} s",
                 "the clock of the database's host was set back; whoever is next takes it all the same",
-                "keep the clock with NTP; look who holds it: trunkline status",
+                f"keep the clock with NTP; look who holds it: {trunkline('status', schema)}",
             )
         elif each.left is not None and each.left < 0:
-            yield Finding("lease-dead", f"lease of the {whose}", _vanished(each), *_nobody(each))
+            yield Finding("lease-dead", f"lease of the {whose}", _vanished(each), *_nobody(schema, each))
 
 
 def _vanished(each: LeaseRow) -> str:
@@ -75,13 +82,15 @@ def _vanished(each: LeaseRow) -> str:
     return f"its owner has not renewed it for {each.length - each.left:.0f} s, and nobody has taken it over"
 
 
-def _nobody(each: LeaseRow) -> tuple[str, str]:
+def _nobody(schema: str, each: LeaseRow) -> tuple[str, str]:
     if each.name == RELAY:
-        return "it was killed, or cannot reach the database: nothing is published", "trunkline relay"
-    return (
-        "its process was killed, or cannot reach the database: its events wait",
-        f"start its program; if it is not wanted any more: trunkline subscriptions delete {each.subscription}",
-    )
+        return "it was killed, or cannot reach the database: nothing is published", trunkline("relay", schema)
+    name = each.subscription or ""  # without one, it is an orphan
+    return "its process was killed, or cannot reach the database: its events wait", _start_or_delete(schema, name)
+
+
+def _start_or_delete(schema: str, name: str) -> str:
+    return f"start its program; if it is not wanted any more: {trunkline('subscriptions delete', schema, name)}"
 
 
 def relay(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: float) -> Iterator[Finding]:
@@ -94,7 +103,7 @@ def relay(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: flo
                 facts.schema,
                 "no relay has ever run",
                 "nothing is published; subscriptions read from PostgreSQL all the same",
-                f"trunkline relay --schema {facts.schema}",
+                trunkline("relay", facts.schema),
             )
         return
     lease = next((each for each in store.leases if each.name == RELAY), None)
@@ -104,7 +113,7 @@ def relay(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: flo
             "relay",
             f"none leads, and {relay.lag_events} events wait since {relay.lag_seconds:.0f} s",
             "it was stopped and not started again: nothing is published",
-            f"trunkline relay --schema {facts.schema}",
+            trunkline("relay", facts.schema),
         )
     still = (seen.at - relay.updated_at).total_seconds()
     if relay.owner is not None and relay.lag_events and min(still, relay.lag_seconds) > patience:
@@ -122,8 +131,8 @@ def relay(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: flo
             "relay",
             f"it is at {relay.position}, and no position above {last} was ever given",
             "as after a restore of an older backup: what is appended now is not published, up to there",
-            f"stop the relays; UPDATE {facts.schema}.relays SET position = {seen.last_position}; "  # noqa: S608 - shown
-            "start them again",
+            f"stop the relays; UPDATE {relation(facts.schema, 'relays')} SET position = "  # noqa: S608 - shown, never run
+            f"{seen.last_position}; start them again",
         )
 
 
@@ -134,28 +143,39 @@ def _last(store: StoreFacts) -> int | None:
     return max(store.sequence.drawn, store.used) * BLOCK + BLOCK - 1
 
 
-def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview) -> Iterator[Finding]:
-    """Halted, stopped, with parked batches, or beyond the store's end."""
-    last = _last(store)
+def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: float) -> Iterator[Finding]:
+    """Halted, stopped, at a stand, with parked batches, or beyond the store's end."""
+    schema, last = facts.schema, _last(store)
     dead = {each.subscription for each in store.leases if each.left is not None and each.left < 0}
     for each in seen.subscriptions:
-        subject, schema = f"subscription {each.name!r}", f" --schema {facts.schema}"
+        subject, ahead = f"subscription {each.name!r}", f"{each.behind} events wait since {each.seconds_behind:.0f} s"
+        still = (seen.at - each.updated_at).total_seconds()
         if each.halted is not None:
             yield Finding(
                 "subscription-halted",
                 subject,
                 f"its handler failed at what comes after {each.checkpoint}, and it has stopped",
                 "nothing of it is handled until a person has looked",
-                f"mend the handler and start its program again; the error: trunkline subscriptions show {each.name}"
-                f"{schema}",
+                "mend the handler and start its program again; the error: "
+                f"{trunkline('subscriptions show', schema, each.name)}",
             )
         elif each.owner is None and each.behind and each.name not in dead:
             yield Finding(
                 "subscription-stopped",
                 subject,
-                f"nobody follows it, and {each.behind} events wait since {each.seconds_behind:.0f} s",
+                f"nobody follows it, and {ahead}",
                 "its program was stopped and not started again",
-                f"start its program; if it is not wanted any more: trunkline subscriptions delete {each.name}{schema}",
+                _start_or_delete(schema, each.name),
+            )
+        elif each.owner is not None and each.behind and min(still, each.seconds_behind) > patience:
+            yield Finding(
+                "subscription-stalled",
+                subject,
+                f"it is followed, its checkpoint stands at {each.checkpoint} for {still:.0f} s, and {ahead}",
+                "its handler has been at one batch for so long, and may need that long, or it hangs; or its program "
+                "writes checkpoints more seldom than that",
+                f"look what its handler waits for: the log of {each.process or 'its program'}; where it may take that "
+                "long, ask with a longer --patience",
             )
         if each.parked:
             yield Finding(
@@ -163,7 +183,7 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview) -> It
                 subject,
                 f"{each.parked} batches are parked",
                 "they could not be handled, or wait behind such a one; the rest goes on",
-                f"trunkline subscriptions parked {each.name}{schema}; then retry or discard them",
+                f"{trunkline('subscriptions parked', schema, each.name)}; then retry or discard them",
             )
         if last is not None and each.checkpoint > last:
             yield Finding(
@@ -171,5 +191,5 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview) -> It
                 subject,
                 f"it is at {each.checkpoint}, and no position above {last} was ever given",
                 "as after a restore of an older backup: what is appended now is not handled, up to there",
-                f"trunkline subscriptions reset {each.name} --to {seen.last_position}{schema}",
+                trunkline("subscriptions reset", schema, each.name, to=str(seen.last_position)),
             )

@@ -6,14 +6,17 @@ store's exchanges are plain consumers', who have only what reaches them: their t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import quote
 
 from trunkline_consumer.feed import Feed
+from trunkline_ops.definitions import User, rights
 from trunkline_ops.doctor.broker_facts import BrokerFacts, Permission, Queue
 from trunkline_ops.doctor.finding import Finding, note
+from trunkline_ops.doctor.mend import rabbitmqctl
 from trunkline_store import InvalidArgument, SubscriptionInfo, names
 from trunkline_store.overview import Overview
 
@@ -22,6 +25,7 @@ _DROPS_AFTER_RETURNS: Final = (4, 0)
 _QUEUE: Final = {"queue-type": "quorum", "overflow": "drop-head"}
 _LIMITS: Final = ("max-length", "max-length-bytes", "expires")
 _MEDDLES: Final = ("max-length", "max-length-bytes", "overflow", "expires", "message-ttl", "delivery-limit")
+_PROGRAMS: Final[tuple[User, ...]] = ("relay", "consumer")
 _SHORT_TIMEOUT: Final = 60_000
 """Milliseconds: a consumer that holds a message for longer loses its channel."""
 
@@ -35,7 +39,7 @@ def broker_findings(facts: BrokerFacts, schema: str, seen: Overview | None, batc
             f"vhost {facts.vhost!r}",
             "it is not there",
             "no relay and no consumer can connect",
-            f"rabbitmqctl add_vhost {facts.vhost}",
+            rabbitmqctl("add_vhost", facts.vhost),
         )
         return
     yield from _exchanges(facts, schema, seen)
@@ -55,7 +59,7 @@ def broker_findings(facts: BrokerFacts, schema: str, seen: Overview | None, batc
                 "no subscription has this name",
                 "it takes what nobody will fetch; it is a deleted subscription's, or a plain consumer's that is named "
                 "like one",
-                f"{_ctl(facts, 'delete_queue')} {queue.name}",
+                _delete(facts, queue),
             )
         elif queue.name in bound:
             yield from _plain_queue(facts, queue)
@@ -77,8 +81,8 @@ def _version(facts: BrokerFacts) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", facts.version)[:2])
 
 
-def _ctl(facts: BrokerFacts, command: str) -> str:
-    return f"rabbitmqctl -p {facts.vhost} {command}"
+def _delete(facts: BrokerFacts, queue: Queue) -> str:
+    return rabbitmqctl("delete_queue", queue.name, vhost=facts.vhost)
 
 
 def _exchange_names(schema: str) -> tuple[str, str]:
@@ -111,7 +115,7 @@ def _server(facts: BrokerFacts) -> Iterator[Finding]:
                 f"{' and '.join(missing)} were not looked at",
                 f"the management API does not tell user {facts.asks!r}: permissions take the tag administrator, the "
                 "others monitoring",
-                f"rabbitmqctl set_user_tags {facts.asks} administrator, or another user in --management-url",
+                f"{rabbitmqctl('set_user_tags', facts.asks, 'administrator')}, or another user in --management-url",
             )
     for node in facts.nodes or ():
         for wrong, code, problem, mend in (
@@ -167,7 +171,7 @@ def _any_queue(facts: BrokerFacts, queue: Queue, batch_bytes: int) -> Iterator[F
             subject,
             f"it is {queue.state}",
             "it takes and gives nothing, and holds the relay up for its patience",
-            f"start its node; if that is gone for good: {_ctl(facts, 'delete_queue')} {queue.name}",
+            f"start its node; if that is gone for good: {_delete(facts, queue)}",
         )
     elif queue.members > 1 and queue.online * 2 <= queue.members:
         yield Finding(
@@ -193,7 +197,9 @@ def _any_queue(facts: BrokerFacts, queue: Queue, batch_bytes: int) -> Iterator[F
             subject,
             f"its messages expire after {lasts} ms",
             "a consumer that was away for longer finds a hole",
-            f"declare it without x-message-ttl; of a policy: {_ctl(facts, 'clear_policy')} {queue.policy or 'NAME'}",
+            f"take message-ttl out of policy {queue.policy!r}: {_policies(facts)}"
+            if "message-ttl" in queue.policy_sets
+            else "declare it without x-message-ttl",
         )
     patience = queue.setting("consumer-timeout")
     if isinstance(patience, int) and patience < _SHORT_TIMEOUT:
@@ -210,7 +216,7 @@ def _subscriptions_queue(
     facts: BrokerFacts, queue: Queue, subscription: SubscriptionInfo, schema: str
 ) -> Iterator[Finding]:
     subject = f"queue {queue.name!r}"
-    again = f"{_ctl(facts, 'delete_queue')} {queue.name}; the subscription's owner makes it anew"
+    again = f"{_delete(facts, queue)}; the subscription's owner makes it anew"
     wrong = [
         f"{name} {queue.kind if name == 'queue-type' else queue.arguments.get(f'x-{name}', 'not set')}"
         for name, value in _QUEUE.items()
@@ -232,7 +238,8 @@ def _subscriptions_queue(
             subject,
             f"policy {queue.policy!r} sets its {', '.join(meddles)}",
             "the lower limit counts: what is dropped early is read from PostgreSQL, which is slower",
-            f"{_ctl(facts, 'clear_policy')} {queue.policy}, or give it a pattern that leaves ^{schema}\\. out",
+            f"give it a pattern that leaves ^{schema}\\. out, or "
+            f"{rabbitmqctl('clear_policy', queue.policy, vhost=facts.vhost)}",
         )
     try:
         feed = Feed.of(subscription.feed)
@@ -258,8 +265,7 @@ def _plain_queue(facts: BrokerFacts, queue: Queue) -> Iterator[Finding]:
             subject,
             "it has no limit",
             "while its consumer is away it fills the broker's disk, until RabbitMQ takes nothing from anybody",
-            f"{_ctl(facts, 'set_policy')} --apply-to queues limit-{queue.name} '^{re.escape(queue.name)}$' "
-            """'{"max-length": 100000, "max-length-bytes": 268435456}'""",
+            _limit(facts, queue),
         )
     if str(queue.setting("overflow") or "").startswith("reject-publish"):
         yield Finding(
@@ -275,7 +281,7 @@ def _plain_queue(facts: BrokerFacts, queue: Queue) -> Iterator[Finding]:
             subject,
             f"{queue.ready} messages wait, and nobody consumes it",
             "it fills; then it loses its oldest messages",
-            f"start its consumer; if it is not wanted any more: {_ctl(facts, 'delete_queue')} {queue.name}",
+            f"start its consumer; if it is not wanted any more: {_delete(facts, queue)}",
         )
     limit = queue.setting("delivery-limit")
     silent = queue.kind == "quorum" and queue.setting("dead-letter-exchange") is None
@@ -297,6 +303,19 @@ def _plain_queue(facts: BrokerFacts, queue: Queue) -> Iterator[Finding]:
         )
 
 
+def _limit(facts: BrokerFacts, queue: Queue) -> str:
+    """RabbitMQ applies one policy to a queue: a second one could switch off what the first sets."""
+    limits = json.dumps({"max-length": 100_000, "max-length-bytes": 256 * 1024 * 1024})
+    if queue.policy:
+        return f"set its policy {queue.policy!r} anew, with {limits} beside what it sets: {_policies(facts)}"
+    words = (f"limit-{queue.name}", f"^{re.escape(queue.name)}$", limits)
+    return rabbitmqctl("set_policy", *words, vhost=facts.vhost, apply_to="queues")
+
+
+def _policies(facts: BrokerFacts) -> str:
+    return rabbitmqctl("list_policies", vhost=facts.vhost)
+
+
 def _permissions(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
     if facts.permissions is None:
         return
@@ -308,7 +327,6 @@ def _permissions(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
     consumes = mine is not None and any(
         _may(mine, configure=(name,), write=(name,), read=(exchange, name)) for name in own
     )
-    grant = f"{_ctl(facts, 'set_permissions')} {facts.user}"
     if not relays and not consumes:
         has = (
             f"configure {mine.configure!r}, write {mine.write!r}, read {mine.read!r}"
@@ -320,8 +338,10 @@ def _permissions(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
             f"user {facts.user!r}",
             f"in vhost {facts.vhost!r} it has {has}: it may neither relay nor consume",
             "RabbitMQ refuses (403) what the program needs",
-            f"for a relay: {grant} '^{schema}(\\.links)?$' '^{schema}(\\.links)?$' '^$'; "
-            f"for a consumer: {grant} '^{schema}\\.' '^{schema}\\.' '^{schema}(\\.|$)'",
+            "; ".join(
+                f"for a {kind}: " + rabbitmqctl("set_permissions", facts.user, *rights(schema, kind), vhost=facts.vhost)
+                for kind in _PROGRAMS
+            ),
         )
 
 

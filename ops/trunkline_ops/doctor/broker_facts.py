@@ -11,6 +11,10 @@ from trunkline_ops.connect import Vhost
 from trunkline_store import names
 
 _REFUSED = (401, 403)
+_COLUMNS = (
+    "name", "type", "exclusive", "auto_delete", "state", "arguments", "policy", "effective_policy_definition",
+    "messages_ready", "consumers", "members", "online",
+)  # fmt: skip
 
 
 class Exchange(NamedTuple):
@@ -31,14 +35,12 @@ class Queue(NamedTuple):
 
     name: str
     kind: str
-    durable: bool
     exclusive: bool
     state: str
     arguments: Mapping[str, Any]
     policy: str
     policy_sets: Mapping[str, Any]
     ready: int
-    unacked: int
     consumers: int
     members: int
     online: int
@@ -62,7 +64,6 @@ class Permission(NamedTuple):
 
 class Connection(NamedTuple):
     name: str
-    user: str
     state: str
 
 
@@ -109,7 +110,7 @@ async def broker_facts(vhost: Vhost, schema: str, asks: str, user: str) -> Broke
         asks=asks,
         user=user,
         exchanges=exchanges,
-        queues=[_queue(each) for each in await api.queues(name)] if there else [],
+        queues=[_queue(each) for each in await api.queue_columns(name, _COLUMNS)] if there else [],
         bindings=[
             Binding(each["source"], each["destination"], each["routing_key"])
             for each in (await api.get("bindings", name) if there else [])
@@ -137,14 +138,12 @@ def _queue(found: Mapping[str, Any]) -> Queue:
     return Queue(
         name=found["name"],
         kind=found.get("type", "classic"),
-        durable=found["durable"],
         exclusive=found.get("exclusive", False) or found.get("auto_delete", False),
         state=found.get("state", "running"),
         arguments=found.get("arguments", {}),
         policy=found.get("policy") or "",
         policy_sets=found.get("effective_policy_definition") or {},
         ready=found.get("messages_ready", 0),
-        unacked=found.get("messages_unacknowledged", 0),
         consumers=found.get("consumers", 0),
         members=len(found.get("members", [])),
         online=len(found.get("online", [])),
@@ -160,9 +159,7 @@ def _permissions(found: Any) -> list[Permission] | None:
 def _connections(found: Any) -> list[Connection] | None:
     if found is None:
         return None
-    return [
-        Connection(each.get("user_provided_name") or "", each.get("user", ""), each.get("state", "")) for each in found
-    ]
+    return [Connection(each.get("user_provided_name") or "", each.get("state", "")) for each in found]
 
 
 async def _unless_missing(asking: Any) -> Any:

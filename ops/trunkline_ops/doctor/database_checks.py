@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from trunkline_ops.doctor.activity_checks import leases, relay, subscriptions, transactions
 from trunkline_ops.doctor.database_facts import DatabaseFacts, StoreFacts
 from trunkline_ops.doctor.finding import Finding, note
+from trunkline_ops.doctor.mend import relation, trunkline
 from trunkline_ops.doctor.promised import promise
 from trunkline_store.queries import for_store
+from trunkline_store.rights import identifier, literal
 
 _OLDEST = 140000
 _LOGIN_SETTINGS = ("idle_in_transaction_session_timeout", "tcp_user_timeout")
 
 
 def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
-    """patience: seconds for which a transaction may be open, or a relay stand still, before that is a finding."""
+    """patience: seconds for which a transaction may be open, or a relay or checkpoint stand still, before that is a
+    finding."""
     yield from _server(facts)
     yield from transactions(facts, patience)
     yield from _schema(facts)
@@ -26,7 +29,7 @@ def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding
         yield from leases(facts.schema, facts.store)
         if facts.store.seen is not None:
             yield from relay(facts, facts.store, facts.store.seen, patience)
-            yield from subscriptions(facts, facts.store, facts.store.seen)
+            yield from subscriptions(facts, facts.store, facts.store.seen, patience)
         else:
             yield note(
                 "store-not-looked-at",
@@ -70,7 +73,7 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
             "PostgreSQL",
             "synchronous_commit is off",
             "a crash loses appends that writers were told are committed",
-            f'ALTER DATABASE "{server.database}" SET synchronous_commit = on',
+            f"ALTER DATABASE {identifier(server.database)} SET synchronous_commit = on",
         )
     if server.isolation != "read committed":
         yield Finding(
@@ -78,15 +81,15 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
             "PostgreSQL",
             f"transactions are {server.isolation} by default",
             "the order of $all can only be read at READ COMMITTED: relays and subscriptions stand still",
-            f'ALTER DATABASE "{server.database}" RESET default_transaction_isolation',
+            f"ALTER DATABASE {identifier(server.database)} RESET default_transaction_isolation",
         )
     if not server.sees_all:
         yield note(
             "transactions-not-looked-at",
             "PostgreSQL",
             f"{server.login} may not see what others do",
-            "how long others' transactions are open was not looked at",
-            f'GRANT pg_read_all_stats TO "{server.login}"',
+            "others' transactions were not looked at, but for one that has held readers back for long",
+            f"GRANT pg_read_all_stats TO {identifier(server.login)}",
         )
 
 
@@ -98,7 +101,7 @@ def _schema(facts: DatabaseFacts) -> Iterator[Finding]:
             schema,
             "there is no store in this schema",
             "nothing can be appended or read",
-            f"trunkline init --schema {schema}",
+            trunkline("init", schema),
         )
     elif found < needed:
         yield Finding(
@@ -106,7 +109,7 @@ def _schema(facts: DatabaseFacts) -> Iterator[Finding]:
             schema,
             f"it is at migration {found}, this trunkline needs {needed}",
             "programs of this version refuse to start",
-            f"trunkline migrate --schema {schema}",
+            trunkline("migrate", schema),
         )
     elif found > needed:
         yield Finding(
@@ -119,7 +122,7 @@ def _schema(facts: DatabaseFacts) -> Iterator[Finding]:
 
 
 def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
-    sequence, name = store.sequence, f"sequence {facts.schema}.blocks"
+    sequence, name, blocks = store.sequence, f"sequence {facts.schema}.blocks", relation(facts.schema, "blocks")
     if sequence is None:
         return  # then there is no store, by schema_there
     if sequence.cache != 1:
@@ -128,7 +131,7 @@ def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             name,
             f"it has CACHE {sequence.cache}",
             "positions are not drawn in the order of time: readers skip events",
-            f"ALTER SEQUENCE {facts.schema}.blocks CACHE 1, then start all programs anew",
+            f"ALTER SEQUENCE {blocks} CACHE 1, then start all programs anew",
         )
     if sequence.increment != 1 or sequence.cycle:
         problem = f"it has INCREMENT {sequence.increment}" if sequence.increment != 1 else "it has CYCLE"
@@ -137,15 +140,16 @@ def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             name,
             problem,
             "positions must grow, by one block each time",
-            f"ALTER SEQUENCE {facts.schema}.blocks INCREMENT 1 NO CYCLE",
+            f"ALTER SEQUENCE {blocks} INCREMENT 1 NO CYCLE",
         )
-    if sequence.drawn is not None and sequence.drawn < store.used:
+    used = max(store.used, 1)  # init draws the first one
+    if sequence.drawn is not None and sequence.drawn < used:
         yield Finding(
             "sequence-behind",
             name,
-            f"it is at block {sequence.drawn}, and there are events in block {store.used}",
-            "as after a restore of data alone: those events are not given to readers, and appends will fail",
-            f"SELECT setval('{facts.schema}.blocks', {store.used}), then start all programs anew",
+            f"it is at block {sequence.drawn}, and block {used} is in use",
+            "as after a restore of data alone: events are not given to readers or skipped by them, and appends fail",
+            f"SELECT setval({literal(blocks)}, {used}), then start all programs anew",
         )
 
 
@@ -180,6 +184,7 @@ def _objects(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             "what calls it fails, perhaps all appends",
             "restore the schema from a backup, or from a fresh store: pg_dump --schema-only",
         )
+    unguarded = "queries that use it read whole tables; where it is unique, nothing guards what it guards"
     indexes = {each.name: each.valid for each in store.relations if each.kind == "index"}
     for name, statement in sorted(promised.indexes.items()):
         if name not in indexes:
@@ -187,17 +192,29 @@ def _objects(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
                 "index-missing",
                 f"index {schema}.{name}",
                 "it is not there",
-                "queries that use it read whole tables; where it is unique, nothing guards what it guards",
-                sql(statement),
+                unguarded,
+                sql(statement).replace("INDEX", "INDEX CONCURRENTLY", 1),  # without, nobody appends meanwhile
             )
-        elif not indexes[name]:
+    for key, name in sorted(promised.keys.items()):
+        if key.table in there and key not in store.keys:
+            table, columns, constraint = relation(schema, key.table), ", ".join(key.columns), identifier(name)
             yield Finding(
-                "index-invalid",
-                f"index {schema}.{name}",
-                "it is not valid, as after a REINDEX CONCURRENTLY that failed",
-                "it costs each append, and serves no query",
-                f"REINDEX INDEX {schema}.{name}",
+                "index-missing",
+                f"table {schema}.{key.table}",
+                f"it has no {key.kind} ({columns})",
+                unguarded,
+                f"CREATE UNIQUE INDEX CONCURRENTLY {constraint} ON {table} ({columns}); "
+                f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {key.kind} USING INDEX {constraint}",
             )
+    ours = {*promised.indexes, *promised.keys.values()}
+    for name in sorted(name for name, valid in indexes.items() if not valid):
+        yield Finding(
+            "index-invalid",
+            f"index {schema}.{name}",
+            "it is not valid: what makes it CONCURRENTLY has failed, or is still at it",
+            "it costs each append, and serves no query",
+            f"{'REINDEX' if name in ours else 'DROP'} INDEX CONCURRENTLY {relation(schema, name)}",
+        )
     for name, (table, statement) in sorted(promised.triggers.items()):
         enabled = store.triggers.get(name)
         if not enabled:
@@ -206,13 +223,13 @@ def _objects(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
                 f"trigger {name} of {schema}.{table}",
                 "it is not there" if enabled is None else "it is disabled",
                 "nothing keeps recorded events from being changed or deleted",
-                sql(statement) if enabled is None else f"ALTER TABLE {schema}.{table} ENABLE TRIGGER {name}",
+                sql(statement) if enabled is None else f"ALTER TABLE {relation(schema, table)} ENABLE TRIGGER {name}",
             )
 
 
 def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
     schema = facts.schema
-    roles = f"trunkline roles --schema {schema}"
+    roles = trunkline("roles", schema)
     if not store.made:
         yield note(
             "roles-none",
@@ -243,10 +260,9 @@ def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
                 roles,
             )
     groups = {name: role for role, name in store.groups.items()}
-    guarded = {"events", "links", "streams"}
+    guarded = {"events", "links", "streams", "blocks"}
     for each in store.foreign:
-        kind = f"{each.kind.upper()} " if each.kind == "function" else ""
-        revoke = f"REVOKE {each.privilege} ON {kind}{schema}.{each.name} FROM "
+        revoke = f"REVOKE {each.privilege} ON {each.kind.upper()} {relation(schema, each.name)} FROM "
         if each.role == "PUBLIC":
             yield Finding(
                 "rights-public",
@@ -261,7 +277,7 @@ def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
                 f"role {each.role}",
                 f"it has {each.privilege} on {schema}.{each.name}",
                 "what is not written by the store's functions is skipped by readers, or breaks the order",
-                roles if each.role in groups else f'{revoke}"{each.role}"',
+                roles if each.role in groups else f"{revoke}{identifier(each.role)}",
             )
     for login in store.logins:
         lacking = [setting for setting in _LOGIN_SETTINGS if setting not in login.settings]
@@ -272,5 +288,5 @@ def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
                 f"login {login.login}",
                 f"it has no {lacking[0]}",
                 "a transaction that its program forgets, or a host that vanishes, holds readers back for hours",
-                f"{roles} --login {login.login} --as {role}",
+                trunkline("roles", schema, login=login.login, as_=role),
             )

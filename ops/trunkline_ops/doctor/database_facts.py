@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import asyncpg
 
 from trunkline_ops.connect import connected, opened_as_stored
-from trunkline_ops.doctor.promised import Right, rights
+from trunkline_ops.doctor.promised import Key, Right, rights
 from trunkline_ops.settings import Settings
 from trunkline_store import (
     InvalidArgument,
@@ -41,7 +41,7 @@ class Server(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """drawn: its last block; None where we may not know."""
+    """drawn: its last block; 0 where none was drawn since a restart, None where we may not know."""
 
     cache: int
     increment: int
@@ -71,15 +71,14 @@ class Login(NamedTuple):
 
 
 class Transaction(NamedTuple):
-    """holds: it has appended, and holds the safe position back; None where that cannot be told (it is prepared)."""
+    """pid: None where it is prepared, under a name. seconds: its age."""
 
     pid: int | None
     login: str
     application: str
     state: str | None
     prepared: str | None
-    seconds: float | None
-    holds: bool | None
+    seconds: float
 
 
 class LeaseRow(NamedTuple):
@@ -93,13 +92,15 @@ class LeaseRow(NamedTuple):
 
 
 class StoreFacts(NamedTuple):
-    """Of a store whose schema fits this code."""
+    """Of a store whose schema fits this code. held_seconds: how long the first event waits that is committed and cannot
+    be read yet; None without one."""
 
     sequence: Sequence | None
     used: int
     rows: int
     batch_bytes: int
     relations: list[Relation]
+    keys: frozenset[Key]
     functions: frozenset[str]
     triggers: Mapping[str, bool]
     groups: Mapping[Role, str]
@@ -111,6 +112,7 @@ class StoreFacts(NamedTuple):
     leases: list[LeaseRow]
     seen: Overview | None
     unseen: str
+    held_seconds: float | None
 
 
 class DatabaseFacts(NamedTuple):
@@ -170,6 +172,9 @@ async def _store_facts(
         rows=mine["count"] if mine else 0,
         batch_bytes=(mine["batch_bytes"] or 0) if mine else 0,
         relations=relations,
+        keys=frozenset(
+            Key(row["table"], row["kind"], tuple(row["columns"])) for row in await connection.fetch(sql["keys"])
+        ),
         functions=frozenset(row["name"] for row in await connection.fetch(sql["functions"])),
         triggers={row["name"]: row["enabled"] for row in await connection.fetch(sql["triggers"])},
         groups=groups,
@@ -181,6 +186,7 @@ async def _store_facts(
         leases=await _rows(LeaseRow, connection, sql["leases"]) if {"leases", "subscriptions"} <= tables else [],
         seen=seen,
         unseen=unseen,
+        held_seconds=None if seen is None else await connection.fetchval(sql["held_since"], seen.safe_position),
     )
 
 

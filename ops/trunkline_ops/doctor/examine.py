@@ -13,12 +13,11 @@ from trunkline_ops.doctor.finding import Finding, note
 from trunkline_ops.settings import Settings
 from trunkline_store.errors import BrokerUnavailable
 
-PATIENCE_SECONDS = 15.0
 
-
-async def examine(settings: Settings, *, patience: float = PATIENCE_SECONDS) -> list[Finding]:
-    """All findings, and notes behind them. patience: seconds for which a transaction may be open, or a relay stand
-    still. Raises `InvalidSettings`, `StoreUnavailable`, `PermissionRefused`; a broker that is away is a finding."""
+async def examine(settings: Settings, *, patience: float) -> list[Finding]:
+    """All findings, and notes behind them. patience: seconds for which a transaction may be open, or a relay or a
+    subscription stand still. Raises `InvalidSettings`, `StoreUnavailable`, `PermissionRefused`; a broker that is away
+    is a finding."""
     database = await database_facts(settings)
     found = list(database_findings(database, patience))
     seen = None if database.store is None else database.store.seen

@@ -13,9 +13,10 @@ SELECT current_setting('server_version_num')::integer AS version, pg_is_in_recov
 SELECT coalesce(max(version), 0) AS version FROM @schema@.schema_migrations
 
 -- name: sequence
--- `drawn` is null for those who may not look into the sequence.
+-- `drawn` is null for those who may not look into the sequence, and 0 where it was restarted and nothing is drawn yet.
 SELECT seqcache AS cache, seqincrement AS increment, seqcycle AS cycle,
-       CASE WHEN has_sequence_privilege('@schema@.blocks', 'SELECT') THEN pg_sequence_last_value(seqrelid) END AS drawn
+       CASE WHEN has_sequence_privilege('@schema@.blocks', 'SELECT')
+            THEN coalesce(pg_sequence_last_value(seqrelid), 0) END AS drawn
 FROM pg_sequence WHERE seqrelid = '@schema@.blocks'::regclass
 
 -- name: used
@@ -32,6 +33,13 @@ SELECT c.relname::text AS name, CASE WHEN c.relkind = 'i' THEN 'index' ELSE 'tab
        coalesce(i.indisvalid AND i.indisready, true) AS valid
 FROM pg_class AS c LEFT JOIN pg_index AS i ON i.indexrelid = c.oid
 WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'i')
+
+-- name: keys
+SELECT c.relname::text AS table, CASE k.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END AS kind,
+       ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS n (number, ord)
+             JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = n.number ORDER BY n.ord) AS columns
+FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid
+WHERE c.relnamespace = to_regnamespace('@schema@') AND k.contype IN ('p', 'u')
 
 -- name: functions
 SELECT proname::text AS name FROM pg_proc WHERE pronamespace = to_regnamespace('@schema@')
@@ -60,8 +68,9 @@ WHERE c.oid IS NOT NULL OR p.oid IS NOT NULL
 SELECT role FROM unnest($1::text[]) AS role WHERE NOT has_schema_privilege(role, to_regnamespace('@schema@'), 'USAGE')
 
 -- name: foreign_rights
--- Who else than its owner may write to a table, and what everybody may do in the schema.
-SELECT coalesce(r.rolname::text, 'PUBLIC') AS role, a.privilege_type AS privilege, 'table' AS kind, c.relname::text AS name
+-- Who else than its owner may write to a table or sequence, and what everybody may do in the schema.
+SELECT coalesce(r.rolname::text, 'PUBLIC') AS role, a.privilege_type AS privilege,
+       CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind, c.relname::text AS name
 FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
 WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'S') AND a.grantee <> c.relowner
   AND (a.grantee = 0 OR a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER'))
@@ -82,17 +91,21 @@ FROM pg_auth_members AS a JOIN pg_roles AS g ON g.oid = a.roleid JOIN pg_roles A
 WHERE g.rolname = ANY ($1::text[]) AND m.rolcanlogin ORDER BY 1, 2
 
 -- name: transactions
--- Open ones of this database: a writer's that has appended holds readers back, whatever it does now. Without
--- pg_read_all_stats, others' age and state are null.
+-- Open ones of this database. Without pg_read_all_stats, others' are not among them, unless they are prepared.
 SELECT a.pid, a.usename::text AS login, coalesce(a.application_name, '') AS application, a.state, NULL AS prepared,
-       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds,
-       EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.objsubid = 2
-               AND l.classid = to_regclass('@schema@.events') AND l.database = a.datid) AS holds
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
 FROM pg_stat_activity AS a
 WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'
+  AND a.xact_start IS NOT NULL
 UNION ALL
-SELECT NULL, p.owner::text, '', 'prepared', p.gid, extract(epoch FROM clock_timestamp() - p.prepared)::float8, NULL
+SELECT NULL, p.owner::text, '', 'prepared', p.gid, extract(epoch FROM clock_timestamp() - p.prepared)::float8
 FROM pg_prepared_xacts AS p WHERE p.database = current_database()
+
+-- name: held_since
+-- How long what was committed above the safe position $1 has waited: so long, at least, an open transaction has held it
+-- back, whose age only some may see.
+SELECT extract(epoch FROM clock_timestamp() - created_at)::float8 AS seconds FROM @schema@.events
+WHERE position > $1 ORDER BY position LIMIT 1
 
 -- name: leases
 -- left: seconds until it runs out; null where it was released.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -11,21 +11,32 @@ from trunkline_store.migrate import migrations
 from trunkline_store.queries import named
 from trunkline_store.rights import ROLES, Role
 
-_TABLE = re.compile(r"^CREATE TABLE @schema@\.(\w+)", re.MULTILINE)
+_TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE @schema@\.(\w+)", re.MULTILINE)
 _FUNCTION = re.compile(r"^CREATE (?:OR REPLACE )?FUNCTION @schema@\.(\w+)", re.MULTILINE)
 _INDEX = re.compile(r"^CREATE (?:UNIQUE )?INDEX (\w+)[^;]*;", re.MULTILINE)
-_CONSTRAINT = re.compile(r"^ +CONSTRAINT (\w+) (UNIQUE \([^)]*\))", re.MULTILINE)
+_OF_COLUMNS = re.compile(r"^ +(?:CONSTRAINT (\w+) )?(PRIMARY KEY|UNIQUE) \(([^)]*)\)", re.MULTILINE)
+_OF_COLUMN = re.compile(r"^ +([a-z]\w*) .*?\b(PRIMARY KEY|UNIQUE)\b(?! \()", re.MULTILINE)
 _TRIGGER = re.compile(r"^CREATE TRIGGER (\w+)[^;]* ON @schema@\.(\w+)[^;]*;", re.MULTILINE)
 _DROPPED = re.compile(r"^DROP \w+ (?:IF EXISTS )?(?:@schema@\.)?(\w+)", re.MULTILINE)
 _GRANT = re.compile(r"GRANT ([A-Z, ]+) ON (FUNCTION |ALL TABLES IN SCHEMA )?([^;]+?) TO @(\w+)@;")
 
 
+class Key(NamedTuple):
+    """A primary key of a table, or what is unique in it."""
+
+    table: str
+    kind: Literal["PRIMARY KEY", "UNIQUE"]
+    columns: tuple[str, ...]
+
+
 class Promise(NamedTuple):
-    """Names in the schema. Indexes and triggers come with the statement that makes one, triggers with their table."""
+    """Names in the schema; keys come with their names. Indexes and triggers come with the statement that makes one,
+    triggers with their table."""
 
     tables: frozenset[str]
     functions: frozenset[str]
     indexes: Mapping[str, str]
+    keys: Mapping[Key, str]
     triggers: Mapping[str, tuple[str, str]]
 
 
@@ -44,6 +55,7 @@ def promise() -> Promise:
     tables: set[str] = set()
     functions: set[str] = set()
     indexes: dict[str, str] = {}
+    keys: dict[Key, str] = {}
     triggers: dict[str, tuple[str, str]] = {}
     for migration in migrations():
         for name in _DROPPED.findall(migration.sql):
@@ -54,13 +66,22 @@ def promise() -> Promise:
         tables.update(_TABLE.findall(migration.sql))
         functions.update(_FUNCTION.findall(migration.sql))
         indexes |= {found[1]: " ".join(found[0].split()) for found in _INDEX.finditer(migration.sql)}
-        for table in re.split(r"^(?=CREATE TABLE )", migration.sql, flags=re.MULTILINE)[1:]:
-            of = _TABLE.match(table)
-            assert of is not None
-            for name, definition in _CONSTRAINT.findall(table.partition("\n)")[0]):
-                indexes[name] = f"ALTER TABLE @schema@.{of[1]} ADD CONSTRAINT {name} {definition};"
+        for table in re.split(r"^(?=CREATE (?:UNLOGGED )?TABLE )", migration.sql, flags=re.MULTILINE)[1:]:
+            keys.update(_keys(table.partition("\n)")[0]))
         triggers |= {found[1]: (found[2], " ".join(found[0].split())) for found in _TRIGGER.finditer(migration.sql)}
-    return Promise(frozenset(tables), frozenset(functions), indexes, triggers)
+    keys = {key: name for key, name in keys.items() if key.table in tables}
+    return Promise(frozenset(tables), frozenset(functions), indexes, keys, triggers)
+
+
+def _keys(table: str) -> Iterator[tuple[Key, str]]:
+    """Of the statement that makes it; without a name of its own it has PostgreSQL's."""
+    of = _TABLE.match(table)
+    assert of is not None
+    found = [(name, kind, tuple(columns.split(", "))) for name, kind, columns in _OF_COLUMNS.findall(table)]
+    found += [("", kind, (column,)) for column, kind in _OF_COLUMN.findall(table)]
+    for name, kind, columns in found:
+        usual = f"{of[1]}_pkey" if kind == "PRIMARY KEY" else f"{of[1]}_{'_'.join(columns)}_key"
+        yield Key(of[1], kind, columns), name or usual
 
 
 @cache

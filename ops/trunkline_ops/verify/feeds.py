@@ -21,12 +21,17 @@ class Ranges:
         at = bisect_right(self._lower, position) - 1
         return at >= 0 and position < self._ranges[at][1]
 
+    @property
+    def last(self) -> int:
+        """The highest position in them; 0 without any."""
+        return self._ranges[-1][1] - 1 if self._ranges else 0
+
 
 class Feed:
     """One subscription's, while its events go by in their order. finished: what is done above the checkpoint.
-    `parking`: what is parked of the page that goes by."""
+    `parking`: what is parked of the page that goes by. `beyond`: how far it stands above the safe position."""
 
-    def __init__(self, name: str, label: str, checkpoint: int, finished: Ranges) -> None:
+    def __init__(self, name: str, label: str, checkpoint: int, finished: Ranges, safe: int) -> None:
         self.name = name
         self.label = label
         self.events = 0
@@ -36,6 +41,8 @@ class Feed:
         self.named: list[int] = []
         """The first of those that are missing."""
         self.parking = Ranges(())
+        self.stands = max(checkpoint, finished.last)
+        self.beyond = max(0, self.stands - safe)
         self._checkpoint = checkpoint
         self._finished = finished
 

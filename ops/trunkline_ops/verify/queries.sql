@@ -18,14 +18,22 @@ SELECT * FROM (
      WHERE (stream_id, stream_version) > ($1, $2) ORDER BY stream_id, stream_version LIMIT $3)) AS both_kinds
 ORDER BY stream_id, stream_version LIMIT $3
 
+-- name: targets
+-- Of streams $1, those that links are in.
+SELECT i.stream_id FROM unnest($1::bigint[]) AS i (stream_id)
+CROSS JOIN LATERAL (SELECT FROM @schema@.links WHERE stream_id = i.stream_id LIMIT 1) AS any_link
+
 -- name: ends
--- Streams behind $1, with the version that their row says and the last one that is there, in one snapshot.
-SELECT s.stream_id, s.stream, s.version,
-       greatest((SELECT e.stream_version FROM @schema@.events AS e WHERE e.stream_id = s.stream_id
-                 ORDER BY e.stream_version DESC LIMIT 1),
-                (SELECT l.stream_version FROM @schema@.links AS l WHERE l.stream_id = s.stream_id
-                 ORDER BY l.stream_version DESC LIMIT 1), 0) AS last
-FROM @schema@.streams AS s WHERE s.stream_id > $1 ORDER BY s.stream_id LIMIT $2
+-- Streams behind $1, with the version that their row says and the last one that is there, in one snapshot. erasable: what
+-- is missing can have been links to events that were removed for good: links are in it, or nothing is any more.
+SELECT s.stream_id, s.stream, s.version, greatest(e.stream_version, l.stream_version, 0) AS last,
+       l.stream_version IS NOT NULL OR e.stream_version IS NULL AS erasable
+FROM @schema@.streams AS s
+LEFT JOIN LATERAL (SELECT stream_version FROM @schema@.events WHERE stream_id = s.stream_id
+                   ORDER BY stream_version DESC LIMIT 1) AS e ON true
+LEFT JOIN LATERAL (SELECT stream_version FROM @schema@.links WHERE stream_id = s.stream_id
+                   ORDER BY stream_version DESC LIMIT 1) AS l ON true
+WHERE s.stream_id > $1 ORDER BY s.stream_id LIMIT $2
 
 -- name: subscriptions
 -- What each has finished. stream_id: of a feed that is one stream; a deleted stream has no feed.

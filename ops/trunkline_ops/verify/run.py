@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
@@ -12,8 +12,9 @@ from trunkline_ops.depths import depths
 from trunkline_ops.progress import Advance
 from trunkline_ops.settings import Settings
 from trunkline_ops.verify.feeds import Feed, Feeds, Ranges, words
-from trunkline_ops.verify.versions import NAMED, Versions
+from trunkline_ops.verify.versions import NAMED, Gap, Versions
 from trunkline_store import EventStore, names
+from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.line import Depth
 from trunkline_store.overview import RELAY, overview
 from trunkline_store.queries import for_store, parts_of
@@ -39,14 +40,17 @@ async def verify(
     to: int | None = None,
     wait: float = 0.0,
     erased: bool = False,
+    given_up_to: int = 0,
 ) -> list[Part]:
     """The parts of the proof up to position `to` (the last one that is safe to read, if it is not given).
 
     wait: seconds that relay and subscriptions have to come up to it, if they run. erased: streams may lack versions
-    that were links to events which are removed for good. Raises `Unavailable`, `UnsafeRead`, and `BrokerUnavailable`
-    where a management API is named that does not answer.
+    that were links to events which are removed for good. given_up_to: what the relay gave up below is known. RabbitMQ
+    proves nothing: where its management API does not answer any more at the end, a part says so. Raises `Unavailable`,
+    `UnsafeRead`.
     """
     sql = {name: for_store(text, store.schema, "json") for name, text in _QUERIES.items()}
+    await depths(settings, store.schema)  # a wrong URL is told at once
     deadline = time.monotonic() + wait
     safe = await _safe(store, to, deadline)
     end = safe if to is None else min(to, safe)
@@ -55,19 +59,21 @@ async def verify(
     published = await store.fetchrow(store.sql["see_relay"], RELAY)
     confirmed_to = 0 if published is None else published["position"]
     rows = await store.fetch(sql["subscriptions"])
+    # Asked after them, since they go on; a writer that was paused before it took its lock sets it back for a moment.
+    known = await _safe(store, max([confirmed_to, *(row["checkpoint"] for row in rows)]), deadline)
 
     feeds, parking = Feeds(), {}
     every: list[Feed] = []
     for row in rows:
         finished = Ranges((part.lower, part.upper) for part in row["finished"] if not part.isempty)
-        feed = Feed(row["name"], row["feed"], row["checkpoint"], finished)
+        feed = Feed(row["name"], row["feed"], row["checkpoint"], finished, known)
         feeds.add(feed, row["stream_id"])
         every.append(feed)
         if row["parks"]:
             parking[row["subscription_id"]] = feed
 
-    relay = Feed("relay", "$all", confirmed_to, Ranges(()))
-    links = Feed("relay", "links", confirmed_to, Ranges(()))
+    relay = Feed("relay", "$all", confirmed_to, Ranges(()), known)
+    links = Feed("relay", "links", confirmed_to, Ranges(()), known)
     position = -1
     while page := await store.fetch(sql["page"], position, end, PAGE):
         for number, feed in parking.items():
@@ -79,16 +85,21 @@ async def verify(
         advance(position, end, f"{relay.events} events")
 
     versions, orphans = await _versions(store, sql, end, relay.events + links.events, advance)
-    ends, streams = await _ends(store, sql)
-    named = await _names(store, [gap.stream_id for gap in versions.gaps] + [i.stream_id for i in versions.inversions])
+    ends = await _ends(store, sql)
+    ids = [each.stream_id for each in versions.gaps + versions.erasable_gaps]
+    ids += [each.stream_id for each in versions.inversions]
+    named = await _names(store, ids)
     parts = [
-        _store_part(to, safe, end, relay.events, links.events, streams),
+        _store_part(to, safe, end, relay.events, links.events, ends.streams),
         _versions_part(versions, orphans, ends, named, erased=erased),
-        _relay_part(relay, links, ever=published is not None),
+        _relay_part(relay, links, await _given_up(store, end), ever=published is not None, known=given_up_to),
     ]
-    queues = await depths(settings)
-    for row, feed in zip(rows, every, strict=True):
-        parts.append(_subscription_part(feed, row, queues, store.schema))
+    queues = None
+    try:
+        queues = await depths(settings, store.schema)
+    except BrokerUnavailable as error:
+        parts.append(Part("queues", True, f"queues     were not looked at: {error}", {"problem": str(error)}))
+    parts += [_subscription_part(feed, row, queues, store.schema) for row, feed in zip(rows, every, strict=True)]
     return parts
 
 
@@ -126,22 +137,38 @@ async def _versions(
         for row in page if ids - there else ():
             if row["stream_id"] not in there and row["position"] <= end and len(orphans) <= NAMED:
                 orphans.append((row["stream_id"], row["position"]))
-        versions.take((row["stream_id"], row["stream_version"], row["position"]) for row in page)
+        linked = {row["stream_id"] for row in await store.fetch(sql["targets"], list(ids))}
+        versions.take((number, version, position, number in linked) for number, version, position in page)
         stream_id, version, _ = page[-1]
         advance(versions.rows, count, f"{versions.rows} versions")
     return versions, orphans
 
 
-async def _ends(store: EventStore, sql: Mapping[str, str]) -> tuple[list[str], int]:
-    """Streams whose row does not say the version that is there, and how many streams there are."""
+class _Ends(NamedTuple):
+    """Of so many streams, those whose row does not say the version that is there; apart from them, those that lack
+    `missing` versions which may have been links to events that were removed for good."""
+
+    streams: int
+    wrong: list[str]
+    erasable: list[str]
+    missing: int
+
+
+async def _ends(store: EventStore, sql: Mapping[str, str]) -> _Ends:
     wrong: list[str] = []
-    streams = last = 0
+    erasable: list[str] = []
+    streams = last = missing = 0
     while page := await store.fetch(sql["ends"], last, PAGE):
         streams, last = streams + len(page), page[-1]["stream_id"]
-        for _, name, says, has in page:
-            if says != has and len(wrong) <= NAMED:
-                wrong.append(f"{name} says {says} and has {has}")
-    return wrong, streams
+        for _, name, says, has, can in page:
+            if says == has:
+                continue
+            removed = can and says > has
+            missing += says - has if removed else 0
+            told = erasable if removed else wrong
+            if len(told) < NAMED:
+                told.append(f"{name} says {says} and has {has}")
+    return _Ends(streams, wrong, erasable, missing)
 
 
 async def _names(store: EventStore, ids: list[int]) -> dict[int, str]:
@@ -158,43 +185,68 @@ def _store_part(to: int | None, safe: int, end: int, events: int, links: int, st
 
 
 def _versions_part(
-    versions: Versions, orphans: list[tuple[int, int]], ends: list[str], named: Mapping[int, str], *, erased: bool
+    versions: Versions, orphans: list[tuple[int, int]], ends: _Ends, named: Mapping[int, str], *, erased: bool
 ) -> Part:
     def stream(number: int) -> str:
         return named.get(number, f"the stream with id {number}")
 
-    gaps = [
-        f"{stream(number)} lacks version{'' if first == last else 's'} {first}{'' if first == last else f' to {last}'}"
-        for number, first, last in versions.gaps
-    ]
+    def lacks(gap: Gap) -> str:
+        one = gap.first == gap.last
+        return (
+            f"{stream(gap.stream_id)} lacks version{'' if one else 's'} {gap.first}{'' if one else f' to {gap.last}'}"
+        )
+
+    missing, gaps, wrong = versions.missing, versions.gaps, ends.wrong
+    allowed = versions.erasable + ends.missing if erased else 0
+    if not erased:
+        missing += versions.erasable
+        gaps = sorted([*gaps, *versions.erasable_gaps])[:NAMED]
+        wrong = [*wrong, *ends.erasable][:NAMED]
     inversions = [f"{stream(number)}@{version} at {position}" for number, version, position in versions.inversions]
     problems = []
-    if versions.missing and not erased:
-        problems.append(f"{versions.missing} versions are missing: {'; '.join(gaps)}")
+    if missing:
+        problems.append(f"{missing} versions are missing: {'; '.join(map(lacks, gaps))}")
     if versions.inverted:
         problems.append(f"{versions.inverted} are out of order: {'; '.join(inversions)}")
-    if ends and not erased:
-        problems.append("; ".join(ends[:NAMED]))
+    if wrong:
+        problems.append("; ".join(wrong))
     if orphans:
         problems.append(f"events without a stream, at {', '.join(str(position) for _, position in orphans[:NAMED])}")
-    if (versions.missing or ends) and not erased:
+    if not erased and (versions.erasable or ends.erasable):
         problems.append("if events that were linked were removed for good, use --erased")
-    sentence = (
-        f"versions   {'. '.join(problems)}" if problems else "versions   without holes, in the order of positions"
-    )
+    sentences = list(problems)
+    if allowed:
+        told = [*map(lacks, versions.erasable_gaps), *ends.erasable][:NAMED]
+        sentences.append(f"{allowed} versions are missing, allowed by --erased: {'; '.join(told)}")
     facts = {
         "versions": versions.rows,
-        "versions_missing": versions.missing,
+        "versions_missing": missing,
+        "versions_erased": allowed,
         "out_of_order": versions.inverted,
-        "gaps": gaps,
+        "gaps": [lacks(gap) for gap in gaps],
         "inversions": inversions,
-        "ends": ends[:NAMED],
+        "ends": wrong,
         "orphans": [position for _, position in orphans[:NAMED]],
     }
-    return Part("versions", not problems, sentence, facts)
+    sentence = ". ".join(sentences) or "without holes, in the order of positions"
+    return Part("versions", not problems, f"versions   {sentence}", facts)
 
 
-def _relay_part(relay: Feed, links: Feed, *, ever: bool) -> Part:
+class _GivenUp(NamedTuple):
+    """So many messages, between these positions."""
+
+    messages: int
+    first: int
+    last: int
+
+
+async def _given_up(store: EventStore, end: int) -> list[_GivenUp]:
+    rows = await store.fetch(store.sql["given_up"], RELAY)
+    return [_GivenUp(messages, first, last) for _, first, last, messages in rows if first <= end]
+
+
+def _relay_part(relay: Feed, links: Feed, given_up: Sequence[_GivenUp], *, ever: bool, known: int) -> Part:
+    """What the relay went on past is confirmed no more than what is above its position: some queue lacks it."""
     missing = relay.missing + links.missing
     sentence = f"confirmed  {relay.handled} events and {links.handled} links"
     named = sorted([*relay.named, *links.named])[:NAMED]
@@ -202,8 +254,35 @@ def _relay_part(relay: Feed, links: Feed, *, ever: bool) -> Part:
         sentence += "; no relay has ever run"
     elif missing:
         sentence += f"; {missing} are not: {words(named, missing)}"
-    facts = {"confirmed": relay.handled, "confirmed_links": links.handled, "missing": missing, "positions": named}
-    return Part("relay", not missing, sentence, facts)
+    facts = {
+        "confirmed": relay.handled,
+        "confirmed_links": links.handled,
+        "missing": missing,
+        "positions": named,
+        "beyond": relay.beyond,
+        "given_up": [each._asdict() for each in given_up],
+    }
+    sentence += _beyond(relay, "published")
+    if given_up:
+        count, first = sum(each.messages for each in given_up), min(each.first for each in given_up)
+        last = max(each.last for each in given_up)
+        messages = f"{count} messages" if count > 1 else "a message"
+        sentence += f"; {messages} between positions {first} and {last} RabbitMQ refused or never confirmed"
+    unknown = any(each.last > known for each in given_up)
+    if unknown:
+        sentence += (
+            ", and some queue lacks them: `trunkline replay` brings a plain consumer's up to date, "
+            f"--given-up {last} says that it was done"
+        )
+    return Part("relay", not (missing or relay.beyond or unknown), sentence, facts)
+
+
+def _beyond(feed: Feed, done: str) -> str:
+    """As after a restore of an older backup."""
+    if not feed.beyond:
+        return ""
+    above = f"it stands at {feed.stands}, {feed.beyond} above the safe position"
+    return f"; {above}: what is appended up to there is not {done}"
 
 
 def _subscription_part(feed: Feed, row: Any, queues: Mapping[str, Depth] | None, store: str) -> Part:
@@ -221,14 +300,16 @@ def _subscription_part(feed: Feed, row: Any, queues: Mapping[str, Depth] | None,
         "parked": feed.parked,
         "missing": feed.missing,
         "positions": feed.named,
+        "beyond": feed.beyond,
     }
+    sentence += _beyond(feed, "handled")
     if queues is not None:
         depth = queues.get(names.queue(store, feed.name))
         facts["queue"] = None if depth is None else depth._asdict()
         sentence += (
             "; it has no queue" if depth is None else f"; in its queue {depth.ready} ready, {depth.unacked} unacked"
         )
-    return Part("subscription", not (feed.missing or feed.parked), sentence, facts)
+    return Part("subscription", not (feed.missing or feed.parked or feed.beyond), sentence, facts)
 
 
 _QUERIES = parts_of((files(__package__) / "queries.sql").read_text())

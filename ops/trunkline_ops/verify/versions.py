@@ -17,6 +17,10 @@ class Gap(NamedTuple):
     first: int
     last: int
 
+    @property
+    def size(self) -> int:
+        return self.last - self.first + 1
+
 
 class Inversion(NamedTuple):
     """A version of a stream stands in `$all` before the version before it; or it is there twice."""
@@ -32,24 +36,32 @@ class Versions:
     def __init__(self, upto: int) -> None:
         self.rows = 0
         self.missing = 0
-        """Versions that are not there."""
+        """Versions that are not there, of streams without links."""
         self.gaps: list[Gap] = []
+        self.erasable = 0
+        """Versions that are not there, and may have been links to events that were removed for good."""
+        self.erasable_gaps: list[Gap] = []
         self.inverted = 0
         self.inversions: list[Inversion] = []
         self._upto = upto
         self._stream, self._version, self._position = 0, 0, 0
 
-    def take(self, rows: Iterable[tuple[int, int, int]]) -> None:
-        """rows: stream id, version, position."""
-        for stream, version, position in rows:
+    def take(self, rows: Iterable[tuple[int, int, int, bool]]) -> None:
+        """rows: stream id, version, position, and whether links are in the stream."""
+        for stream, version, position, linked in rows:
             if position > self._upto:
                 continue  # of a stream, only what comes last can be above
             if stream != self._stream:
                 self._stream, self._version, self._position = stream, 0, -1
             if version > self._version + 1:
-                self.missing += version - self._version - 1
-                if len(self.gaps) < NAMED:
-                    self.gaps.append(Gap(stream, self._version + 1, version - 1))
+                gap = Gap(stream, self._version + 1, version - 1)
+                gaps = self.erasable_gaps if linked else self.gaps
+                if len(gaps) < NAMED:
+                    gaps.append(gap)
+                if linked:
+                    self.erasable += gap.size
+                else:
+                    self.missing += gap.size
             if version <= self._version or position <= self._position:
                 self.inverted += 1
                 if len(self.inversions) < NAMED:
