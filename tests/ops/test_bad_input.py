@@ -28,14 +28,13 @@ AWAY = f"amqp://ann:{PASSWORD}@127.0.0.1:1/"
 @dataclass
 class Row:
     """A command. good: arguments with which it would do something. database: whether it connects to one; store: and
-    needs a store there. broker: whether it fails without AMQP; api: whether it fails without the management API.
-    wrong: further arguments that it refuses, with the exit code."""
+    needs a store there. broker: whether it fails without AMQP. wrong: further arguments that it refuses, with
+    the exit code."""
 
     good: list[str] = field(default_factory=list)
     database: bool = True
     store: bool = True
     broker: bool = False
-    api: bool = False
     wrong: list[tuple[list[str], int]] = field(default_factory=list)
 
 
@@ -72,7 +71,7 @@ ROWS = {
     "subscriptions retry": Row(["s"], wrong=[(["nope"], FAILED)]),
     "subscriptions discard": Row(["s"], wrong=[(["nope"], FAILED)]),
     "status": Row(),
-    "verify": Row(api=True),
+    "verify": Row(),
     "doctor": Row(store=False),
 }  # fmt: skip
 
@@ -183,22 +182,20 @@ def test_a_database_that_cannot_be_had_is_told(command: str, database: str) -> N
         refused(database, command, [*row.good, "--schema", "nowhere"], FAILED)
 
 
-@pytest.mark.parametrize("command", [name for name, row in ROWS.items() if row.broker or row.api])
+@pytest.mark.parametrize("command", [name for name, row in ROWS.items() if row.broker])
 def test_a_broker_that_cannot_be_had_is_told(command: str, database: str, rabbitmq: RabbitMQServer) -> None:
     """Refused, unknown host, TLS where there is none, none where there is another server, a wrong password: 1."""
-    row, amqp, api = ROWS[command], urlsplit(rabbitmq.amqp_url), urlsplit(rabbitmq.management_url)
-    option, name, there = ("--amqp-url", "amqp", amqp) if row.broker else ("--management-url", "http", api)
-    address = f"{there.hostname}:{there.port}"
+    amqp, good = urlsplit(rabbitmq.amqp_url), ROWS[command].good[:-2]
+    address = f"{amqp.hostname}:{amqp.port}"
     port = urlsplit(database).port
-    good = row.good[:-2] if row.broker else row.good
     for url in (
-        f"{name}://ann:{PASSWORD}@127.0.0.1:1",
-        f"{name}://ann:{PASSWORD}@host.invalid",
-        f"{name}s://ann:{PASSWORD}@{address}",
-        f"{name}://ann:{PASSWORD}@{address}",
-        f"{name}://ann:{PASSWORD}@127.0.0.1:{port}",
+        f"amqp://ann:{PASSWORD}@127.0.0.1:1",
+        f"amqp://ann:{PASSWORD}@host.invalid",
+        f"amqps://ann:{PASSWORD}@{address}",
+        f"amqp://ann:{PASSWORD}@{address}",
+        f"amqp://ann:{PASSWORD}@127.0.0.1:{port}",
     ):
-        refused(database, command, [*good, option, url], FAILED)
+        refused(database, command, [*good, "--amqp-url", url], FAILED)
 
 
 @pytest.mark.parametrize(
