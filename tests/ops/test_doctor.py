@@ -6,6 +6,7 @@ import re
 import secrets
 import shlex
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typer.testing import CliRunner
 from tests.ops.test_cli import environment
 from tests.whole.flow import QUICK, relay_running
 from trunkline_consumer import Consumer
+from trunkline_ops import management
 from trunkline_ops.commands import app
 from trunkline_ops.definitions import definitions
 from trunkline_ops.doctor import Finding, database_facts
@@ -379,7 +381,7 @@ def words_of(mend: str) -> list[str]:
     """What bash makes of its command."""
     functions = """trunkline() { printf '%s\\0' "$@"; }; rabbitmqctl() { trunkline "$@"; }"""
     script = f"{functions}; {command_of(mend)}"
-    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=tempfile.gettempdir())
     assert ran.stderr == ""
     return ran.stdout.split("\0")[:-1]
 
@@ -492,11 +494,13 @@ PLAIN: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("code", "arguments"), PLAIN, ids=[code for code, _ in PLAIN])
 async def test_a_trap_of_a_plain_consumers_queue_is_found(
-    code: str, arguments: dict[str, Any], database: str, vhost: str, rabbitmq: RabbitMQServer
-) -> None:
-    """And nothing is said of one that is declared as the guide says."""
+    code: str, arguments: dict[str, Any], database: str, vhost: str, rabbitmq: RabbitMQServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """On whatever page of the answer it is; and nothing is said of one that is declared as the guide says."""
+    monkeypatch.setattr(management, "_PAGE", 1)
     async with broker(vhost) as channel:
-        for name, given in (("good", BOUNDED), ("better", QUORUM), ("bad", arguments)):
+        for name, given in (("a good one", BOUNDED), ("bad", arguments), ("better", QUORUM)):
             queue = await channel.declare_queue(name, durable=True, arguments=given)
             await queue.bind("eventstore", "order.#")
         found = await until(lambda: examine(settings_of(database, vhost, rabbitmq)), {code})

@@ -59,13 +59,14 @@ async def verify(
     published = await store.fetchrow(store.sql["see_relay"], RELAY)
     confirmed_to = 0 if published is None else published["position"]
     rows = await store.fetch(sql["subscriptions"])
+    ranges = [Ranges((part.lower, part.upper) for part in row["finished"] if not part.isempty) for row in rows]
+    highest = max([confirmed_to, *(row["checkpoint"] for row in rows), *(each.last for each in ranges)])
     # Asked after them, since they go on; a writer that was paused before it took its lock sets it back for a moment.
-    known = await _safe(store, max([confirmed_to, *(row["checkpoint"] for row in rows)]), deadline)
+    known = await _safe(store, highest, deadline)
 
     feeds, parking = Feeds(), {}
     every: list[Feed] = []
-    for row in rows:
-        finished = Ranges((part.lower, part.upper) for part in row["finished"] if not part.isempty)
+    for row, finished in zip(rows, ranges, strict=True):
         feed = Feed(row["name"], row["feed"], row["checkpoint"], finished, known)
         feeds.add(feed, row["stream_id"])
         every.append(feed)
@@ -191,10 +192,8 @@ def _versions_part(
         return named.get(number, f"the stream with id {number}")
 
     def lacks(gap: Gap) -> str:
-        one = gap.first == gap.last
-        return (
-            f"{stream(gap.stream_id)} lacks version{'' if one else 's'} {gap.first}{'' if one else f' to {gap.last}'}"
-        )
+        which = f" {gap.first}" if gap.size == 1 else f"s {gap.first} to {gap.last}"
+        return f"{stream(gap.stream_id)} lacks version{which}"
 
     missing, gaps, wrong = versions.missing, versions.gaps, ends.wrong
     allowed = versions.erasable + ends.missing if erased else 0
