@@ -526,14 +526,10 @@ SELECT r.position, CASE WHEN l.until >= clock_timestamp() THEN l.owner END AS ow
 FROM @schema@.relays AS r LEFT JOIN @schema@.leases AS l USING (name) WHERE r.name = $1
 
 -- name: create_subscription
--- The row, made on the first subscribe; $3 counts only then. None where somebody else makes it at the same moment: only a
--- later statement sees it.
-WITH made AS (
-    INSERT INTO @schema@.subscriptions (name, feed, checkpoint) VALUES ($1, $2, $3)
-    ON CONFLICT (name) DO NOTHING RETURNING subscription_id, feed, checkpoint)
-SELECT subscription_id, feed, checkpoint FROM made
-UNION ALL SELECT subscription_id, feed, checkpoint FROM @schema@.subscriptions WHERE name = $1
-LIMIT 1
+-- The row, made on the first subscribe; $3 counts only then. None where it is there, or somebody else makes it at the
+-- same moment: a later statement sees it.
+INSERT INTO @schema@.subscriptions (name, feed, checkpoint) VALUES ($1, $2, $3)
+ON CONFLICT (name) DO NOTHING RETURNING subscription_id
 
 -- name: fence_subscription
 -- The new owner shuts its predecessor out, and learns where to go on.
