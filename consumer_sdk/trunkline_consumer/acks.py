@@ -1,13 +1,18 @@
 """What is in flight, up to where everything is finished, and which broker messages may be acknowledged: pure.
 
 Positions only grow. A unit is one batch that a handler is given; units tile the feed, each beginning where the one
-before it ended, whatever gaps there are between positions. What was filtered out counts as finished. Broker tags
-belong to one channel, and only grow there.
+before it ended, whatever gaps there are between positions. So everything before the oldest unit that is not finished is
+finished, and those that are need not be kept. What was filtered out counts as finished. Broker tags belong to one
+channel, and only grow there.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
+
+_SWEPT: Final = 64
+"""So many finished units may stay between those that are not, and as many again as there are of these."""
 
 
 class Unit:
@@ -56,14 +61,8 @@ class AckMap:
 
     def filtered(self, last: int) -> None:
         """Events up to `last` are not for the handler."""
-        if not self._units:
+        if not self._open:
             self.low_water = last
-        elif self._units[-1].count == 0:
-            self._units[-1].last = self._units[-1].done = last
-        else:
-            unit = Unit(self.end, last, last, 0, 0)
-            unit.done = last
-            self._units.append(unit)
         self.end = last
 
     def ack(self, position: int) -> bool:
@@ -72,7 +71,7 @@ class AckMap:
         for unit in self._units:
             if unit.first > position:
                 break
-            known = known or (unit.count > 0 and unit.done < position <= unit.last)
+            known = known or unit.done < position <= unit.last
         if known:
             for unit in self._units:
                 if unit.first > position:
@@ -100,13 +99,11 @@ class AckMap:
 
     def _advance(self) -> None:
         units = self._units
-        while units:
-            oldest = units[0]
-            if oldest.done >= oldest.first and oldest.done > self.low_water:
-                self.low_water = oldest.done
-            if oldest.done < oldest.last:
-                return
+        while units and units[0].done == units[0].last:
             units.popleft()
+        self.low_water = units[0].done if units else self.end
+        if len(units) > 2 * self._open + _SWEPT:  # the oldest takes long
+            self._units = deque([unit for unit in units if unit.done < unit.last])
 
     def received(self, tag: int, last: int) -> None:
         """A broker message was received that holds events up to `last`."""

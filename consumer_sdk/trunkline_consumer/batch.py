@@ -71,6 +71,6 @@ class Batch(Sequence[Any]):
         neither. Exactly once in effect, also when the answer to the commit is lost and the work is done again.
 
         Raises `SubscriptionLost` at its end, with everything rolled back, if the subscription has another owner by
-        then, and `Unavailable`.
+        then, or was reset (the iteration goes on from there), and `Unavailable`.
         """
         return self._tenure.transaction(self)

@@ -16,7 +16,7 @@ from trunkline_consumer.feed import Feed
 from trunkline_consumer.handle import Runner, by_stream
 from trunkline_consumer.options import Handler, Handling, Limits, Options, options_of
 from trunkline_consumer.sessions import Sessions
-from trunkline_consumer.subscription import Subscription
+from trunkline_consumer.subscription import State, Subscription
 from trunkline_consumer.tenure import Shape, Tenure
 from trunkline_store import (
     CURRENT,
@@ -26,7 +26,7 @@ from trunkline_store import (
     InvalidArgument,
     RecordedEvent,
     Start,
-    SubscriptionHalted,
+    SubscriptionDeleted,
     SubscriptionLost,
     SubscriptionNotFound,
     Unavailable,
@@ -67,7 +67,7 @@ class Consumer:
 
     @property
     def subscriptions(self) -> Sequence[Subscription]:
-        """Those of this consumer, and of its handlers while they run."""
+        """Those of this consumer, and of its handlers."""
         return tuple(self._subscriptions)
 
     @property
@@ -292,9 +292,10 @@ class Consumer:
         return decorated
 
     async def run(self) -> None:
-        """Runs all handlers, until it is cancelled. One that halts does not stop the others; when all have, the first
-        one's `SubscriptionHalted` is raised. One that was replaced subscribes again; servers that are away are waited
-        for. Cancelled, it gives running handlers their `grace`. Raises `InvalidArgument` if there is no handler."""
+        """Runs all handlers, until it is cancelled. One that ends (it halts, its subscription is deleted, or cannot be
+        had) is logged at once, and does not stop the others; when all have ended, what ended the first is raised. One
+        that was replaced subscribes again; servers that are away are waited for. Cancelled, it gives running handlers
+        their `grace`. Raises `InvalidArgument` if there is no handler."""
         if not self._handlers:
             raise InvalidArgument("the consumer has no handlers to run")
         ended = await asyncio.gather(*(self._run(make) for make in self._handlers), return_exceptions=True)
@@ -309,15 +310,20 @@ class Consumer:
                 async with subscription:
                     await subscription.ended()
                     return
-            except SubscriptionLost as error:
-                log.warning("%s", error)
             except Unavailable as error:
                 log.warning("subscription %s: %s", subscription.name, error)
                 await asyncio.sleep(random.uniform(0.5, 1.5))
-            except SubscriptionHalted:
+            except Exception as error:
+                if subscription.state is State.STOPPED:  # while it was starting
+                    return
+                if isinstance(error, SubscriptionLost) and not isinstance(error, SubscriptionDeleted):
+                    log.warning("%s", error)
+                    continue
+                if subscription.state is State.STARTING:  # otherwise it has said so itself
+                    log.error("subscription %s cannot be started: %s", subscription.name, error)
+                    subscription.state = State.HALTED
+                self._subscriptions.append(subscription)  # for whoever looks what has become of it
                 raise
-            finally:
-                self._forget(subscription)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -85,11 +85,11 @@ class Follower:
                 found, unheard = await self._catch_up(), not self._counts.from_queue
                 quiet = quiet + 1 if found and self._receiver.connected and not unheard else 0
                 if quiet > 1 and quiet.bit_count() == 1:
-                    await self._receiver.bind_again()  # the store has what the queue should have had
+                    self._receiver.bind_again()  # the store has what the queue should have had
                 self._live(True)
                 if await self._listen():
                     quiet = 0
-            except (Unavailable, BrokerUnavailable) as error:
+            except Unavailable as error:
                 log.warning("subscription %s: %s", self._tenure.claim.name, error)
                 await asyncio.sleep(random.uniform(0.1, 0.3))
 
@@ -101,7 +101,7 @@ class Follower:
             try:
                 await self._receiver.connect()
                 pause = 0.1
-                await self._receiver.lost()
+                await self._receiver.until_lost()
                 log.warning("subscription %s lost its queue; it goes on from the store", name)
             except BrokerUnavailable as error:
                 log.warning("subscription %s: %s; it goes on from the store", name, error)
@@ -138,7 +138,7 @@ class Follower:
         safe, history = row
         if history != tenure.claim.history:
             log.warning("subscription %s: the history changed to %s", tenure.claim.name, history)
-            raise BeginAgain
+            raise BeginAgain(tenure.claim.name)
         found = False
         async with aclosing(replay(store, self._feed, tenure.delivered, safe, history)) as batches:
             async for events in batches:
@@ -200,14 +200,18 @@ class Follower:
                         progress = time.monotonic()
             except BadMessage as error:
                 log.warning("subscription %s: message passed over: %s", self._tenure.claim.name, error)
-                self._tenure.acks.received(message.tag, 0)
                 self._counts.holes += 1
                 return heard
 
     async def _take(self, message: Received) -> Verdict:
         """Returns how it stands to what was delivered, and has delivered what is next. Raises `BadMessage`."""
         tenure = self._tenure
-        place = placement(message.headers, self._store.schema)
+        try:
+            place = placement(message.headers, self._store.schema)
+        except BadMessage:
+            tenure.acks.received(message.tag, 0)
+            raise
+        # At once: after the first `await`, the tag may be of a channel that has gone.
         found = verdict(place, self._feed.previous(place), tenure.delivered, tenure.claim.history)
         tenure.acks.received(message.tag, 0 if found is Verdict.FOREIGN else place.last_position)
         match found:

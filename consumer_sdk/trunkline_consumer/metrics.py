@@ -71,13 +71,13 @@ class Metrics(Collector):
             await asyncio.sleep(LOOK_SECONDS * random.uniform(0.9, 1.1))
 
     def report(self) -> dict[str, Any]:
-        """Whether it is ready (the database answers, and no handler has halted), and what its subscriptions do."""
+        """Whether it is ready (the database answers, and no handler has ended), and what its subscriptions do."""
         subscriptions = {each.name: each.state.value for each in self._consumer.subscriptions}
         problem = None
         if not self._fresh:
             problem = "the database does not answer"
-        elif State.HALTED.value in subscriptions.values():
-            problem = "a subscription has halted"
+        elif not {State.HALTED.value, State.LOST.value}.isdisjoint(subscriptions.values()):
+            problem = "a subscription has ended"
         return {"ready": problem is None, "problem": problem, "subscriptions": subscriptions}
 
     @property

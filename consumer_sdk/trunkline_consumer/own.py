@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from trunkline_consumer.acks import Unit
@@ -22,6 +22,7 @@ from trunkline_store import (
     Start,
     StreamNotFound,
     SubscriptionAlreadyExists,
+    SubscriptionDeleted,
     SubscriptionLost,
     Unavailable,
 )
@@ -30,8 +31,12 @@ from trunkline_store.lease import Keeper, Lease
 from trunkline_store.translate import translated
 
 
-class BeginAgain(Exception):
-    """The subscription was reset, or the past is another one: its rows say where we are now."""
+class BeginAgain(SubscriptionLost):
+    """The subscription was reset, or the past is another one: its rows say where we are now, and the same owner goes on
+    from there. Whoever is within a transaction is told."""
+
+    def __init__(self, subscription: str) -> None:
+        super().__init__(subscription, "was reset, or its history changed", "what is not finished comes again")
 
 
 class Claim:
@@ -81,10 +86,10 @@ class Claim:
         row = await self._store.fetchrow(self._store.sql["standing"], self._number)
         if row is None:
             if await self._store.fetchval(self._store.sql["history"]) != self.history:
-                raise BeginAgain
-            raise SubscriptionLost(self.name, "was deleted")
+                raise BeginAgain(self.name)
+            raise SubscriptionDeleted(self.name)
         if row["history"] != self.history or (row["owner"] == self.lease.owner and row["epoch"] != self.lease.epoch):
-            raise BeginAgain
+            raise BeginAgain(self.name)
         if row["owner"] != self.lease.owner:
             raise SubscriptionLost(self.name)
 
@@ -170,7 +175,7 @@ class Owner:
     async def claim(self, *, standby: bool) -> Claim:
         """Waits for an owner that has vanished, at most its lease; with `standby`, for any.
 
-        Raises `SubscriptionAlreadyExists`, `InvalidArgument`, `Unavailable`.
+        Raises `SubscriptionAlreadyExists`, `SubscriptionDeleted` (meanwhile), `InvalidArgument`, `Unavailable`.
         """
         store = self._store
         history = str(await store.fetchval(store.sql["history"]))
@@ -180,7 +185,7 @@ class Owner:
         try:
             row = await store.fetchrow(store.sql["fence_subscription"], number, self._owner, lease.epoch)
             if row is None:
-                raise SubscriptionLost(self._name)
+                await self._refused(number, history)
             keys = {each["key"] for each in await store.fetch(store.sql["parked_keys"], number)}
         except BaseException:
             await self.release(lease)
@@ -194,6 +199,13 @@ class Owner:
         self._keeper.remove(lease)
         with suppress(Unavailable):
             await lease.release()
+
+    async def _refused(self, number: int, history: str) -> NoReturn:
+        """Raises why there is no row for the lease that was had."""
+        there = await self._store.fetchrow(self._store.sql["standing"], number)
+        if there is None and await self._store.fetchval(self._store.sql["history"]) == history:
+            raise SubscriptionDeleted(self._name)
+        raise SubscriptionLost(self._name)
 
     async def _row(self) -> int:
         store = self._store

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -69,6 +69,7 @@ class Receiver:
         self._connection: Any = None
         self._channel: Any = None
         self._lost = True
+        self._unbound = False
         self._consumed = queue.name
         self.generation = 0
         """Counts the channels: a tag is good in its own generation only."""
@@ -82,21 +83,19 @@ class Receiver:
         """Declares, binds and consumes. Raises `BrokerUnavailable`."""
         await self.close()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                self._connection = await aio_pika.connect(
-                    self._url, client_properties=client_properties(f"{self._queue.name} subscription")
-                )
-                await self._declare()
-            if not await self._consume():
+            with _said_by_broker():
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    self._connection = await aio_pika.connect(
+                        self._url, client_properties=client_properties(f"{self._queue.name} subscription")
+                    )
+                    await self._declare()
+                answered = await self._consume()
+            if not answered:
                 log.warning("queue %s does not answer: it is deleted, to be made again", self._queue.name)
                 await self.delete_queue()
                 obey_cancellation()
                 raise BrokerUnavailable(f"queue {self._queue.name} did not answer")
             obey_cancellation()
-        except BROKER_ERRORS as error:
-            await self.close()
-            obey_cancellation()
-            raise BrokerUnavailable.because(error) from error
         except BaseException:
             await self.close()
             raise
@@ -146,16 +145,10 @@ class Receiver:
             except aio_pika.exceptions.ChannelNotFoundEntity:
                 log.info("exchange %s is not there yet: until then, the store is asked", exchange)
 
-    async def bind_again(self) -> None:
-        """Declares and binds once more, in case the exchange was made anew. Raises `BrokerUnavailable`."""
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                if self._connection is not None and not self._queue.transient:
-                    await self._declare_once()
-            obey_cancellation()
-        except BROKER_ERRORS as error:
-            obey_cancellation()
-            raise BrokerUnavailable.because(error) from error
+    def bind_again(self) -> None:
+        """Asks `until_lost` to declare and bind once more, in case the exchange was made anew."""
+        self._unbound = not self._queue.transient
+        self._arrived.set()
 
     async def close(self) -> None:
         """Drops the connection; what was not acknowledged goes back to the queue."""
@@ -168,7 +161,7 @@ class Receiver:
 
     async def delete_queue(self) -> None:
         """Removes the queue, for good. Raises `BrokerUnavailable`."""
-        try:
+        with _said_by_broker():
             async with (
                 asyncio.timeout(2 * CONNECT_SECONDS),  # RabbitMQ itself waits 5 s for a queue that does not answer
                 await aio_pika.connect(
@@ -177,8 +170,6 @@ class Receiver:
                 connection.channel() as channel,
             ):
                 await channel.queue_delete(self._queue.name)
-        except BROKER_ERRORS as error:
-            raise BrokerUnavailable.because(error) from error
 
     def at_hand(self) -> Received | None:
         """The next message, if it is there."""
@@ -191,7 +182,7 @@ class Receiver:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._arrived.wait()
-        return self._messages.popleft() if self._messages and self.connected else None
+        return self.at_hand()
 
     async def ack(self, tag: int, generation: int) -> None:
         """Acknowledges all messages up to `tag`, if their channel is still there."""
@@ -199,9 +190,17 @@ class Receiver:
             with suppress(ChannelInvalidStateError, *BROKER_ERRORS):
                 await self._channel.basic_ack(tag, multiple=True, wait=False)
 
-    async def lost(self) -> None:
-        """Waits until the queue, the channel or the connection is lost."""
+    async def until_lost(self) -> None:
+        """Waits until the queue, the channel or the connection is lost, and binds again when asked to: whoever connects
+        does it, since to close a connection ends all that is under way in it. Raises `BrokerUnavailable`."""
         while self.connected:
+            if self._unbound:
+                self._unbound = False
+                with _said_by_broker():
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        await self._declare_once()
+                obey_cancellation()
+                continue
             self._arrived.clear()
             await self._arrived.wait()
 
@@ -219,6 +218,19 @@ class Receiver:
         if generation == self.generation:
             self._lost = True
             self._arrived.set()
+
+
+@contextmanager
+def _said_by_broker() -> Iterator[None]:
+    """What is raised within becomes `BrokerUnavailable`, if it comes from there; a cancellation is obeyed. Where a
+    connection is closed without a word, aiormq raises a bare `Exception` in whoever waits for an answer."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, BROKER_ERRORS) and type(error) is not Exception:
+            raise
+        obey_cancellation()
+        raise BrokerUnavailable.because(error) from error
 
 
 async def _unused(_: DeliveredMessage) -> None:

@@ -1,7 +1,8 @@
 """Sessions for handlers' transactions, made ready before they are needed.
 
 To take a connection of the pool, to set its limits, and to reset it afterwards takes as long as a short transaction
-itself. So that is done to one session while another one works; what is not needed for a moment goes back.
+itself. So that is done to one session while another one works; what is not needed for a moment goes back. A pool of the
+application's has its own way of making sessions ready (`setup`): there, each transaction has one that is fresh from it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Sessions:
         self._tasks: set[asyncio.Task[None]] = set()
         self._tidying: asyncio.TimerHandle | None = None
 
+    @property
+    def _keeps(self) -> bool:
+        return self._store.has_sessions and self._store.open_connections().own
+
     @asynccontextmanager
     async def transaction(self, limit: float) -> AsyncIterator[Connection]:
         """A connection in a transaction that the server ends if it waits for so many seconds, between two statements or
@@ -49,10 +54,10 @@ class Sessions:
         session = await self._take()
         connection, clean = session.connection, False
         try:
-            if session.limit != limit and self._store.has_sessions:
+            if session.limit != limit and self._keeps:
                 await self._set(connection, _limits("SET", limit))
             async with self._store.transaction_on(connection):
-                if not self._store.has_sessions:
+                if not self._keeps:
                     await self._set(connection, _limits("SET LOCAL", limit))
                 yield connection
             clean = True
@@ -89,7 +94,7 @@ class Sessions:
         """For the next transaction: nothing that an application set in the session is left."""
         connection = session.connection
         try:
-            if not self._store.has_sessions or not alive(connection) or connection.is_in_transaction():
+            if not self._keeps or not alive(connection) or connection.is_in_transaction():
                 await self._give_back(session)
                 return
             await connection.execute(f"{connection.get_reset_query()}\n{_limits('SET', limit)}")

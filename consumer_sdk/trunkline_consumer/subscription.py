@@ -32,7 +32,7 @@ from trunkline_store import (
     RecordedEvent,
     Start,
     SubscriptionAlreadyExists,
-    SubscriptionHalted,
+    SubscriptionDeleted,
     SubscriptionLost,
     TrunklineError,
     Unavailable,
@@ -108,6 +108,7 @@ class Subscription:
         self._error: BaseException | None = None
         self._started = False
         self._stopping = False
+        self._starting: asyncio.Task[None] | None = None
         self._living: asyncio.Task[None] | None = None
         self._stopped: asyncio.Task[None] | None = None
 
@@ -161,13 +162,26 @@ class Subscription:
         """Becomes the owner, and begins to follow. Waits for an owner that has vanished, at most its lease; with
         `standby`, for any.
 
-        Raises `SubscriptionAlreadyExists` while another subscriber is alive, `InvalidArgument`, `Unavailable`.
+        Raises `SubscriptionAlreadyExists` while another subscriber is alive, `SubscriptionLost` if it is stopped or
+        deleted meanwhile, `InvalidArgument`, `Unavailable`.
         """
         if self._started:
             raise InvalidArgument(f"subscription {self.name!r} was started before: make another one")
         self._started = True
-        self._begin(await self._claim(standby=self._standby))
-        self._living = asyncio.create_task(self._live(), name=f"subscription {self.name}")
+        self._starting = asyncio.create_task(self._start(), name=f"{self.name} start")
+        try:
+            await self._starting
+        except asyncio.CancelledError:
+            if self._stopping and not _is_cancelled():
+                raise SubscriptionLost(self.name, "was stopped") from None
+            raise
+        finally:
+            if self._living is None:
+                self._over()
+
+    async def _start(self) -> None:
+        tenure = self._begin(await self._claim(standby=self._standby))
+        self._living = asyncio.create_task(self._live(tenure), name=f"subscription {self.name}")
 
     async def stop(self, *, grace: float | None = None) -> None:
         """Writes the checkpoint, hands the subscription over at once, and ends the iteration. The row stays.
@@ -175,10 +189,16 @@ class Subscription:
         grace: seconds that running handlers have to come to their end, before they are cancelled (None: as `handler`
         was told).
         """
+        if self._starting is None:
+            return
+        self._stopping = True
+        if self._living is None and not self._starting.done():
+            self.state = State.STOPPED
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
         if self._living is None:
             return
         if self._stopped is None:
-            self._stopping = True
             seconds = self._grace if grace is None else grace
             self._stopped = asyncio.create_task(self._stop(self._living, seconds), name=f"{self.name} stop")
         await asyncio.shield(self._stopped)  # who waits may be cancelled, the stop is not
@@ -210,40 +230,47 @@ class Subscription:
         if not self._transient:
             return await self._owner.claim(standby=standby)
         history = str(await self._store.fetchval(self._store.sql["history"]))
-        return NoClaim(self.name, history, await first_checkpoint(self._store, self.feed, self._start_from))
+        first = await first_checkpoint(self._store, self.feed, self._start_from)
+        if self._tenure is not None and self._start_from is Start.CURRENT:
+            first = min(first, self._tenure.acks.low_water)  # what came while the past became another one is new, too
+        return NoClaim(self.name, history, first)
 
-    def _begin(self, claim: Claim | NoClaim) -> None:
+    def _begin(self, claim: Claim | NoClaim) -> Tenure:
         if self._tenure is not None:
             self.counts.handled += self._tenure.acks.finished
         self._tenure = Tenure(claim, self.feed, self._options, self._shape, self._arrived)
         if self._stopping:
             self._tenure.close()
+        return self._tenure
 
-    async def _live(self) -> None:
-        pause = 0.1
-        while not self._stopping:
-            tenure = self._tenure
-            assert tenure is not None
-            try:
-                await self._follow(tenure)
-                if self._stopping:
-                    return
-            except BeginAgain:
-                tenure.end(None)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it ends here and is told to the user
-                self._fail(tenure, error)
-                return
-            while True:
+    async def _live(self, tenure: Tenure) -> None:
+        """Until it is stopped. Whatever else ends it is told to the user."""
+        try:
+            while not self._stopping:
                 try:
-                    self._begin(await self._claim(standby=False))
-                    break
-                except (SubscriptionAlreadyExists, SubscriptionLost):
-                    self._fail(tenure, SubscriptionLost(self.name))
-                    return
-                except Unavailable as error:
-                    log.warning("subscription %s: %s", self.name, error)
-                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                    pause = min(5.0, pause * 2)
+                    await self._follow(tenure)
+                except BeginAgain:
+                    tenure.end(None)
+                    tenure = await self._again()
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            await self._fail(tenure, error)  # of something within, and nobody asked for it
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            await self._fail(tenure, error)
+
+    async def _again(self) -> Tenure:
+        """The next tenure, of the same owner."""
+        pause = 0.1
+        while True:
+            try:
+                return self._begin(await self._claim(standby=False))
+            except SubscriptionAlreadyExists:
+                raise SubscriptionLost(self.name) from None
+            except Unavailable as error:
+                log.warning("subscription %s: %s", self.name, error)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(5.0, pause * 2)
 
     async def _follow(self, tenure: Tenure) -> None:
         """Until one of the things that go on at once has ended it."""
@@ -267,14 +294,22 @@ class Subscription:
     def _now_live(self, live: bool) -> None:
         self.state = State.LIVE if live else State.CATCHING_UP
 
-    def _fail(self, tenure: Tenure, error: Exception) -> None:
+    async def _fail(self, tenure: Tenure, error: BaseException) -> None:
         self.state = State.LOST if isinstance(error, SubscriptionLost) else State.HALTED
         if not isinstance(error, TrunklineError):
             log.error("subscription %s failed", self.name, exc_info=error)
-        elif isinstance(error, SubscriptionHalted):
-            log.error("%s", error)
+            if isinstance(error, asyncio.CancelledError):  # raised as it is, it would cancel whoever is told
+                error = RuntimeError(f"what subscription {self.name!r} consists of was cancelled from within")
+        elif isinstance(error, SubscriptionDeleted) or not isinstance(error, SubscriptionLost | Unavailable):
+            log.error("subscription %s has ended: %s", self.name, error)
         self._error = error
-        tenure.end(error)
+        try:
+            if self.state is State.HALTED and not tenure.over:
+                tenure.close()
+                with suppress(TrunklineError):  # what was finished is not to come again
+                    await tenure.write()
+        finally:
+            tenure.end(error)
 
     async def _stop(self, living: asyncio.Task[None], grace: float) -> None:
         tenure = self._tenure
@@ -289,7 +324,7 @@ class Subscription:
             if self.state not in (State.LOST, State.HALTED):
                 self.state = State.STOPPED
                 if not tenure.over:
-                    with suppress(Unavailable, SubscriptionLost, BeginAgain):
+                    with suppress(Unavailable, SubscriptionLost):
                         await tenure.write()
             if not tenure.over:
                 tenure.end(SubscriptionLost(self.name, "was stopped"))
@@ -297,9 +332,18 @@ class Subscription:
             await self._receiver.close()
             if isinstance(tenure.claim, Claim):
                 await self._owner.release(tenure.claim.lease)
-            self._arrived.ring()
-            if self._forget is not None:
-                self._forget(self)
+            self._over()
+
+    def _over(self) -> None:
+        self._stopping = True
+        self._arrived.ring()
+        if self._forget is not None:
+            self._forget(self)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _checked_start(start_from: Start | int) -> Start | int:

@@ -15,6 +15,7 @@
     ├── UndecodableEvent               .stream .stream_version .position .type
     ├── SubscriptionAlreadyExists      .subscription
     ├── SubscriptionLost               .subscription
+    │   └── SubscriptionDeleted
     ├── SubscriptionHalted             .subscription .position .attempts
     ├── SubscriptionNotFound           .subscription
     ├── UnexpectedAck                  .subscription .position
@@ -62,6 +63,7 @@ __all__ = [
     "StreamExists",
     "StreamNotFound",
     "SubscriptionAlreadyExists",
+    "SubscriptionDeleted",
     "SubscriptionHalted",
     "SubscriptionLost",
     "SubscriptionNotFound",
@@ -191,10 +193,19 @@ class SubscriptionAlreadyExists(_AboutSubscription):
 
 
 class SubscriptionLost(_AboutSubscription):
-    """The subscription has another owner, was reset, or was deleted: subscribe again."""
+    """The subscription has another owner, was reset, stopped or deleted: subscribe again."""
 
-    def __init__(self, subscription: str, why: str = "now has another owner") -> None:
-        super().__init__(subscription, f"{why}; nothing more can be acknowledged here: subscribe again")
+    def __init__(
+        self, subscription: str, why: str = "now has another owner", what_to_do: str = "subscribe again"
+    ) -> None:
+        super().__init__(subscription, f"{why}; nothing more can be acknowledged here: {what_to_do}")
+
+
+class SubscriptionDeleted(SubscriptionLost):
+    """The subscription was deleted while it was followed. Subscribed to again it is a new one."""
+
+    def __init__(self, subscription: str) -> None:
+        super().__init__(subscription, "was deleted", "subscribed to again, it begins where its `start_from` says")
 
 
 class SubscriptionHalted(_AboutSubscription):

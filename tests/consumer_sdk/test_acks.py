@@ -93,3 +93,16 @@ def test_units_tile_the_feed_and_may_be_finished_in_any_order(steps: list[str], 
         if not unfinished:
             return
         acks.finish(unfinished.pop())
+
+
+def test_nothing_grows_behind_a_batch_that_takes_long() -> None:
+    """P8: what is finished behind it is not kept one by one, and counts all the same when that one is finished."""
+    acks = AckMap(0)
+    stuck = acks.deliver(1, 1)
+    for n in range(2, 20_000, 2):
+        acks.finish(acks.deliver(n, n))
+        acks.filtered(n + 1)
+        assert len(acks._units) < 100
+    assert (acks.low_water, len(acks), acks.finished) == (0, 1, 9_999)
+    acks.finish(stuck)
+    assert (acks.low_water, len(acks), acks.finished) == (19_999, 0, 10_000)

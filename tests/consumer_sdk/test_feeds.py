@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,8 +13,10 @@ from tests.consumer_sdk.test_subscription import append, data, take
 from tests.whole.flow import QUICK, relay_running
 from tests.whole.test_faults import vhost_of
 from trunkline_consumer import CURRENT, Batch, Consumer, State, Subscription
+from trunkline_consumer.follow import Follower
 from trunkline_ops.management import Management
 from trunkline_store import ANY_VERSION, EventStore, InvalidArgument, StreamDeleted
+from trunkline_store.wire import BadMessage
 
 FEEDS = [("all_streams", ()), ("category", ("a",)), ("stream", ("a-1",))]
 """As the face's methods call them, and what they take before the subscription's name."""
@@ -237,6 +240,41 @@ async def test_what_is_too_large_for_a_message_is_fetched_and_is_no_hole(
             assert data(batch) == [large]
             assert data(await take(subscription)) == ["next"]
             assert subscription.counts.from_queue - before == 2, "it did not come by a message: this shows nothing"
+
+
+async def test_a_message_that_is_bad_when_its_channel_has_gone_is_not_acknowledged_in_the_next_one(
+    store: EventStore, database: str, vhost: str, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event is fetched meanwhile, and is no longer there: the broker would refuse its tag and close the channel."""
+    generations: list[int] = []
+
+    async def fetched(*_: Any) -> Any:
+        receiver = subscription._receiver
+        receiver._on_lost(receiver.generation, None)
+        while not receiver.connected:
+            await asyncio.sleep(0.01)  # between two looks
+        generations.append(receiver.generation)
+        raise BadMessage("the event is no longer in the store")
+
+    async with relay_running(database, vhost):
+        async with consumer.subscribe_to_stream("t-1", "s", options=QUICK, checkpoint_threshold=1) as subscription:
+            tenure = subscription._tenure
+            assert tenure is not None
+            await live(store, subscription, "t-1")
+            for n in range(10):  # its tag is above those of the next channel
+                await append(store, n, stream="t-1")
+                await (await take(subscription)).ack()
+            monkeypatch.setattr(Follower, "_fetched", fetched)
+            await append(store, "x" * 300_000, stream="t-1")
+            await (await take(subscription)).ack()  # from the store
+            monkeypatch.undo()
+            for _ in range(2):
+                subscription.counts.from_queue = 0
+                await live(store, subscription, "t-1")
+                async with asyncio.timeout(20):
+                    while tenure.acks.held:
+                        await asyncio.sleep(0.01)  # between two looks
+            assert [subscription._receiver.generation] == generations
 
 
 async def test_the_window_is_of_bytes_too(store: EventStore, consumer: Consumer) -> None:

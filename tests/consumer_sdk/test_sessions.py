@@ -87,3 +87,20 @@ async def test_lost_connections_take_no_session_with_them(
             await write(sessions, 99)
         assert 99 in await effects(seen)
         await sessions.close()
+
+
+async def test_the_applications_pool_makes_its_sessions_ready(database: str) -> None:
+    """What its `setup` sets is there in every transaction: with another search path, a handler would write into another
+    schema."""
+
+    async def setup(connection: Connection) -> None:
+        await connection.execute("SET search_path TO app")
+
+    async with asyncpg.create_pool(database, setup=setup, min_size=1, max_size=5) as pool, EventStore(pool) as store:
+        sessions = Sessions(store)
+        for _ in range(4):
+            async with sessions.transaction(LIMIT) as connection:
+                assert await connection.fetchval("SHOW search_path") == "app"
+                assert await connection.fetchval("SHOW lock_timeout") == "20s"
+            await asyncio.gather(*sessions._tasks)
+        await sessions.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import timedelta
 from typing import Any
 
 import aio_pika
@@ -179,6 +180,19 @@ async def test_a_lease_has_one_holder_by_the_databases_clock(store: EventStore) 
         await store.fetchval(f"UPDATE eventstore.leases SET until = {until}")
         third = await Lease.acquire(store, "x", uuid4(), 60)
         assert third is not None
+
+
+async def test_whoever_stands_by_writes_nothing(store: EventStore) -> None:
+    """Ten standbys that try several times a second use up no transaction ids; the control is a lease that is had."""
+    from uuid import uuid4
+
+    query, assigned = store.sql["acquire_lease"], "SELECT pg_current_xact_id_if_assigned()"
+    seconds = timedelta(seconds=60)
+    assert await Lease.acquire(store, "x", uuid4(), 60) is not None
+    for name, had in (("x", False), ("y", True)):
+        async with store.acquire() as connection, connection.transaction():
+            row = await connection.fetchrow(query, name, uuid4(), seconds, "host:1")
+            assert (row is not None, await connection.fetchval(assigned) is not None) == (had, had)
 
 
 async def test_a_relay_that_was_replaced_cannot_record(store: EventStore) -> None:

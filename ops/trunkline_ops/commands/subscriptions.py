@@ -103,7 +103,10 @@ def _place(text: str) -> int | Start | datetime:
 
 @subscriptions.command()
 def delete(name: Name, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
-    """Remove a subscription with its checkpoint. The queue at the broker is left to expire."""
+    """Remove a subscription with its checkpoint. The queue at the broker is left to expire.
+
+    Its handlers end, wherever they run. A consumer that is started again makes it anew, from where its code says.
+    """
 
     async def do(store: EventStore, output: Output) -> None:
         await store.subscriptions.get(name)  # a misspelt one is an error

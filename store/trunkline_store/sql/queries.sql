@@ -399,9 +399,13 @@ LEFT JOIN LATERAL (SELECT stream_id FROM @schema@.streams WHERE stream = w.strea
 ORDER BY w.ord
 
 -- name: acquire_lease
--- Takes a lease that is free, expired, the caller's own, or impossibly far in the future (the clock was set back).
+-- Takes a lease that is free, expired, the caller's own, or impossibly far in the future (the clock was set back). Who
+-- stands by only looks: to lock the row each time, as ON CONFLICT does, would take a transaction id and write to the log.
 INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until, process)
-VALUES ($1, $2, 1, $3::interval, clock_timestamp() + $3::interval, $4)
+SELECT $1, $2, 1, $3::interval, clock_timestamp() + $3::interval, $4
+WHERE NOT EXISTS (SELECT FROM @schema@.leases AS held
+                  WHERE held.name = $1 AND held.owner <> $2
+                    AND held.until BETWEEN clock_timestamp() AND clock_timestamp() + 2 * held.length)
 ON CONFLICT (name) DO UPDATE
     SET owner = excluded.owner, epoch = l.epoch + 1, length = excluded.length, until = clock_timestamp() + $3::interval,
         process = excluded.process
@@ -522,14 +526,10 @@ SELECT r.position, CASE WHEN l.until >= clock_timestamp() THEN l.owner END AS ow
 FROM @schema@.relays AS r LEFT JOIN @schema@.leases AS l USING (name) WHERE r.name = $1
 
 -- name: create_subscription
--- The row, made on the first subscribe; $3 counts only then. None where somebody else makes it at the same moment: only a
--- later statement sees it.
-WITH made AS (
-    INSERT INTO @schema@.subscriptions (name, feed, checkpoint) VALUES ($1, $2, $3)
-    ON CONFLICT (name) DO NOTHING RETURNING subscription_id, feed, checkpoint)
-SELECT subscription_id, feed, checkpoint FROM made
-UNION ALL SELECT subscription_id, feed, checkpoint FROM @schema@.subscriptions WHERE name = $1
-LIMIT 1
+-- The row, made on the first subscribe; $3 counts only then. None where it is there, or somebody else makes it at the
+-- same moment: a later statement sees it.
+INSERT INTO @schema@.subscriptions (name, feed, checkpoint) VALUES ($1, $2, $3)
+ON CONFLICT (name) DO NOTHING RETURNING subscription_id
 
 -- name: fence_subscription
 -- The new owner shuts its predecessor out, and learns where to go on.
