@@ -17,7 +17,7 @@ import stamina
 from trunkline_consumer.batch import Batch
 from trunkline_consumer.follow import Counts
 from trunkline_consumer.options import Handler, Handling
-from trunkline_consumer.own import BeginAgain, Claim
+from trunkline_consumer.own import Claim
 from trunkline_consumer.trace import processing
 from trunkline_store import EventStore, OperationTimeout, StoreUnavailable, SubscriptionLost, Unavailable
 from trunkline_store.connections import Connection, is_lost, is_read_only
@@ -45,7 +45,7 @@ class Attempts:
 
     async def handle(self, batch: Batch) -> None:
         """As often as the handler was told. With `tx`, the batch is finished then. Raises `Exhausted`,
-        `SubscriptionLost`, `BeginAgain`."""
+        `SubscriptionLost`."""
         handling = self._handling
         try:
             return await self.until_written(lambda: self._attempt(batch))
@@ -91,7 +91,7 @@ class Attempts:
                     return await self._call(batch)
                 async with self._within(batch.transaction()) as connection:
                     await self._call(batch, connection)
-        except (Failed, Unavailable, SubscriptionLost, BeginAgain):
+        except (Failed, Unavailable, SubscriptionLost):
             raise
         except Exception as error:  # a constraint that is checked at the end, say
             raise Failed(error) from error
@@ -101,7 +101,7 @@ class Attempts:
         try:
             async with asyncio.timeout(self._handling.timeout):
                 await self._handler(batch, *transaction)
-        except (SubscriptionLost, BeginAgain):
+        except SubscriptionLost:
             raise
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
