@@ -117,7 +117,8 @@ class View:
         except TrunklineError as error:
             self._failed(str(error))
         except Exception as error:
-            log.exception("the status page cannot look at the store", store=self.status.store)
+            if self._problem is None:
+                log.exception("the status page cannot look at the store", store=self.status.store)
             self._problem = f"{type(error).__name__}: {error}"
         else:
             self._looked_at = time.monotonic()
@@ -128,6 +129,7 @@ class View:
             self._problem = None
 
     def _failed(self, problem: str) -> None:
+        """Told when it begins, and not with each try."""
         if self._problem is None:
             log.warning("the status page cannot look at the store", store=self.status.store, error=problem)
         self._problem = problem
