@@ -132,8 +132,12 @@ class Settings(BaseSettings):
             raise InvalidSettings(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
 
     def page_token(self) -> str | None:
-        """What opens the status page; None where nothing is set. Raises `InvalidSettings`."""
-        if self.token is not None or self.token_file is None:
+        """What opens the status page, from the file if one is named; None where nothing is set. Raises
+        `InvalidSettings`, also where the page is to be closed by a token and open to everybody."""
+        if self.public_page and (self.token is not None or self.token_file is not None):
+            given = "token" if self.token_file is None else "token_file"
+            raise InvalidSettings(f"{_NAMES['public_page']}: {_NAMES[given]} is given, too: give one of them")
+        if self.token_file is None:
             return None if self.token is None else self.token.get_secret_value()
         try:
             return _token(SecretStr(self.token_file.read_text().strip())).get_secret_value()

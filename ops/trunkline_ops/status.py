@@ -16,9 +16,9 @@ from trunkline_ops.settings import Settings
 from trunkline_store import EventStore, SubscriptionInfo, names
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.line import Depth, Waiting, line
-from trunkline_store.overview import Overview, overview
+from trunkline_store.overview import Overview, overview, size
+from trunkline_store.words import counted
 
-_COUNTED: int = 10_000
 _STYLES = {"following": "green", "halted": "bold red", "stopped": "yellow"}
 
 
@@ -32,12 +32,14 @@ class Broker(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """All of it. rate: events per second since the look before, if there was one."""
+    """All of it. bytes: of all tables; None while a lock keeps that from being told. rate: events per second since the
+    look before, if there was one."""
 
     seen: Overview
     broker: Broker | None
     waiting: list[Waiting]
     rate: float | None
+    bytes: int | None
 
 
 async def standing(store: EventStore, settings: Settings, before: Standing | None = None) -> Standing:
@@ -48,7 +50,7 @@ async def standing(store: EventStore, settings: Settings, before: Standing | Non
     rate = None
     if before is not None and (seconds := (seen.at - before.seen.at).total_seconds()) > 0:
         rate = max(0, seen.inserted - before.seen.inserted) / seconds
-    return Standing(seen, broker, line(seen, queues), rate)
+    return Standing(seen, broker, line(seen, queues), rate, await size(store))
 
 
 async def _broker(settings: Settings, store: str) -> Broker | None:
@@ -79,7 +81,7 @@ def facts(now: Standing) -> dict[str, Any]:
     store = {name: getattr(seen, name) for name in _STORE}
     return {
         "at": seen.at.isoformat(),
-        "store": {**store, "events_per_second": now.rate},
+        "store": {**store, "bytes": now.bytes, "events_per_second": now.rate},
         "transaction": None if seen.transaction is None else seen.transaction._asdict(),
         "relay": None if seen.relay is None else seen.relay._asdict(),
         "broker": None
@@ -94,7 +96,7 @@ def facts(now: Standing) -> dict[str, Any]:
 
 _STORE = (
     "schema", "version", "history", "data_type", "content_type", "created_at", "safe_position", "last_position",
-    "held_back", "events", "streams", "bytes",
+    "held_back", "events", "streams",
 )  # fmt: skip
 
 
@@ -145,13 +147,13 @@ def rows(now: Standing) -> Iterator[tuple[str, str, str]]:
         whose = "" if each.subscription is None else f" of {each.subscription}"
         yield (
             "waiting",
-            f"{_counted(each.events)} events{whose} for the {_FOR[each.stage]}{since}: {each.who}",
+            f"{counted(each.events, or_more=each.or_more)} events{whose} for the {_FOR[each.stage]}{since}: {each.who}",
             "yellow",
         )
     if not now.waiting:
         yield "waiting", "nothing", "green"
     rate = "" if now.rate is None else f", {now.rate:.0f} events/s"
-    yield "store", f"{seen.schema}: {seen.events} events in {seen.streams} streams, {_size(seen.bytes)}{rate}", ""
+    yield "store", f"{seen.schema}: {seen.events} events in {seen.streams} streams, {_size(now.bytes)}{rate}", ""
     yield "position", f"{seen.last_position}, safe up to {seen.safe_position}", ""
     if relay is None:
         yield "relay", "none has ever run", "dim"
@@ -188,14 +190,12 @@ def _depth_facts(now: Standing, each: SubscriptionInfo) -> dict[str, int] | None
 
 
 def _behind(each: SubscriptionInfo) -> str:
-    return f"{_counted(each.behind)} ({each.seconds_behind:.1f} s)" if each.behind else "0"
+    return f"{counted(each.behind, or_more=each.or_more)} ({each.seconds_behind:.1f} s)" if each.behind else "0"
 
 
-def _counted(events: int) -> str:
-    return f"{events} or more" if events >= _COUNTED else str(events)
-
-
-def _size(count: int) -> str:
+def _size(count: int | None) -> str:
+    if count is None:
+        return "a locked table keeps the size from being told"
     value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:
         value /= 1000

@@ -43,10 +43,8 @@ async def observe(store: EventStore, owner: UUID, metrics: Metrics, status: Stat
             if not status.leading:  # a leader knows better
                 metrics.position.set(position)
                 metrics.safe_position.set(safe)
-            metrics.lag_events.set(events)
-            metrics.lag_seconds.set(max(0.0, seconds))
             age = 0.0 if holder is None else holder.seconds or 0.0
-            metrics.holder_seconds.set(age)
+            metrics.see(events, max(0.0, seconds), age)
             if holder is not None and watch.due(age):
                 log.warning("readers held back by an open transaction", store=store.schema, **holder._asdict())
             if not status.leading:

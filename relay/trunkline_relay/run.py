@@ -116,6 +116,7 @@ class Relay:
             log.warning("stopped while PostgreSQL did not answer", hint="the lease may have to run out")
         finally:
             await _ended([watching])
+            self.metrics.forget()
 
     async def _until_stopped(self) -> None:
         pause = _Pause()
@@ -197,12 +198,14 @@ class Relay:
             async with self._bounded(STOP_SECONDS), publisher:
                 log.info("publishing", position=position, exchange=store.schema)
                 self.status.blame(None)
+                self.metrics.connected.set(1)
                 recorder = asyncio.create_task(self._record(lease, publisher, position, pause), name="relay record")
                 try:
                     await self._pump(lease, publisher, Tail(store, self._history, position, lease.epoch), recorder)
                     await publisher.flush()
                 finally:
                     await _ended([recorder])
+                    self.metrics.connected.set(0)
         except BrokerUnavailable as fault:
             self._allowed = 1 if isinstance(fault, Refused) else self._allowed
             await self._record_once(lease, publisher.window)  # what was confirmed is not sent again

@@ -16,17 +16,23 @@ from prometheus_client.exposition import choose_encoder
 
 from trunkline_relay import page
 from trunkline_relay.guard import Guard
-from trunkline_relay.subscriptions import Subscriptions
+from trunkline_relay.subscription_metrics import SubscriptionMetrics
 from trunkline_relay.view import View
 from trunkline_store.presence import process_name, version
+from trunkline_store.words import age
 
 REQUEST_BYTES: Final = 8192
-REQUEST_SECONDS: Final = 5.0
-"""For a request to come, and as long again for its answer to be taken."""
+REQUEST_SECONDS: Final = 2.0
+"""For a request to come."""
+ANSWER_SECONDS: Final = 5.0
+"""For its answer to be taken."""
 CONNECTIONS: Final = 64
-"""At a time; further ones are told to come again."""
+"""At a time; a further one takes the place of the oldest whose request has not come, else of the oldest: a probe is
+answered, whoever holds connections open."""
+_INSIDE: Final = ("holder", "cause")
+"""What of a report is for who may see the page: names of transactions, logins and hosts."""
 
-log = structlog.get_logger("trunkline.relay")
+log = structlog.get_logger("trunkline.http")
 
 
 class Registered(Protocol):
@@ -106,9 +112,10 @@ class Server:
         self._guard = guard or Guard(host)
         self._began = datetime.now(UTC)
         if views:
-            registry.registry.register(Subscriptions(views))
+            registry.registry.register(SubscriptionMetrics(views))
         self._listener: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}  # the oldest first
+        self._silent: dict[asyncio.Task[None], None] = {}  # those of them whose request has not come
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._accept, self.host, self.port, limit=REQUEST_BYTES)
@@ -123,18 +130,28 @@ class Server:
     ) -> None:
         assert self._listener is not None
         self._listener.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        tasks = list(self._connections)
+        for task in tasks:
+            self._end(task)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for view in self._views:
+            await view.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= CONNECTIONS:
-            writer.write(_response(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"too many connections\n"))
-            writer.close()
-            return
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="relay http")
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+            self._end(next(iter(self._silent or self._connections)))
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="http")
+        self._connections[task], self._silent[task] = writer, None
+        task.add_done_callback(self._forget)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._connections[task].transport.abort()  # a task that has not begun would not do it
+        task.cancel()
+        self._forget(task)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._connections.pop(task, None)
+        self._silent.pop(task, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Reads a request, answers, closes; whoever is too slow for that is cut off."""
@@ -142,6 +159,8 @@ class Server:
             try:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     head = await reader.readuntil(b"\r\n\r\n")
+                if (task := asyncio.current_task()) is not None:
+                    self._silent.pop(task, None)
                 answer = await self._answer(parsed(head))
             except BadRequest as error:
                 answer = _plain(error.status)
@@ -150,7 +169,7 @@ class Server:
             except TimeoutError:
                 answer = _plain(HTTPStatus.REQUEST_TIMEOUT)
             writer.write(answer)
-            async with asyncio.timeout(REQUEST_SECONDS):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
@@ -175,8 +194,8 @@ class Server:
                 parts = [part.report() for part in self._parts]
                 ready = all(part["ready"] for part in parts)
                 status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-                if refusal is not None:  # a probe need not know whose transactions are open
-                    parts = [{key: value for key, value in part.items() if key != "holder"} for part in parts]
+                if refusal is not None:
+                    parts = [{key: value for key, value in part.items() if key not in _INSIDE} for part in parts]
                 kind, body = "application/json", _json({"ready": ready, self._named: parts})
             case "/metrics":
                 await self._refresh(each for each in self._views if each.status.leading)
@@ -200,11 +219,13 @@ class Server:
         await asyncio.gather(*(view.refresh() for view in views))
 
     def _status(self) -> dict[str, Any]:
+        now = datetime.now(UTC)
         return {
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "at": now.isoformat(timespec="milliseconds"),
             "process": process_name(),
             "version": version(),
             "since": self._began.isoformat(timespec="seconds"),
+            "up": age(max(0.0, (now - self._began).total_seconds())),
             "stores": [view.report() for view in self._views],
         }
 

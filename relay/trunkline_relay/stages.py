@@ -11,6 +11,7 @@ from typing import Final, Literal, NamedTuple
 
 from trunkline_store.line import Depth, Waiting
 from trunkline_store.overview import Overview
+from trunkline_store.words import age, events
 
 LATE_SECONDS: Final = 2.0
 """What waits for less is under way, and nobody holds it."""
@@ -46,17 +47,17 @@ def stages(seen: Overview, waiting: Sequence[Waiting], queues: Queues, *, led: b
 def _transactions(seen: Overview) -> Stage:
     if seen.transaction is None:
         return Stage("transactions", False, "none is open that has appended")
-    behind = f"; {_events(seen.held_back)} wait behind it" if seen.held_back else ""
+    behind = f"; {events(seen.held_back)} wait behind it" if seen.held_back else ""
     late = seen.transaction.seconds is None or seen.transaction.seconds >= LATE_SECONDS
     return Stage("transactions", late, seen.transaction.words + behind)
 
 
 def _relay(seen: Overview, *, led: bool, blocked: bool) -> Stage:
-    events, seconds = (seen.relay.lag_events, seen.relay.lag_seconds) if seen.relay else (0, 0.0)
-    waits = f"{_events(events)} behind" + (f", {age(seconds)}" if events else "")
+    lag, seconds = (seen.relay.lag_events, seen.relay.lag_seconds) if seen.relay else (0, 0.0)
+    waits = f"{events(lag)} behind" + (f", {age(seconds)}" if lag else "")
     if not led:
         return Stage("relay", True, f"no relay leads; {waits}")
-    return Stage("relay", events > 0 and seconds >= LATE_SECONDS and not blocked, waits)
+    return Stage("relay", lag > 0 and seconds >= LATE_SECONDS and not blocked, waits)
 
 
 def _broker(waiting: Sequence[Waiting], queues: Queues, *, blocked: bool) -> Stage:
@@ -82,21 +83,9 @@ def _handlers(seen: Overview, waiting: Sequence[Waiting]) -> Stage:
 def _worst(late: Sequence[Waiting]) -> str:
     worst = max(late, key=lambda each: each.seconds or 0.0)
     more = f", and {len(late) - 1} more" if len(late) > 1 else ""
-    return f"{worst.subscription} is {_events(worst.events)} behind, {age(worst.seconds or 0.0)}{more}"
-
-
-def _events(count: int) -> str:
-    return f"{count:,} events or more" if count >= 10_000 else _count(count, "event")
+    behind = events(worst.events, or_more=worst.or_more)
+    return f"{worst.subscription} is {behind} behind, {age(worst.seconds or 0.0)}{more}"
 
 
 def _count(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def age(seconds: float) -> str:
-    """For people: `1.2 s`, `40 s`, `12 min`, `5 h`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

@@ -71,17 +71,16 @@ class Status:
 
     @property
     def problem(self) -> str | None:
-        """Why it is not ready, or None: it moves, has nothing to do, or stands by."""
+        """Why it is not ready, without names of anything, or None: it moves, has nothing to do, or stands by."""
         now = self._clock()
-        why = "" if self._fault is None else f": {self._fault}"
         if self.failure is not None:
-            return self.failure
+            return "a person is needed"
         if self._seen is None or now - self._seen > UNSEEN_SECONDS:
-            return f"the database does not answer{why}"
+            return "the database does not answer"
         if self.leading and self._facts["lag_events"] and now - self._moved > self._stalled:
-            return f"no progress for {now - self._moved:.0f} s{why}"
+            return f"no progress for {now - self._moved:.0f} s"
         if not self.leading and self._fault is not None and now - self._fault_since > UNSEEN_SECONDS:
-            return f"cannot lead{why}"
+            return "cannot lead"
         return None
 
     def report(self) -> dict[str, Any]:
@@ -93,6 +92,7 @@ class Status:
             "role": role,
             "ready": problem is None,
             "problem": problem,
+            "cause": None if problem is None else self.failure or self._fault,
             **self._facts,
             "holder": None if self.holder is None else self.holder._asdict(),
         }

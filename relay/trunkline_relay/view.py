@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
@@ -19,13 +19,19 @@ from trunkline_relay.status import Status
 from trunkline_store import BrokerUnavailable, EventStore, SubscriptionInfo, TrunklineError, names
 from trunkline_store.line import Depth, Waiting, line
 from trunkline_store.overview import RELAY, Overview, overview
+from trunkline_store.words import age, counted
 
 SUBSCRIPTIONS: Final = 500
-"""That the page, and Prometheus, are told of; the first ones by name."""
+"""That the page, and Prometheus, are told of: those that somebody should see to, then the others, each by name."""
 LOOK_SECONDS: Final = 1.0
 """Between two looks at least; more, where a look takes more than a tenth of it."""
-_PATIENCE_SECONDS: Final = 5.0
+PAUSE_SECONDS: Final = 10.0
+"""Between two looks at most, and after one that failed."""
+WAIT_SECONDS: Final = 2.0
+"""For a look, of whoever asks; then it is told what was seen before."""
+PATIENCE_SECONDS: Final = 5.0
 _STALE_SECONDS: Final = 10.0
+_TROUBLE_SECONDS: Final = 30.0
 _STANDBY_SECONDS: Final = 5.0
 """A standby that has said nothing for so long is none: it says it every second or two."""
 _COUNTED: Final = 100_000
@@ -63,7 +69,12 @@ class Looked(NamedTuple):
     @property
     def subscriptions(self) -> Sequence[SubscriptionInfo]:
         """As many as are told of."""
-        return self.seen.subscriptions[:SUBSCRIPTIONS]
+        return sorted(self.seen.subscriptions, key=lambda each: (not _in_trouble(each), each.name))[:SUBSCRIPTIONS]
+
+
+def _in_trouble(each: SubscriptionInfo) -> bool:
+    """Whether an alert may be due."""
+    return bool(each.halted is not None or each.parked or (each.behind and each.seconds_behind >= _TROUBLE_SECONDS))
 
 
 class View:
@@ -75,29 +86,53 @@ class View:
         self.store: EventStore | None = None
         self.looked: Looked | None = None
         self._broker = broker or Broker()
-        self._looking = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
+        self._problem: str | None = None  # why the last look failed
         self._next = self._pause = 0.0
         self._looked_at = -math.inf
 
     async def refresh(self) -> None:
-        """Looks again, if it is time to; of several who ask at once, one looks. What cannot be seen now stays as it was
-        seen before."""
-        async with self._looking:
+        """Looks again, if it is time to; of several who ask at once, one looks, and nobody waits for it for longer than
+        two seconds: who asks later is told. What cannot be seen now stays as it was seen before."""
+        if self._looking is None or self._looking.done():
             if self.store is None or time.monotonic() < self._next:
                 return
-            began = time.monotonic()
-            try:
-                async with asyncio.timeout(_PATIENCE_SECONDS):
-                    self.looked = await self._look(self.store)
-            except (TrunklineError, TimeoutError) as error:
-                log.debug("not looked at", store=self.status.store, error=str(error))
-            except Exception:
-                log.exception("not looked at", store=self.status.store)
-            else:
-                self._looked_at = time.monotonic()
-            finally:
-                self._pause = max(LOOK_SECONDS, 10 * (time.monotonic() - began))
-                self._next = began + self._pause
+            self._looking = asyncio.create_task(self._try(self.store), name="relay look")
+        await asyncio.wait({self._looking}, timeout=WAIT_SECONDS)
+
+    async def close(self) -> None:
+        """Ends a look that is under way."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
+
+    async def _try(self, store: EventStore) -> None:
+        began = time.monotonic()
+        self._next = began + PAUSE_SECONDS
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                self.looked = await self._look(store)
+        except TimeoutError:
+            self._failed(f"it did not answer within {PATIENCE_SECONDS:g} s: is a table locked?")
+        except TrunklineError as error:
+            self._failed(str(error))
+        except Exception as error:
+            if self._problem is None:
+                log.exception("the status page cannot look at the store", store=self.status.store)
+            self._problem = f"{type(error).__name__}: {error}"
+        else:
+            self._looked_at = time.monotonic()
+            self._pause = min(PAUSE_SECONDS, max(LOOK_SECONDS, 10 * (self._looked_at - began)))
+            self._next = began + self._pause
+            if self._problem is not None:
+                log.warning("the status page looks at the store again", store=self.status.store)
+            self._problem = None
+
+    def _failed(self, problem: str) -> None:
+        """Told when it begins, and not with each try."""
+        if self._problem is None:
+            log.warning("the status page cannot look at the store", store=self.status.store, error=problem)
+        self._problem = problem
 
     @property
     def fresh(self) -> Looked | None:
@@ -125,8 +160,10 @@ class View:
         """All of it, for JSON."""
         said, values = self.status.report(), self.metrics.values()
         counts = {name: int(value) for name, value in values.items() if name in COUNTERS}
+        look = {"fresh": self.fresh is not None, "look_problem": self._problem}
         if self.looked is None:
-            return {**said, "looked_at": None, "counts": counts}
+            return {**said, **look, "looked_at": None, "counts": counts}
+        seconds = time.monotonic() - self._looked_at
         seen, processes, queues, rate = self.looked
         waiting = line(seen, None if isinstance(queues, str) else queues)
         leader = next((_process(row) for row in processes if row["epoch"] is not None), None)
@@ -135,19 +172,24 @@ class View:
         by_name = {each.subscription: each for each in waiting if each.subscription is not None}
         return {
             **said,
+            **look,
             "looked_at": seen.at.isoformat(timespec="milliseconds"),
+            "seconds_since_look": round(seconds, 1),
+            "look_age": age(seconds),
             "events_per_second": None if rate is None else round(rate, 1),
             "line": [{**place._asdict(), "holds": place is first} for place in places],
             "leader": leader,
             "standbys": [_process(row) for row in processes if row["epoch"] is None],
             "counts": counts,
             "subscriptions": [
-                self._subscription(each, by_name.get(each.name), queues) for each in self.looked.subscriptions
+                self._subscription(each, by_name.get(each.name), queues, seen.at) for each in self.looked.subscriptions
             ],
-            "more_subscriptions": len(seen.subscriptions) - len(self.looked.subscriptions),
+            "more_subscriptions": max(0, len(seen.subscriptions) - SUBSCRIPTIONS),
         }
 
-    def _subscription(self, each: SubscriptionInfo, waiting: Waiting | None, queues: Queues) -> dict[str, Any]:
+    def _subscription(
+        self, each: SubscriptionInfo, waiting: Waiting | None, queues: Queues, now: datetime
+    ) -> dict[str, Any]:
         name = names.queue(self.status.store, each.name)
         queue = None if isinstance(queues, str) else queues.get(name)
         halted = None if each.halted is None else json.loads(each.halted)
@@ -159,13 +201,16 @@ class View:
             "epoch": each.epoch,
             "checkpoint": each.checkpoint,
             "behind": each.behind,
+            "behind_words": counted(each.behind, or_more=each.or_more),
             "seconds_behind": round(max(0.0, each.seconds_behind), 3),
+            "age": age(max(0.0, each.seconds_behind)),
             "late": each.halted is not None or (waiting is not None and is_late(waiting)),
             "waits_for": None if waiting is None else waiting.stage,
             "why": None if waiting is None else waiting.who,
             "parked": each.parked,
             "halted": halted and {key: halted.get(key) for key in ("position", "attempts", "error", "at")},
             "moved_at": each.updated_at.isoformat(timespec="milliseconds"),
+            "moved_ago": age(max(0.0, (now - each.updated_at).total_seconds())),
             "queue": None if queue is None else queue._asdict(),
             "queue_name": name,
             "queue_page": self._broker.page_of(name),

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from trunkline_store import names
 from trunkline_store.overview import Overview
 from trunkline_store.subscriptions import SubscriptionInfo
+from trunkline_store.words import COUNTED
 
 Stage = Literal["transaction", "relay", "broker", "handler", "halted", "nobody"]
 """Whom events wait for: an open `transaction` of somebody's; the `relay`; the `broker`, in whose queue messages lie
@@ -24,14 +25,15 @@ class Depth(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """What waits at one place. who: in words. subscription: None before the ways part. events: counted up to 10,000;
-    seconds: how long the first of them waits, as far as that is known."""
+    """What waits at one place. who: in words. subscription: None before the ways part. events: as many as were counted;
+    or_more: they were counted no further. seconds: how long the first of them waits, as far as that is known."""
 
     stage: Stage
     who: str
     events: int
     seconds: float | None
     subscription: str | None = None
+    or_more: bool = False
 
 
 def line(seen: Overview, queues: Mapping[str, Depth] | None = None) -> list[Waiting]:
@@ -40,16 +42,18 @@ def line(seen: Overview, queues: Mapping[str, Depth] | None = None) -> list[Wait
     if seen.held_back:
         who = "a transaction that has ended meanwhile" if seen.transaction is None else seen.transaction.words
         seconds = None if seen.transaction is None else seen.transaction.seconds
-        found.append(Waiting("transaction", who, seen.held_back, seconds))
+        found.append(Waiting("transaction", who, seen.held_back, seconds, or_more=seen.held_back >= COUNTED))
     relay = seen.relay
     if relay is not None and relay.lag_events:
         who = "no relay leads" if relay.owner is None else f"relay of epoch {relay.epoch}, at {relay.position}"
-        found.append(Waiting("relay", who, relay.lag_events, relay.lag_seconds))
+        or_more = relay.lag_events >= COUNTED
+        found.append(Waiting("relay", who, relay.lag_events, relay.lag_seconds, or_more=or_more))
     for subscription in seen.subscriptions:
         if subscription.behind:
             depth = None if queues is None else queues.get(names.queue(seen.schema, subscription.name))
             stage, who = _held(subscription, seen, depth)
-            found.append(Waiting(stage, who, subscription.behind, subscription.seconds_behind, subscription.name))
+            behind, seconds = subscription.behind, subscription.seconds_behind
+            found.append(Waiting(stage, who, behind, seconds, subscription.name, subscription.or_more))
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -12,6 +14,8 @@ from trunkline_store.subscriptions import SubscriptionInfo
 
 RELAY: Final = "relay"
 """The relay's row, and its lease."""
+SIZE_SECONDS: Final = 1.0
+"""For whoever has locked a table."""
 
 
 class OpenTransaction(NamedTuple):
@@ -53,9 +57,8 @@ class Overview(NamedTuple):
     - `safe_position`: all up to it can be read; `last_position`: of the last event that is committed.
     - `held_back`: events that are committed and above the safe position, counted up to 10,000: somebody else's
       transaction is why they cannot be read yet; `transaction` is the oldest of those.
-    - `events`, `streams`: exact below 10,000, then an estimate of PostgreSQL's. `bytes`: of all tables with their
-      indexes. `inserted`: rows of events written since the server's statistics began, rolled back ones too: the
-      difference of two is how fast events come.
+    - `events`, `streams`: exact below 10,000, then an estimate of PostgreSQL's. `inserted`: rows of events written
+      since the server's statistics began, rolled back ones too: the difference of two is how fast events come.
     - `relay`: None where none has ever run.
     """
 
@@ -72,7 +75,6 @@ class Overview(NamedTuple):
     transaction: OpenTransaction | None
     events: int
     streams: int
-    bytes: int
     inserted: int
     relay: RelayInfo | None
     subscriptions: Sequence[SubscriptionInfo]
@@ -103,6 +105,15 @@ async def overview(store: EventStore) -> Overview:
         subscriptions=[SubscriptionInfo(*each) for each in subscriptions],
         **dict(row),
     )
+
+
+async def size(store: EventStore) -> int | None:
+    """Bytes of all tables with their indexes; None where one is locked, so that it cannot be told soon. Raises
+    `Unavailable`."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SIZE_SECONDS):
+            return int(await store.fetchval(store.sql["size"]))
+    return None
 
 
 def _positive(seconds: float | None) -> float | None:

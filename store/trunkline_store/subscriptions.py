@@ -34,8 +34,9 @@ class SubscriptionInfo(NamedTuple):
     - `feed`: what it follows: `$all`, `$category-<name>`, or a stream's name.
     - `checkpoint`: everything of it up to this position is finished.
     - `owner`: who follows it now; None where nobody does. `epoch` counts the owners, and resets.
-    - `behind`: events of its feed that are safe to read and not finished, counted up to 10,000; `seconds_behind`: since
-      when the first of them is there.
+    - `behind`: events of its feed that are safe to read and not finished, counted up to 10,000, of more than fifty
+      subscriptions at once up to fewer; `or_more`: as many were counted as were to be. `seconds_behind`: the age of the
+      first of them by its `created_at`; imported ones bring their own.
     - `parked`: batches that could not be handled, and those that wait behind them.
     - `halted`: JSON that says why its last owner gave up; None where it did not.
     - `process`: where the owner runs, as `host:pid`; None where nobody follows it.
@@ -53,6 +54,7 @@ class SubscriptionInfo(NamedTuple):
     parked: int
     halted: str | None
     process: str | None = None
+    or_more: bool = False
 
     @property
     def state(self) -> Literal["following", "halted", "stopped"]:

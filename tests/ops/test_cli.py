@@ -193,7 +193,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "verify": sorted([*common, *broker, "--to", "--wait", "--erased", "--given-up"]),
         "doctor": sorted([*common, *broker, "--patience"]),
         "tail": sorted([*common, "--from", "--last", "--stream", "--category", "--type"]),
-        "relay": sorted([*common, "--from", "--lease", "--listen", "--amqp-url", "--token-file", "--public-page"]),
+        "relay": sorted([*common, *broker, "--from", "--lease", "--listen", "--token-file", "--public-page"]),
         "replay": sorted(
             [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
         ),

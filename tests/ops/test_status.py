@@ -73,6 +73,16 @@ async def test_everything_is_on_one_screen(database: str, vhost: str, rabbitmq: 
         await flow.finish()
 
 
+async def test_a_locked_table_hides_nothing_but_the_size(store: EventStore, cli: Cli) -> None:
+    """While one is rebuilt (VACUUM FULL locks it from everybody), all else is on the screen."""
+    await store.append_to_stream("a-1", ANY_VERSION, [EventData("E", 1)])
+    async with store.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE eventstore.snapshots IN ACCESS EXCLUSIVE MODE")
+        assert "1 events in 1 streams, a locked table keeps the size from being told" in (await cli("status")).stdout
+        assert facts(await cli("status", "--json"))["store"]["bytes"] is None
+    assert facts(await cli("status", "--json"))["store"]["bytes"] > 0
+
+
 async def test_who_holds_the_line_is_said(store: EventStore, database: str, vhost: str, rabbitmq: RabbitMQServer,
                                           cli: Cli) -> None:  # fmt: skip
     """An open transaction, a relay that is away, a queue that is not taken from, a program that does not run."""

@@ -131,10 +131,28 @@ def test_a_bad_token_is_told_in_one_line(content: str | None, problem: str, data
     assert not content or content not in message
 
 
-def test_the_token_of_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before that of a file; a bad one is refused, and not printed."""
+@pytest.mark.parametrize("variable", ["TRUNKLINE_TOKEN", "TRUNKLINE_TOKEN_FILE"])
+def test_a_page_that_is_to_be_open_and_closed_is_refused(variable: str, database: str) -> None:
+    """P9: a token and --public-page at once are an error of one line, exit code 2, that names both."""
+    options = ["--amqp-url", "amqp://127.0.0.1:1", "--listen", "9464", "--public-page", "--json"]
+    result = CliRunner().invoke(app, ["relay", *options], env=environment(database) | {variable: TOKEN})
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    message = json.loads(result.stderr)["message"]
+    assert "--public-page" in message
+    assert variable in message
+    assert TOKEN not in message
+
+
+def test_the_token_of_a_file_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before that of the environment, as the help says; a bad one is refused, and not printed."""
+    file = tmp_path / "token"
+    file.write_text("of-the-file-sixteen")
     monkeypatch.setenv("TRUNKLINE_TOKEN", TOKEN)
-    assert Settings.of(token_file=str(tmp_path / "none")).page_token() == TOKEN
+    assert Settings.of(token_file=str(file)).page_token() == "of-the-file-sixteen"
+    monkeypatch.setenv("TRUNKLINE_TOKEN_FILE", str(file))
+    assert Settings.of().page_token() == "of-the-file-sixteen"
+    monkeypatch.delenv("TRUNKLINE_TOKEN_FILE")
+    assert Settings.of().page_token() == TOKEN
     monkeypatch.setenv("TRUNKLINE_TOKEN", "tooshort")
     with pytest.raises(InvalidSettings) as refused:
         Settings.of()

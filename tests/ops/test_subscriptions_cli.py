@@ -51,7 +51,7 @@ async def test_a_person_is_told_why_a_handler_gave_up(store: EventStore, databas
         with pytest.raises(SubscriptionHalted):
             await consumer.run()
     line, why = (await printed(database, "show", "s")).splitlines()
-    assert line.startswith("s  $all  halted  at 0, 1 events (")
+    assert line.startswith("s  $all  halted  at 0, 1 event (")
     assert why.startswith(f"    its handler gave up at position {position} (20")
     assert why.endswith("): the error\\u001b[2J, in two lines: \\u000atwo")
 

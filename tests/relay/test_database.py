@@ -93,6 +93,7 @@ def test_a_relay_that_can_never_lead_is_not_ready() -> None:
     now += UNSEEN_SECONDS + 1
     status.blame("PostgreSQL is read-only")
     status.see(1, 1, 0, 0.0, None)
-    assert status.problem == "cannot lead: PostgreSQL is read-only"
+    assert status.problem == "cannot lead"
+    assert status.report()["cause"] == "PostgreSQL is read-only"
     status.blame(None)
     assert status.problem is None

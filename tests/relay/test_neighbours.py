@@ -200,6 +200,19 @@ async def test_a_queue_that_never_confirms(store: EventStore, database: str, bro
         assert [(entry["why"], entry["routing_key"]) for entry in given_up] == [("never confirmed", "mute.Lost.mute-1")]
 
 
+async def test_whether_a_leader_has_rabbitmq_is_told(database: str, vhost: str) -> None:
+    """A leader says 1 while it publishes, and 0 while RabbitMQ is away, which is no alarm; then 1 again."""
+    async with Proxy(vhost) as proxy, relay_running(database, proxy.url) as relay:
+        await gauge(relay, "connected", 1)
+        await proxy.refuse()
+        await proxy.cut()
+        await gauge(relay, "connected", 0)
+        await gauge(relay, "leader", 1)
+        await gauge(relay, "blocked", 0)
+        await proxy.accept()
+        await gauge(relay, "connected", 1)
+
+
 async def until(fact: Callable[[], bool]) -> None:
     async with asyncio.timeout(40):
         while not fact():

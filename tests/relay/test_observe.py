@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.relay.plain import append, recorded
 from tests.whole.flow import relay_running
-from trunkline_relay import Relay, observe
+from trunkline_relay import Relay, metrics, observe
 from trunkline_relay.metrics import Metrics, Registry
 from trunkline_relay.serve import Server
 from trunkline_relay.status import STALLED_SECONDS, UNSEEN_SECONDS, Status
@@ -153,6 +153,7 @@ def test_ready_is_what_moves_or_has_nothing_to_do() -> None:
     now += STALLED_SECONDS + 1
     status.see(5, 9, 3, 1.0, None)
     assert status.problem == "no progress for 16 s"
+    assert status.report()["cause"] is None
     status.see(6, 9, 2, 1.0, None)
     assert status.problem is None
     now += STALLED_SECONDS + 1
@@ -169,6 +170,39 @@ def test_ready_is_what_moves_or_has_nothing_to_do() -> None:
     assert status.problem == "the database does not answer"
     status.failure = "the schema is gone"
     assert (status.report()["role"], status.report()["ready"]) == ("failed", False)
+    assert (status.report()["problem"], status.report()["cause"]) == ("a person is needed", "the schema is gone")
+
+
+async def test_what_was_seen_is_not_told_for_ever(
+    store: EventStore, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gauges of the store are left out before the first look, when the database has not answered for a while, and when
+    the relay has ended; an old lag would stay a lag for ever."""
+    monkeypatch.setattr(metrics, "UNSEEN_SECONDS", 0.5)
+    names = {f"trunkline_relay_{name}" for name in metrics.SEEN}
+
+    def told(relay: Relay) -> set[str]:
+        families = relay.metrics.registry.registry.collect()
+        return names & {sample.name for family in families for sample in family.samples}
+
+    async def until_told(relay: Relay, expected: set[str]) -> None:
+        async with asyncio.timeout(30):
+            while told(relay) != expected:
+                await asyncio.sleep(0.02)  # between two looks
+
+    async with EventStore(database) as its:
+        relay = Relay(its, NOWHERE, lease=2)
+        assert told(relay) == set()
+        running = asyncio.create_task(relay.run())
+        await until_told(relay, names)
+        async with store.acquire() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE eventstore.relays IN ACCESS EXCLUSIVE MODE")
+            await until_told(relay, set())
+        await until_told(relay, names)
+        monkeypatch.setattr(metrics, "UNSEEN_SECONDS", 600.0)
+        relay.stop()
+        await asyncio.wait_for(running, 15)
+        assert told(relay) == set()
 
 
 def test_a_holder_whose_age_is_not_told_is_timed() -> None:

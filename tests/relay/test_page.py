@@ -13,7 +13,7 @@ from tests.relay.plain import append
 from tests.relay.test_view import TOKEN, follow
 from trunkline_ops.browser import browser as chromium
 from trunkline_ops.servers import Unavailable
-from trunkline_relay import view
+from trunkline_relay import status, view
 from trunkline_relay.guard import Guard
 from trunkline_relay.metrics import Metrics, Registry
 from trunkline_relay.serve import Server
@@ -108,10 +108,10 @@ async def test_it_shows_what_the_store_says_and_refreshes_itself(store: EventSto
         pause = page.get_by_role("button", name="Pause")
         await pause.press("Space")
         await expect(pause).to_have_attribute("aria-pressed", "true")
-        seen = await page.locator("#seen").inner_text()
+        seen = await page.locator("#asked").inner_text()
         await append(store, "order-1", "E")
         await page.wait_for_timeout(3000)  # longer than it would take to look again: that is the claim
-        assert await page.locator("#seen").inner_text() == seen
+        assert await page.locator("#asked").inner_text() == seen
         await pause.press("Enter")
         await expect(behind).to_have_text("4")
 
@@ -168,8 +168,8 @@ async def test_it_fits_and_can_be_used_by_keyboard(store: EventStore, browser: B
         await button.press("Enter")
         await expect(page.get_by_role("columnheader").nth(0)).to_have_attribute("aria-sort", "descending")
         assert (await names(page))[0] == "s09"
-        seen = await page.locator("#seen").inner_text()
-        await expect(page.locator("#seen")).not_to_have_text(seen)
+        seen = await page.locator("#asked").inner_text()
+        await expect(page.locator("#asked")).not_to_have_text(seen)
         assert await page.evaluate("document.activeElement.textContent") == "Subscription"
 
 
@@ -237,6 +237,31 @@ async def test_it_says_when_the_relay_has_gone(store: EventStore, browser: Brows
     async with served(store, port=port):
         await expect(notice).to_be_empty()
     await context.close()
+
+
+async def test_it_says_when_what_it_shows_is_old(
+    store: EventStore, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the store cannot be looked at, it says so where it says who holds the line, in words that can be read, with
+    the age of what it shows; and no more when it is looked at again."""
+    monkeypatch.setattr(view, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(view, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(view, "_STALE_SECONDS", 0.5)
+    monkeypatch.setattr(status, "UNSEEN_SECONDS", 600.0)  # the relay itself is well
+    await follow(store, "billing")
+    async with served(store) as url, opened(browser, url) as page:
+        await expect(page.get_by_role("row", name="billing")).to_be_visible()
+        verdict = page.locator(".verdict")
+        old = re.compile(r"▲ Out of date: what stands here was seen \d.* ago.*locked")
+        await expect(verdict).not_to_have_text(old)
+        async with store.acquire() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE eventstore.subscriptions IN ACCESS EXCLUSIVE MODE")
+            await expect(verdict).to_have_text(old)
+            await expect(verdict).to_have_class("verdict bad")
+            await expect(page).to_have_title("▲ Trunkline eventstore")
+            await expect(page.get_by_role("row", name="billing")).to_be_visible()
+            assert (await page.evaluate(CONTRASTS))[1] == []
+        await expect(verdict).not_to_have_text(old)
 
 
 async def test_a_browser_asks_for_the_token_once(store: EventStore, browser: Browser) -> None:

@@ -110,7 +110,7 @@ def test_the_names_of_the_metrics() -> None:
     kinds = {name.removeprefix("trunkline_relay_"): kind for name, kind in names if not name.endswith("_created")}
     assert kinds == {
         **dict.fromkeys(["position", "safe_position", "lag_events", "lag_seconds", "holder_seconds"], "gauge"),
-        **dict.fromkeys(["leader", "blocked"], "gauge"),
+        **dict.fromkeys(["leader", "connected", "blocked"], "gauge"),
         **dict.fromkeys(
             [f"{n}_total" for n in ("published", "confirmed", "unroutable", "refused", "skipped")], "counter"
         ),

@@ -98,26 +98,67 @@ def test_whatever_comes_is_a_request_or_refused(head: bytes) -> None:
         assert parsed(head).path.startswith("/")
 
 
-async def test_slow_clients_are_cut_off_and_too_many_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """P8: who sends nothing, or half a request, has so long, and no more than so many can wait at a time; then there is
-    room again."""
-    monkeypatch.setattr(serve, "REQUEST_SECONDS", 1.0)
-    monkeypatch.setattr(serve, "CONNECTIONS", 5)
+async def test_slow_clients_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P8: who sends nothing, or half a request, has so long."""
+    monkeypatch.setattr(serve, "REQUEST_SECONDS", 0.5)
     async with serving() as server:
-        slow = [asyncio.create_task(asked(server, b"GET /healthz HT")) for _ in range(5)]
+        answers = await asyncio.gather(asked(server, b""), asked(server, b"GET /healthz HT"))
+        assert {answer.split()[1] for answer in answers} == {b"408"}
+
+
+async def test_connections_that_say_nothing_keep_no_probe_from_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P8: however many are held open, no more than so many are kept; a probe takes the place of the oldest, and is
+    answered at once."""
+    monkeypatch.setattr(serve, "REQUEST_SECONDS", 60.0)
+    async with serving() as server:
+        silent = [asyncio.create_task(asked(server, b"GET")) for _ in range(100)]
         async with asyncio.timeout(10):
-            while len(server._connections) < 5:
+            while sum(task.done() for task in silent) < 100 - serve.CONNECTIONS:
                 await asyncio.sleep(0.01)  # between two looks
-        assert b" 503 " in await asked(server, b"")
-        assert {answer.split()[1] for answer in await asyncio.gather(*slow)} == {b"408"}
-        async with asyncio.timeout(10):
-            while b"200 OK" not in await asked(server, b"GET /healthz HTTP/1.1\r\n\r\n"):
-                await asyncio.sleep(0.01)  # between two looks
+        for path in (b"/healthz", b"/readyz"):
+            async with asyncio.timeout(1):
+                assert b"HTTP/1.1 " in await asked(server, b"GET " + path + b" HTTP/1.1\r\n\r\n")
+        assert 0 < len(server._silent) <= len(server._connections) <= serve.CONNECTIONS
+        for task in silent:
+            task.cancel()
+        await asyncio.gather(*silent, return_exceptions=True)
+
+
+async def test_requests_that_wait_keep_no_probe_from_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P8: where all places are taken by requests whose answers take long, as those for metrics, the oldest gives way;
+    one that says nothing does so before them."""
+    monkeypatch.setattr(serve, "CONNECTIONS", 5)
+    released = asyncio.Event()
+
+    async def waits(_: Server, __: object) -> None:
+        await released.wait()
+
+    monkeypatch.setattr(Server, "_refresh", waits)
+    metrics = b"GET /metrics HTTP/1.1\r\n\r\n"
+    async with serving() as server:
+
+        async def until(connections: int, silent: int) -> None:
+            async with asyncio.timeout(10):
+                while (len(server._connections), len(server._silent)) != (connections, silent):
+                    await asyncio.sleep(0.01)  # between two looks
+
+        slow = [asyncio.create_task(asked(server, metrics)) for _ in range(4)]
+        await until(4, 0)
+        silent = asyncio.create_task(asked(server, b"GET"))
+        await until(5, 1)
+        slow.append(asyncio.create_task(asked(server, metrics)))
+        await until(5, 0)
+        assert await silent == b""
+        async with asyncio.timeout(1):
+            assert b"200 OK" in await asked(server, b"GET /healthz HTTP/1.1\r\n\r\n")
+        released.set()
+        answers = await asyncio.gather(*slow)
+        assert sorted(b"200 OK" in answer for answer in answers) == [False, True, True, True, True]
 
 
 async def test_a_client_that_takes_no_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """P8: an answer that nobody reads does not stay in memory."""
-    monkeypatch.setattr(serve, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(serve, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(serve, "choose_encoder", lambda _: (lambda _: b"x" * 50_000_000, "text/plain"))
     async with serving() as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)

@@ -1,14 +1,16 @@
 """The four places where events wait."""
 
+import re
 from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 
-from trunkline_relay.stages import Queues, Stage, age, stages
+from trunkline_relay.stages import Queues, Stage, stages
 from trunkline_store.line import Depth, line
 from trunkline_store.overview import OpenTransaction, Overview, RelayInfo
 from trunkline_store.subscriptions import SubscriptionInfo
+from trunkline_store.words import age, counted, events
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OWNER = UUID(int=7)
@@ -25,7 +27,7 @@ def seen(
     relay = RelayInfo(100, OWNER, 3, NOW, lag, seconds)
     return Overview(
         *(NOW, "eventstore", 3, "h", "json", "application/json", NOW, 100, 100, 2 if transaction else 0, transaction),
-        *(100, 1, 1, 100, relay, subscriptions),
+        *(100, 1, 100, relay, subscriptions),
     )
 
 
@@ -87,3 +89,21 @@ def test_they_say_what_is_there() -> None:
 def test_ages_are_short(seconds: float, text: str) -> None:
     """In the unit that fits."""
     assert age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "or_more", "text"),
+    [
+        (0, None, "0 events"),
+        (1, None, "1 event"),
+        (9_999, None, "9,999 events"),
+        (10_000, None, "10,000 events or more"),
+        (1_000, True, "1,000 events or more"),
+        (10_000, False, "10,000 events"),
+        (1, True, "1 event or more"),
+    ],
+)
+def test_a_count_says_where_counting_stopped(count: int, or_more: bool | None, text: str) -> None:
+    """At 10,000 unless it is known better: of many subscriptions, fewer are counted each."""
+    assert events(count, or_more=or_more) == text
+    assert counted(count, or_more=or_more) == re.sub(" events?", "", text)

@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from tests.relay.plain import append, recorded
 from tests.whole.flow import relay_running
@@ -26,6 +27,7 @@ from trunkline_store.line import Depth
 from trunkline_store.presence import process_name
 
 TOKEN = "s3cret-of-sixteen"
+WHOLE = ("standbys", "subscriptions")
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +166,81 @@ async def test_what_cannot_be_seen_now_stays_as_it_was(store: EventStore) -> Non
         assert (await status(client))["problem"] == "the database does not answer"
 
 
+async def test_a_look_that_fails_is_told_with_the_age_of_the_last(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a table is locked the page answers at once, with what was seen, how old that is and why, and Prometheus is
+    told of no subscription; the log has one line when looks begin to fail, and one when they work again."""
+    monkeypatch.setattr(view, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(view, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(view, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(view, "_STALE_SECONDS", 0.5)
+    await follow(store, "billing")
+    async with served(store) as (shown, client):
+        shown.status.lead(True)
+        await until(client, lambda found: found["fresh"] and found["look_problem"] is None)
+        with capture_logs() as logs:
+            async with store.acquire() as connection, connection.transaction():
+                await connection.execute("LOCK TABLE eventstore.subscriptions IN ACCESS EXCLUSIVE MODE")
+                found = await until(client, lambda found: not found["fresh"] and found["look_problem"])
+                assert "locked" in found["look_problem"]
+                assert found["seconds_since_look"] >= 0.5
+                assert [each["name"] for each in found["subscriptions"]] == ["billing"]
+                assert "trunkline_subscription_halted{" not in (await client.get("/metrics")).text
+                await until(client, lambda found: found["seconds_since_look"] > 1)
+            found = await until(client, lambda found: found["fresh"] and found["look_problem"] is None)
+            assert found["seconds_since_look"] <= 0.5
+        await until_metrics(client, "trunkline_subscription_halted{")
+    told = [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+    assert told == ["the status page cannot look at the store", "the status page looks at the store again"]
+
+
+async def until_metrics(client: httpx.AsyncClient, text: str) -> None:
+    """Waits until Prometheus would be told."""
+    async with asyncio.timeout(30):
+        while text not in (await client.get("/metrics")).text:
+            await asyncio.sleep(0.05)  # between two looks
+
+
+async def test_those_in_trouble_are_among_the_first(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more subscriptions than are told of, those that have halted, parked or are late are, so that their alerts
+    fire; how many there are is told."""
+    monkeypatch.setattr(view, "SUBSCRIPTIONS", 3)
+    for name in ("a", "b", "c", "d", "halted", "late", "parked"):
+        await follow(store, name)
+    [position] = await append(store, "x-1", "E")
+    update = "UPDATE eventstore.subscriptions SET {} WHERE name {}"
+    await store.fetch(update.format("checkpoint = $1", "<> 'late'"), position)
+    await store.fetch(update.format("owner = NULL, halted = '{}'", "= 'halted'"))
+    await store.fetch(
+        "INSERT INTO eventstore.parked (subscription_id, first_position, last_position, stream, attempts)"
+        " SELECT subscription_id, 1, 1, 'x-1', 3 FROM eventstore.subscriptions WHERE name = 'parked'"
+    )
+    monkeypatch.setattr(view, "_TROUBLE_SECONDS", 0.0)
+    async with served(store) as (shown, client):
+        found = await status(client)
+        assert [each["name"] for each in found["subscriptions"]] == ["halted", "late", "parked"]
+        assert found["more_subscriptions"] == 4
+        shown.status.lead(True)
+        text = (await client.get("/metrics")).text
+        assert 'trunkline_subscriptions{store="eventstore"} 7.0' in text
+        assert 'trunkline_subscription_halted{store="eventstore",subscription="halted"} 1.0' in text
+
+
+async def test_a_probe_is_told_a_kind_of_problem_and_no_name(store: EventStore) -> None:
+    """Causes, which name logins and hosts, are for who may see the page."""
+    async with served(store, guard=Guard("127.0.0.1", TOKEN)) as (shown, client):
+        shown.status.blame('password authentication failed for user "ann" at db.example')
+        for failure in (None, "role ann may not use schema secret"):
+            shown.status.failure = failure
+            outside = (await client.get("/readyz")).text
+            assert "ann" not in outside
+            [told] = (await client.get("/readyz", auth=("me", TOKEN))).json()["stores"]
+            assert "ann" in told["cause"]
+            assert f'"problem": "{told["problem"]}"' in outside
+            assert told["problem"] == ("the database does not answer" if failure is None else "a person is needed")
+
+
 async def test_many_who_look_cost_one_look(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """P8: of forty at once, one asks the store, and the next one not before a second has passed."""
     monkeypatch.setattr(view, "LOOK_SECONDS", 600.0)
@@ -189,7 +266,7 @@ async def test_prometheus_is_told_of_subscriptions_by_the_leader_alone(store: Ev
     async def told(client: httpx.AsyncClient) -> dict[str, float]:
         families = text_string_to_metric_families((await client.get("/metrics")).text)
         samples = [sample for family in families for sample in family.samples]
-        return {s.name: s.value for s in samples if s.labels.get("subscription") == name or s.name.endswith("standbys")}
+        return {s.name: s.value for s in samples if s.labels.get("subscription") == name or s.name.endswith(WHOLE)}
 
     async with served(store) as (shown, client):
         assert await told(client) == {}
@@ -198,6 +275,7 @@ async def test_prometheus_is_told_of_subscriptions_by_the_leader_alone(store: Ev
         assert found.pop("trunkline_subscription_behind_seconds") > 0
         assert found == {
             "trunkline_relay_standbys": 0,
+            "trunkline_subscriptions": 1,
             "trunkline_subscription_checkpoint": 0,
             "trunkline_subscription_behind_events": 2,
             "trunkline_subscription_parked": 0,

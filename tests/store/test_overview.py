@@ -1,5 +1,6 @@
 """How a store is at a moment, and who holds its line."""
 
+import asyncio
 import os
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -7,9 +8,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from trunkline_store import ANY_VERSION, EventData, EventStore
+from trunkline_store import overview as seen_of
 from trunkline_store.lease import Lease
 from trunkline_store.line import Depth, Waiting, line
-from trunkline_store.overview import OpenTransaction, Overview, RelayInfo, overview
+from trunkline_store.overview import OpenTransaction, Overview, RelayInfo, overview, size
 from trunkline_store.rights import Role
 from trunkline_store.subscriptions import SubscriptionInfo
 
@@ -39,7 +41,6 @@ async def test_a_store_is_seen_as_it_is(store: EventStore) -> None:
     seen = await overview(store)
     assert (seen.events, seen.streams, seen.last_position) == (3, 2, last.last_position)
     assert (seen.schema, seen.history, seen.data_type) == ("eventstore", store.history, "json")
-    assert seen.bytes > empty.bytes > 0
     assert [(s.name, s.behind) for s in seen.subscriptions] == [("s", 2)]
     assert seen.relay is not None
     assert (seen.relay.position, seen.relay.lag_events, seen.relay.owner) == (first.last_position, 2, lease.owner)
@@ -48,6 +49,45 @@ async def test_a_store_is_seen_as_it_is(store: EventStore) -> None:
     seen = await overview(store)
     assert seen.relay is not None
     assert seen.relay.owner is None
+
+
+async def test_a_locked_table_hides_nothing_but_the_size(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While snapshots are rebuilt (by VACUUM FULL, which locks them) all else is told; the size again afterwards."""
+    monkeypatch.setattr(seen_of, "SIZE_SECONDS", 0.3)
+    await store.append_to_stream("a-1", ANY_VERSION, E)
+    async with store.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE eventstore.snapshots IN ACCESS EXCLUSIVE MODE")
+        async with asyncio.timeout(10):
+            assert (await overview(store)).events == 1
+            assert await size(store) is None
+    found = await size(store)
+    assert found is not None
+    assert found > 0
+
+
+async def test_many_late_subscriptions_are_counted_in_bounded_time(store: EventStore) -> None:
+    """P8: of five hundred that are ten thousand events behind, each is counted to as many as all together may cost,
+    which is told; one alone is counted to ten thousand, and since when it waits is exact."""
+    for n in range(11):
+        await store.append_to_stream(f"a-{n}", ANY_VERSION, [EventData("E", n) for n in range(1000)])
+    await store.fetch(
+        "INSERT INTO eventstore.subscriptions (name, feed, checkpoint)"
+        " SELECT 's' || n, CASE n % 2 WHEN 0 THEN '$all' ELSE '$category-a' END, 0 FROM generate_series(1, 500) AS n"
+    )
+    found = (await overview(store)).subscriptions
+    assert len(found) == 500
+    assert {(each.behind, each.or_more) for each in found} == {(1000, True)}
+    [row] = await store.fetch(
+        "SELECT extract(epoch FROM now() - min(created_at))::float8 AS age FROM eventstore.events"
+    )
+    assert all(abs(each.seconds_behind - row["age"]) < 30 for each in found)
+    one = await store.subscriptions.get("s1")
+    assert (one.behind, one.or_more) == (10_000, True)
+    await store.fetch(
+        "UPDATE eventstore.subscriptions SET checkpoint = $1 WHERE name = 's1'", await store.safe_position()
+    )
+    one = await store.subscriptions.get("s1")
+    assert (one.behind, one.or_more, one.seconds_behind) == (0, False, 0)
 
 
 async def test_who_holds_readers_back_is_named(store: EventStore) -> None:
@@ -104,7 +144,7 @@ def seen(
 ) -> Overview:
     return Overview(
         *(NOW, "eventstore", 3, "h", "json", "application/json", NOW, 100, 100, held_back, transaction),
-        *(100, 1, 1, 100, relay, subscriptions),
+        *(100, 1, 100, relay, subscriptions),
     )
 
 

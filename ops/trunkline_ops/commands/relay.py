@@ -13,7 +13,7 @@ import typer
 
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import Misuse
-from trunkline_ops.options import AmqpUrl, AsJson, Dsn, Schemas
+from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schemas
 from trunkline_ops.settings import Settings, masked
 from trunkline_store import EventStore, Unavailable
 
@@ -66,6 +66,7 @@ def relay(
     dsn: Dsn = None,
     schema: Schemas = None,
     amqp_url: AmqpUrl = None,
+    management_url: ManagementUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish the events of stores to RabbitMQ, until SIGTERM or Ctrl-C.
@@ -78,6 +79,7 @@ def relay(
         dsn=dsn,
         stores=schema,
         amqp_url=amqp_url,
+        management_url=management_url,
         listen=listen,
         token_file=token_file,
         public_page=public_page or None,

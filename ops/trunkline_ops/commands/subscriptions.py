@@ -14,6 +14,7 @@ from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output, visible
 from trunkline_ops.settings import Settings
 from trunkline_store import CURRENT, ORIGIN, EventStore, Start, SubscriptionInfo
+from trunkline_store.words import events
 
 subscriptions = typer.Typer(no_args_is_help=True, help="Look after subscriptions.")
 
@@ -35,7 +36,7 @@ def _with_store(
 
 def _line(info: SubscriptionInfo) -> str:
     return (
-        f"{info.name}  {info.feed}  {info.state}  at {info.checkpoint}, {info.behind} events "
+        f"{info.name}  {info.feed}  {info.state}  at {info.checkpoint}, {events(info.behind, or_more=info.or_more)} "
         f"({info.seconds_behind:.1f} s) behind, {info.parked} parked"
     )
 
