@@ -198,14 +198,17 @@ def metadata_text(value: dict[str, Any]) -> str:
     return str(_metadata_texts([value])[0])
 
 
-def _metadata_texts(values: Sequence[dict[str, Any]]) -> list[Any]:
+def _metadata_texts(values: Sequence[dict[str, Any] | msgspec.Raw]) -> list[Any]:
+    """An import gives the text itself: SQL writers may have stored any JSON."""
     for value in values:
-        if not isinstance(value, dict):
+        if not isinstance(value, (dict, msgspec.Raw)):
             raise InvalidEvent("metadata", f"a dict is needed, not {type(value).__name__}")
     return columns(METADATA, "metadata", values, MAX_METADATA_BYTES, "json")
 
 
 def _refuse_non_finite(value: Any) -> None:
+    if isinstance(value, msgspec.Raw):
+        return  # text, which can hold none
     todo = [msgspec.to_builtins(value, enc_hook=_pydantic)]
     while todo:
         item = todo.pop()

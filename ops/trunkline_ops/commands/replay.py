@@ -4,6 +4,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Annotated
 
+import asyncpg
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -73,7 +74,7 @@ class _Replaying:
         """Raises `ReplayStopped` where it had begun."""
         try:
             asyncio.run(self._run(queue, start, end, category, stream, types))
-        except (TrunklineError, OSError, KeyboardInterrupt) as error:
+        except (TrunklineError, OSError, asyncpg.PostgresError, KeyboardInterrupt) as error:
             if self._replay is None or self._replay.position < start:
                 raise  # nothing is done that would not be done again
             raise ReplayStopped(self._replay.position + 1, self._replay.events) from error

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator, Mapping
 from importlib.resources import files
 from typing import Final
 
-import msgspec
-
-from trunkline_ops.transfer.item import Deleted, Item, Kept, Link, in_line, of_event
+from trunkline_ops.transfer.item import Deleted, Item, Kept, Link, in_line, metadata_in_line, of_event
 from trunkline_store import EventStore
 from trunkline_store.queries import for_store, parts_of
+from trunkline_store.read import PAGE_BYTES
 
 _PAGE: Final = 1000
 _SNAPSHOTS: Final = 20
@@ -31,16 +30,17 @@ async def in_order(store: EventStore, end: int, *, behind: int = -1) -> AsyncIte
             link = await anext(links, None)
 
 
-async def besides(store: EventStore) -> AsyncIterator[Item]:
-    """Streams that are deleted, and snapshots. Raises `Unavailable`."""
+async def besides(store: EventStore, end: int) -> AsyncIterator[Item]:
+    """Streams that are deleted, of those with events or links up to `end`, and snapshots. Raises `Unavailable`."""
     sql, name = _sql(store), ""
-    while rows := await store.fetch(sql["deleted"], name, _PAGE):
+    while rows := await store.fetch(sql["deleted"], name, _PAGE, end):
         for name, deleted_at in rows:
             yield Item(deleted=Deleted(stream=name, deleted_at=deleted_at))
     is_json, source = store.content_type == JSON, ""
-    while rows := await store.fetch(sql["snapshots"], source, _SNAPSHOTS):
-        for source, version, kind, stored, metadata in rows:
+    while rows := await store.fetch(sql["snapshots"], source, _SNAPSHOTS, PAGE_BYTES):
+        for source, version, kind, stored, text in rows:
             data, data_base64 = in_line(store.serializer.deserialize(stored, kind), is_json=is_json)
+            metadata, metadata_base64 = metadata_in_line(text)
             yield Item(
                 snapshot=Kept(
                     source=source,
@@ -48,7 +48,8 @@ async def besides(store: EventStore) -> AsyncIterator[Item]:
                     type=kind,
                     data=data,
                     data_base64=data_base64,
-                    metadata=None if metadata is None else msgspec.json.decode(metadata),
+                    metadata=metadata,
+                    metadata_base64=metadata_base64,
                 )
             )
 
