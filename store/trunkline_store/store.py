@@ -42,7 +42,7 @@ from trunkline_store.names import check_store
 from trunkline_store.pages import Names, Pages
 from trunkline_store.queries import statements
 from trunkline_store.send import Sender
-from trunkline_store.serialize import JsonSerializer, Serializer
+from trunkline_store.serialize import ANY_CONTENT, JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
 from trunkline_store.streams import CategoryInfo, Page, SortBy, SortDir, StreamInfo
 from trunkline_store.subscriptions import Subscriptions
@@ -150,7 +150,7 @@ class EventStore:
                 f"sequence {self.schema}.blocks has CACHE {row['sequence_cache']}, with which readers skip events: "
                 f"ALTER SEQUENCE {self.schema}.blocks CACHE 1",
             )
-        if row["content_type"] != self.serializer.content_type:
+        if self.serializer.content_type not in (ANY_CONTENT, row["content_type"]):
             raise InvalidArgument(
                 f"the store in {self.schema!r} keeps {row['content_type']}, "
                 f"the serializer makes {self.serializer.content_type}"

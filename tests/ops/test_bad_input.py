@@ -40,8 +40,8 @@ class Row:
 
 
 ROWS = {
-    "create": Row(store=False),
-    "init": Row(store=False),
+    "create": Row(store=False, wrong=[(["--content-type", "x", "--schema", "new"], FAILED)]),
+    "init": Row(store=False, wrong=[(["--content-type", "application/msgpack", "--schema", "new"], FAILED)]),
     "migrate": Row(),
     "migrations": Row(),
     "roles": Row(wrong=[(["--login", "x" * 64, "--as", "reader"], FAILED), (["--login", ""], USAGE)]),

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from tests.ops.test_cli import environment, program, shown_on, terminal
 from trunkline_ops.as_stored import AsStored
 from trunkline_ops.commands import app
+from trunkline_ops.json_text import in_line
 from trunkline_ops.transfer import item as lines
 from trunkline_ops.transfer.item import Item, Link, Tally, decode, encode
 from trunkline_ops.transfer.put_in import calls
@@ -462,7 +463,7 @@ def test_data_come_back_byte_for_byte(data: bytes) -> None:
     """Whatever they are: as a part of the line where they can be one, else as base64."""
     for is_json in (True, False):
         item = event("a", 1)
-        item.data, item.data_base64 = lines.in_line(data, is_json=is_json)
+        item.data, item.data_base64 = in_line(data, is_json=is_json)
         line = encode(item)
         assert b"\n" not in line
         assert lines.data_of(decode(line)) == data

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trunkline_ops.connect import opened_as_stored
+from trunkline_ops.connect import opened
 from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema
 from trunkline_ops.settings import Settings
 from trunkline_store import Unavailable
@@ -48,7 +48,7 @@ def status(
 async def _once(settings: Settings, as_json: bool) -> None:
     from trunkline_ops.status import standing
 
-    async with opened_as_stored(settings, "status") as store:
+    async with opened(settings, "status") as store:
         _print(await standing(store, settings), as_json)
 
 
@@ -90,7 +90,7 @@ async def _looks(settings: Settings, every: float) -> AsyncIterator[Standing | U
     before: Standing | None = None
     while True:
         try:
-            async with opened_as_stored(settings, "status") as store:
+            async with opened(settings, "status") as store:
                 while True:
                     before = await standing(store, settings, before)
                     yield before

@@ -13,7 +13,7 @@ from typing import IO, Annotated, Final
 import asyncpg
 import typer
 
-from trunkline_ops.connect import opened_as_stored
+from trunkline_ops.connect import opened
 from trunkline_ops.failure import ImportStopped, Incomplete, Misuse
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
@@ -61,7 +61,7 @@ def export(file: File, dsn: Dsn = None, schema: Schema = None, as_json: AsJson =
 async def _export(settings: Settings, path: Path | None, out: IO[bytes] | None) -> tuple[Tally, int]:
     """What it came to, and how many items were there already. out: where there is no path."""
     before = None if path is None else begun(path)
-    async with opened_as_stored(settings, "export", connections=3) as store:
+    async with opened(settings, "export", connections=3) as store:
         if before is None:
             end = await store.safe_position()
             head = Head(
@@ -159,7 +159,7 @@ def _import(settings: Settings, file: IO[bytes], size: int | None) -> tuple[Impo
     """The file is read while no event loop runs, so that Ctrl-C ends a read that waits."""
     with asyncio.Runner() as runner, bar("importing") as advance:
         stack = AsyncExitStack()
-        store = runner.run(stack.enter_async_context(opened_as_stored(settings, "import", connections=3)))
+        store = runner.run(stack.enter_async_context(opened(settings, "import", connections=3)))
         try:
             reading = _Reading(file)
             head = reading.head()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from trunkline_ops.connect import opened_as_stored
+from trunkline_ops.connect import opened
 from trunkline_ops.failure import FAILED
 from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema
 from trunkline_ops.output import Output
@@ -55,5 +55,5 @@ def verify(
 
 async def _verify(settings: Settings, to: int | None, wait: float, erased: bool) -> list[Part]:
     with bar("verifying") as advance:
-        async with opened_as_stored(settings, "verify") as store:
+        async with opened(settings, "verify") as store:
             return await prove(store, settings, advance, to=to, wait=wait, erased=erased)

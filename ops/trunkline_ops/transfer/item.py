@@ -18,6 +18,7 @@ from uuid import UUID
 
 import msgspec
 
+from trunkline_ops.json_text import InLine, in_line
 from trunkline_store import EventData, InvalidArgument, RecordedEvent
 from trunkline_store.events import MAX_DATA_BYTES
 
@@ -155,21 +156,8 @@ def of_event(event: RecordedEvent, *, is_json: bool) -> Item:
     return item
 
 
-def in_line(data: bytes, *, is_json: bool) -> tuple[msgspec.Raw | msgspec.UnsetType, bytes | msgspec.UnsetType]:
-    """Data as a part of the line where it can be one, byte for byte; as base64 where it has line breaks, or is no
-    JSON."""
-    if is_json and b"\n" not in data and b"\r" not in data:
-        try:
-            msgspec.json.decode(data, type=msgspec.Raw)
-            data.decode()
-            return msgspec.Raw(data), msgspec.UNSET
-        except (ValueError, RecursionError):
-            pass
-    return msgspec.UNSET, data
-
-
-def metadata_in_line(text: str | None) -> tuple[msgspec.Raw | msgspec.UnsetType, bytes | msgspec.UnsetType]:
-    """The same for metadata, which the store keeps as the JSON text that was given."""
+def metadata_in_line(text: str | None) -> InLine:
+    """Metadata, which the store keeps as the JSON text that was given; neither is set where there is none."""
     return (msgspec.UNSET, msgspec.UNSET) if text is None else in_line(text.encode(), is_json=True)
 
 

@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator, Mapping
 from importlib.resources import files
 from typing import Final
 
-from trunkline_ops.transfer.item import Deleted, Item, Kept, Link, in_line, metadata_in_line, of_event
+from trunkline_ops.json_text import in_line
+from trunkline_ops.transfer.item import Deleted, Item, Kept, Link, metadata_in_line, of_event
 from trunkline_store import EventStore
 from trunkline_store.queries import for_store, parts_of
 from trunkline_store.read import PAGE_BYTES
+from trunkline_store.serialize import is_json
 
 _PAGE: Final = 1000
 _SNAPSHOTS: Final = 20
-JSON: Final = "application/json"
 
 
 async def in_order(store: EventStore, end: int, *, behind: int = -1) -> AsyncIterator[Item]:
@@ -36,10 +37,10 @@ async def besides(store: EventStore, end: int) -> AsyncIterator[Item]:
     while rows := await store.fetch(sql["deleted"], name, _PAGE, end):
         for name, deleted_at in rows:
             yield Item(deleted=Deleted(stream=name, deleted_at=deleted_at))
-    is_json, source = store.content_type == JSON, ""
+    as_json, source = is_json(store.content_type), ""
     while rows := await store.fetch(sql["snapshots"], source, _SNAPSHOTS, PAGE_BYTES):
         for source, version, kind, stored, text in rows:
-            data, data_base64 = in_line(store.serializer.deserialize(stored, kind), is_json=is_json)
+            data, data_base64 = in_line(store.serializer.deserialize(stored, kind), is_json=as_json)
             metadata, metadata_base64 = metadata_in_line(text)
             yield Item(
                 snapshot=Kept(
@@ -55,11 +56,11 @@ async def besides(store: EventStore, end: int) -> AsyncIterator[Item]:
 
 
 async def _events(store: EventStore, behind: int, end: int) -> AsyncIterator[Item]:
-    is_json = store.content_type == JSON
+    as_json = is_json(store.content_type)
     async for event in store.stream_all_forward(start=behind + 1):
         if event.position > end:
             return
-        yield of_event(event, is_json=is_json)
+        yield of_event(event, is_json=as_json)
 
 
 async def _links(store: EventStore, behind: int, end: int) -> AsyncIterator[Item]:

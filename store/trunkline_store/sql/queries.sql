@@ -35,12 +35,8 @@ SELECT data_type, content_type, batch_count, batch_bytes FROM @schema@.store
 -- name: keep_at_reset
 UPDATE @schema@.store SET batch_count = $1, batch_bytes = $2
 
--- name: data_type
-SELECT data_type FROM @schema@.store
-
--- name: content_type
--- For programs that take any.
-SELECT content_type FROM @schema@.store
+-- name: data_kept
+SELECT data_type, content_type FROM @schema@.store
 
 -- name: store
 -- What the store is: asked once, when it is opened.
