@@ -19,7 +19,12 @@ def bar(what: str) -> Iterator[Advance]:
     if not sys.stderr.isatty():
         yield lambda done, total, words: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[words]}", markup=False),
+    )
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=None, words="")
         yield lambda done, total, words: progress.update(task, completed=done, total=total, words=words)

@@ -617,8 +617,9 @@ class EventStore:
         entries = [streams.info(row) for row in rows if row["stream"] is not None]
         return Page(entries, page_number, page_size, rows[0]["count"])
 
-    async def categories(self, *, after: str = "", count: int = 1000) -> list[CategoryInfo]:
-        """At most `count` categories by name, behind `after`. Raises `InvalidArgument`, `Unavailable`."""
+    async def categories(self, *, after: str | None = None, count: int = 1000) -> list[CategoryInfo]:
+        """At most `count` categories by name, behind `after`; without it from the first, which may be empty: that of
+        streams such as `-1`. Raises `InvalidArgument`, `Unavailable`."""
         rows = await self._read(None, "categories", after, _count(count))
         return [CategoryInfo(*row) for row in rows]
 

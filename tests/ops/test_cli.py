@@ -205,9 +205,9 @@ def test_the_commands_and_their_options_are_these() -> None:
         "consume": ["--help", "--json", "--listen", "where"],
         "subscriptions list": common,
         "subscriptions show": [*common, "name"],
-        "subscriptions reset": sorted([*common, "--to", "name"]),
+        "subscriptions reset": sorted([*common, "--to", "--yes", "name"]),
         "subscriptions delete": [*common, "name"],
-        "subscriptions parked": [*common, "name"],
+        "subscriptions parked": sorted([*common, "--from", "--count", "name"]),
         "subscriptions retry": sorted([*common, "--at", "name"]),
         "subscriptions discard": sorted([*common, "--at", "name"]),
     }

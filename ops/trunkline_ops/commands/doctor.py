@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from trunkline_ops.failure import FAILED
-from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema
+from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema, finite
 from trunkline_ops.output import Output
 from trunkline_ops.settings import Settings
 
@@ -15,7 +15,11 @@ def doctor(
     patience: Annotated[
         float,
         typer.Option(
-            min=0, max=86400, metavar="SECONDS", help="How long a transaction may be open, or a relay stand still."
+            min=0,
+            max=86400,
+            callback=finite,
+            metavar="SECONDS",
+            help="How long a transaction may be open, or a relay stand still.",
         ),
     ] = 15.0,
     dsn: Dsn = None,

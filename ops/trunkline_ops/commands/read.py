@@ -18,6 +18,7 @@ from trunkline_ops.settings import Settings
 from trunkline_store import EventStore, InvalidArgument, RecordedEvent
 from trunkline_store.events import category_of, check_category, check_stream
 from trunkline_store.serialize import is_json as is_json_type
+from trunkline_store.store import MAX_POSITION
 
 _SCREEN: Final = 100
 """Events for a person who did not say how many."""
@@ -29,7 +30,13 @@ def read(
     stream: Annotated[str | None, typer.Argument(metavar="STREAM", help="All streams, if it is not given.")] = None,
     start: Annotated[
         int | None,
-        typer.Option("--from", min=0, metavar="N", help="Begin here: at a stream's version, or at a position of all."),
+        typer.Option(
+            "--from",
+            min=0,
+            max=MAX_POSITION,
+            metavar="N",
+            help="Begin here: at a stream's version, or at a position of all.",
+        ),
     ] = None,
     count: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="At most so many; else all, or 100 on a terminal.")
@@ -73,7 +80,8 @@ async def _until_now(store: EventStore, stream: str | None, start: int | None) -
 
 def tail(
     start: Annotated[
-        int | None, typer.Option("--from", min=0, metavar="N", help="Begin at this position, not now.")
+        int | None,
+        typer.Option("--from", min=0, max=MAX_POSITION, metavar="N", help="Begin at this position, not now."),
     ] = None,
     stream: Annotated[str | None, typer.Option(metavar="STREAM", help="Only this stream.")] = None,
     category: Annotated[
@@ -108,7 +116,7 @@ def tail(
             and (not types or event.type in types)
         )
 
-    group = category or (None if stream is None else category_of(stream))
+    group = category or (None if stream is None else category_of(stream) or None)  # an empty one cannot be read alone
     with suppress(KeyboardInterrupt):  # the way in which it ends
         asyncio.run(_tail(settings, start, last, group, wanted, Output(as_json=as_json)))
 

@@ -15,6 +15,7 @@ from trunkline_ops.options import AmqpUrl, AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.settings import Settings
 from trunkline_store import TrunklineError
+from trunkline_store.store import MAX_POSITION
 
 if TYPE_CHECKING:
     from trunkline_relay import Replay
@@ -24,10 +25,14 @@ _REDRAW_SECONDS = 0.1
 
 def replay(
     queue: Annotated[str, typer.Option("--to", metavar="QUEUE", help="The queue, which is there already.")],
-    start: Annotated[int, typer.Option("--from", min=0, metavar="N", help="Begin at this position, itself too.")] = 0,
+    start: Annotated[
+        int, typer.Option("--from", min=0, max=MAX_POSITION, metavar="N", help="Begin at this position, itself too.")
+    ] = 0,
     end: Annotated[
         int | None,
-        typer.Option("--to-position", min=0, metavar="N", help="End at this position, itself too; else now."),
+        typer.Option(
+            "--to-position", min=0, max=MAX_POSITION, metavar="N", help="End at this position, itself too; else now."
+        ),
     ] = None,
     category: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only streams whose name up to the first - is this.")

@@ -2,7 +2,6 @@
 goes."""
 
 import asyncio
-import sys
 from datetime import UTC
 from typing import Annotated, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -11,8 +10,8 @@ import asyncpg
 import typer
 
 from trunkline_ops.connect import connected
-from trunkline_ops.failure import FAILED, Misuse
-from trunkline_ops.options import AsJson, Dsn, Schema
+from trunkline_ops.failure import FAILED
+from trunkline_ops.options import AsJson, Dsn, Schema, Yes, confirm
 from trunkline_ops.output import Output
 from trunkline_ops.settings import InvalidSettings, Settings, masked
 from trunkline_store import PermissionRefused
@@ -158,13 +157,10 @@ async def _migrations(settings: Settings, output: Output) -> bool:
     return all(each.state == "applied" for each in found)
 
 
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-
-
 def reset(dsn: Dsn = None, schema: Schema = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Remove all events and subscriptions, and make the store anew. It keeps data as it did, and its roles."""
     settings = Settings.of(dsn=dsn, store=schema)
-    _confirm(f"Remove all events of the store {settings.store!r} of {masked(settings.database())}?", yes=yes)
+    confirm(f"Remove all events of the store {settings.store!r} of {masked(settings.database())}?", yes=yes)
     asyncio.run(_reset(settings, Output(as_json=as_json)))
 
 
@@ -178,15 +174,8 @@ def drop(dsn: Dsn = None, schema: Schema = None, yes: Yes = False, as_json: AsJs
     """Remove a store with all its events. The database stays."""
     settings = Settings.of(dsn=dsn, store=schema)
     where = masked(settings.database())
-    _confirm(f"Remove the store {settings.store!r} of {where} with all its events?", yes=yes)
+    confirm(f"Remove the store {settings.store!r} of {where} with all its events?", yes=yes)
     asyncio.run(_drop(settings, Output(as_json=as_json)))
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    if not yes:
-        if not sys.stdin.isatty():
-            raise Misuse("nobody can be asked here: confirm with --yes")
-        typer.confirm(question, abort=True, err=True)
 
 
 async def _drop(settings: Settings, output: Output) -> None:

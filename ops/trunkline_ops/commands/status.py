@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trunkline_ops.connect import opened
-from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema
+from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema, finite
 from trunkline_ops.settings import Settings
 from trunkline_store import Unavailable
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
     every: Annotated[
-        float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="Between two looks of --watch.")
+        float, typer.Option(min=0.1, max=3600, callback=finite, metavar="SECONDS", help="Between two looks of --watch.")
     ] = 2.0,
     dsn: Dsn = None,
     schema: Schema = None,

@@ -104,7 +104,8 @@ async def _streams(
 
 
 async def _categories(settings: Settings, output: Output) -> None:
-    after, every = "", True
+    after: str | None = None
+    every = True
     async with opened(settings, "streams") as store:
         while every:
             found = await store.categories(after=after, count=_PAGE)

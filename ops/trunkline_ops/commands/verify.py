@@ -7,22 +7,35 @@ import typer
 
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import FAILED
-from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema
+from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema, finite
 from trunkline_ops.output import Output
 from trunkline_ops.progress import bar
 from trunkline_ops.settings import Settings
 from trunkline_ops.verify import Part
 from trunkline_ops.verify import verify as prove
+from trunkline_store.store import MAX_POSITION
 
 
 def verify(
     to: Annotated[
         int | None,
-        typer.Option("--to", min=0, metavar="N", help="Up to this position; else up to the last one that can be read."),
+        typer.Option(
+            "--to",
+            min=0,
+            max=MAX_POSITION,
+            metavar="N",
+            help="Up to this position; else up to the last one that can be read.",
+        ),
     ] = None,
     wait: Annotated[
         float,
-        typer.Option(min=0, max=86400, metavar="SECONDS", help="Time for those who run, and are behind, to catch up."),
+        typer.Option(
+            min=0,
+            max=86400,
+            callback=finite,
+            metavar="SECONDS",
+            help="Time for those who run, and are behind, to catch up.",
+        ),
     ] = 10.0,
     erased: Annotated[
         bool,
