@@ -12,7 +12,8 @@ from trunkline_ops.json_text import checked, on_one_line, problem
 from trunkline_store import EventData, InvalidArgument, RecordedEvent, new_event_id
 from trunkline_store.events import MAX_DATA_BYTES
 
-MAX_LINE_BYTES: Final = MAX_DATA_BYTES + 1024 * 1024
+MAX_LINE_BYTES: Final = MAX_DATA_BYTES // 3 * 4 + 1024 * 1024
+"""Of an event with the most data, as base64."""
 _CHUNK_BYTES: Final = 1024 * 1024
 
 

@@ -620,7 +620,7 @@ class EventStore:
     async def categories(self, *, after: str | None = None, count: int = 1000) -> list[CategoryInfo]:
         """At most `count` categories by name, behind `after`; without it from the first, which may be empty: that of
         streams such as `-1`. Raises `InvalidArgument`, `Unavailable`."""
-        rows = await self._read(None, "categories", after, _count(count))
+        rows = await self._read(None, "categories", after or "", _count(count), after is None)
         return [CategoryInfo(*row) for row in rows]
 
     # --- snapshots

@@ -1,18 +1,16 @@
 """`replay`: history, once more, to one queue."""
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import asyncpg
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import Misuse, ReplayStopped
 from trunkline_ops.options import AmqpUrl, AsJson, Dsn, Schema
 from trunkline_ops.output import Output
+from trunkline_ops.progress import bar
 from trunkline_ops.settings import Settings
 from trunkline_store import TrunklineError
 from trunkline_store.store import MAX_POSITION
@@ -111,34 +109,21 @@ class _Replaying:
                 types=types,
             )
             self._replay = replay
-            showing = asyncio.create_task(_show(replay), name="progress") if sys.stderr.isatty() else None
+            showing = asyncio.create_task(_show(replay), name="progress")
             try:
                 await replay.run()
             finally:
-                if showing is not None:
-                    showing.cancel()
-                    await asyncio.gather(showing, return_exceptions=True)
+                showing.cancel()
+                await asyncio.gather(showing, return_exceptions=True)
 
 
 async def _show(replay: "Replay") -> None:
     """A bar from the first position to the last one, until it is cancelled."""
-    columns = (
-        SpinnerColumn(),
-        BarColumn(),
-        TextColumn("position {task.fields[position]}, {task.fields[events]} events"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("replaying", total=None, position=replay.start, events=0)
+    with bar("replaying") as advance:
         while True:
-            if replay.end is not None:
-                progress.update(
-                    bar,
-                    total=max(1, replay.end - replay.start + 1),
-                    completed=replay.position - replay.start + 1,
-                    position=max(replay.position, replay.start),
-                    events=replay.events,
-                )
+            total = None if replay.end is None else max(1, replay.end - replay.start + 1)
+            words = f"position {max(replay.position, replay.start)}, {replay.events} events"
+            advance(max(0, replay.position - replay.start + 1), total, words)
             await asyncio.sleep(_REDRAW_SECONDS)
 
 

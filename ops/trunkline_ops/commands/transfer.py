@@ -15,12 +15,13 @@ import typer
 
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import ImportStopped, Incomplete, Misuse
+from trunkline_ops.lines import MAX_LINE_BYTES
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.progress import Advance, bar
 from trunkline_ops.settings import Settings
 from trunkline_ops.transfer.file import begun
-from trunkline_ops.transfer.item import FORMAT, MAX_LINE_BYTES, End, Head, Item, Tally, decode, encode
+from trunkline_ops.transfer.item import FORMAT, End, Head, Item, Tally, decode, encode
 from trunkline_ops.transfer.put_in import TOGETHER_BYTES, TOGETHER_ITEMS, Importing, check_file
 from trunkline_ops.transfer.take_out import besides, in_order
 from trunkline_store import EventStore, InvalidArgument, TrunklineError

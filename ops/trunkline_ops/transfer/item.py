@@ -19,12 +19,10 @@ from uuid import UUID
 import msgspec
 
 from trunkline_ops.json_text import InLine, in_line
+from trunkline_ops.lines import MAX_LINE_BYTES
 from trunkline_store import EventData, InvalidArgument, RecordedEvent
-from trunkline_store.events import MAX_DATA_BYTES
 
 FORMAT: Final = 1
-MAX_LINE_BYTES: Final = MAX_DATA_BYTES // 3 * 4 + 1024 * 1024
-"""Of an event with the most data, as base64."""
 
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 

@@ -90,11 +90,11 @@ FROM (SELECT count(*) FROM matching) AS total
 LEFT JOIN LATERAL (SELECT * FROM matching ORDER BY @sort@, stream_id LIMIT $2 OFFSET $3) AS page ON true
 
 -- name: categories
--- What there is in each: streams that are not deleted, and those that are; events and links that were appended. Behind $1
--- (null: from the first, which may be the empty one), at most $2.
+-- What there is in each: streams that are not deleted, and those that are; events and links that were appended. Behind $1,
+-- with $3 from $1 on, at most $2.
 SELECT category, count(*) FILTER (WHERE deleted_at IS NULL) AS streams, count(deleted_at) AS deleted,
        sum(version)::bigint AS events
-FROM @schema@.streams WHERE ($1::text IS NULL OR category > $1 COLLATE "C") GROUP BY category ORDER BY category LIMIT $2
+FROM @schema@.streams WHERE category >= $1 COLLATE "C" AND ($3 OR category > $1 COLLATE "C") GROUP BY category ORDER BY category LIMIT $2
 
 -- name: record_snapshot
 INSERT INTO @schema@.snapshots AS s (source, version, type, data, metadata) VALUES ($1, $2, $3, $4::@data_param@::@data_type@, $5::text::json)
