@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from trunkline_store.serialize import ANY_CONTENT
+
 
 class AsStored:
-    """A serializer whose values are the bytes themselves. content_type: the store's."""
+    """A serializer whose values are the bytes themselves. content_type: the only one that the store may have."""
 
-    def __init__(self, content_type: str) -> None:
+    def __init__(self, content_type: str = ANY_CONTENT) -> None:
         self.content_type = content_type
 
     def serialize(self, value: bytes) -> bytes:

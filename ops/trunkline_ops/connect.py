@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import asyncpg
 
 from trunkline_ops.as_stored import AsStored
-from trunkline_ops.json_text import JsonText
 from trunkline_ops.settings import ManagementApi, Settings, masked
-from trunkline_store import EventStore, NotInitialised, PermissionRefused, StoreUnavailable
+from trunkline_store import EventStore, PermissionRefused, StoreUnavailable
 from trunkline_store.errors import BrokerUnavailable
-from trunkline_store.queries import statements
-from trunkline_store.serialize import Serializer
+from trunkline_store.serialize import ANY_CONTENT
 from trunkline_store.translate import dsn_checked, translated
 
 if TYPE_CHECKING:  # what would only make the start of other commands longer is imported below
@@ -28,18 +26,19 @@ async def opened(
     command: str,
     *,
     connections: int = 1,
-    serializer: Serializer | None = None,
+    content_type: str = ANY_CONTENT,
     closing: float = _SECONDS,
 ) -> AsyncIterator[EventStore]:
-    """The store, with events' data as JSON text, or as the serializer takes it. Raises `InvalidSettings`,
-    `StoreNotReady`, `StoreUnavailable`.
+    """The store, with events' data as bytes. Raises `InvalidSettings`, `InvalidArgument`, `StoreNotReady`,
+    `StoreUnavailable`.
 
-    closing: seconds that a database which hangs may take to close its connections.
+    content_type: the only one that it may have. closing: seconds that a database which hangs may take to close its
+    connections.
     """
     store = EventStore(
         settings.database(),
         schema=settings.store,
-        serializer=serializer or JsonText(),
+        serializer=AsStored(content_type),
         pool_size=connections,
         timeout=_SECONDS,
         application_name=f"trunkline {command}",
@@ -51,18 +50,6 @@ async def opened(
         yield store
     finally:
         await store.close(seconds=closing)
-
-
-@asynccontextmanager
-async def opened_as_stored(settings: Settings, command: str, *, connections: int = 1) -> AsyncIterator[EventStore]:
-    """The store, with events' data as bytes, of whatever content type it is. Raises as `opened`."""
-    async with connected(settings, command) as connection:
-        with translated(settings.store):
-            content_type = await connection.fetchval(statements(settings.store)["content_type"])
-    if content_type is None:
-        raise NotInitialised(settings.store)
-    async with opened(settings, command, connections=connections, serializer=AsStored(content_type)) as store:
-        yield store
 
 
 @asynccontextmanager

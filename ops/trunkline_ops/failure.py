@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from trunkline_ops.settings import InvalidSettings, masked
-from trunkline_store import TrunklineError
+from trunkline_store import InvalidArgument, PermissionRefused, TrunklineError, Unavailable
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -35,13 +35,18 @@ class StoppedAt(Exception):
 
 
 class ImportStopped(Exception):
-    """An import stopped at this line of the input; so many of its items are in the store, and the same import again
-    passes over them. The cause says why."""
+    """An import stopped at this line of the input; so many of its items were in the store before, and so many are there
+    since. The cause says why."""
 
-    def __init__(self, line: int, there: int) -> None:
+    def __init__(self, line: int, passed: int, appended: int) -> None:
         super().__init__()
         self.line = line
-        self.there = there
+        self.passed = passed
+        self.appended = appended
+
+
+class Incomplete(InvalidArgument):
+    """An export ends before its last line. Its beginning is good, and the whole one has the same."""
 
 
 class ReplayStopped(Exception):
@@ -66,6 +71,10 @@ _KNOWN: Final = (
     OSError,
     KeyboardInterrupt,
 )
+
+
+_GOES_ON: Final = (Unavailable, PermissionRefused, Incomplete, OSError, asyncpg.PostgresError, KeyboardInterrupt)
+"""What stops an import of a good file: once that is mended, it comes to its end."""
 
 
 class Failure(NamedTuple):
@@ -113,11 +122,19 @@ def described(error: BaseException) -> Failure:
                 attributes={**why.attributes, "line": first, "appended": error.appended},
             )
         case ImportStopped() if error.__cause__ is not None:
-            why = described(error.__cause__)
+            why, there = described(error.__cause__), error.passed + error.appended
+            if isinstance(error.__cause__, _GOES_ON):
+                then = f" ({there} items are in the store; the same import again goes on from there)"
+            elif error.appended:
+                then = (
+                    f" ({there} items are in the store, and no import of this file can end: `trunkline reset` removes "
+                    "them, then import a good one)"
+                )
+            else:
+                then = ""
             return why._replace(
-                message=f"line {error.line}: {why.message} ({error.there} items are in the store; "
-                "the same import again goes on from there)",
-                attributes={**why.attributes, "line": error.line, "imported": error.there},
+                message=f"line {error.line}: {why.message}{then}",
+                attributes={**why.attributes, "line": error.line, "imported": there},
             )
         case ReplayStopped() if error.__cause__ is not None:
             why = described(error.__cause__)

@@ -12,19 +12,27 @@ from trunkline_store.serialize import JsonSerializer
 _json: Final = JsonSerializer()
 
 
-class JsonText:
-    """A serializer that keeps the text: a decoded 1.0 or 1e2 would not be written again as it was."""
+InLine = tuple[msgspec.Raw | msgspec.UnsetType, bytes | msgspec.UnsetType]
+"""JSON text that is a part of a line, or bytes that stand there as base64; one of them is set."""
 
-    content_type = _json.content_type
 
-    def serialize(self, value: msgspec.Raw) -> bytes:
-        """The text, which `checked` has checked."""
-        return bytes(value)
+def in_line(data: bytes, *, is_json: bool) -> InLine:
+    """Data as a part of a line, byte for byte, where it can be one; as base64 where it has line breaks, or is no
+    JSON."""
+    if is_json and b"\n" not in data and b"\r" not in data:
+        try:
+            msgspec.json.decode(data, type=msgspec.Raw)
+            data.decode()
+            return msgspec.Raw(data), msgspec.UNSET
+        except (ValueError, RecursionError):
+            pass
+    return msgspec.UNSET, data
 
-    def deserialize(self, data: bytes | str, event_type: str) -> msgspec.Raw:
-        """The text on one line: in JSON, line breaks only stand where spaces may."""
-        text = data.decode() if isinstance(data, bytes) else data
-        return msgspec.Raw(text.replace("\r", " ").replace("\n", " "))
+
+def on_one_line(data: bytes, *, is_json: bool) -> InLine:
+    """The same for who reads it, with blanks for line breaks: in JSON, they only stand where blanks may."""
+    text, _ = in_line(data.replace(b"\r", b" ").replace(b"\n", b" "), is_json=is_json)
+    return (msgspec.UNSET, data) if text is msgspec.UNSET else (text, msgspec.UNSET)
 
 
 def checked(field: str, text: bytes) -> msgspec.Raw:

@@ -8,11 +8,12 @@ from uuid import UUID
 
 import msgspec
 
-from trunkline_ops.json_text import checked, problem
+from trunkline_ops.json_text import checked, on_one_line, problem
 from trunkline_store import EventData, InvalidArgument, RecordedEvent, new_event_id
 from trunkline_store.events import MAX_DATA_BYTES
 
-MAX_LINE_BYTES: Final = MAX_DATA_BYTES + 1024 * 1024
+MAX_LINE_BYTES: Final = MAX_DATA_BYTES // 3 * 4 + 1024 * 1024
+"""Of an event with the most data, as base64."""
 _CHUNK_BYTES: Final = 1024 * 1024
 
 
@@ -25,7 +26,8 @@ class Line(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     stream_version: int | None = None
     id: UUID | None = None
     type: str
-    data: msgspec.Raw = msgspec.Raw(b"{}")
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_base64: bytes | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | None = None
     correlation_id: str | None = None
     causation_id: str | None = None
@@ -35,8 +37,9 @@ class Line(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 _decoder: Final = msgspec.json.Decoder(Line)
 
 
-def written(event: RecordedEvent) -> bytes:
-    """The line of a recorded event, without its end."""
+def written(event: RecordedEvent, *, is_json: bool) -> bytes:
+    """The line of a recorded event, without its end. is_json: whether its data, which is bytes, is JSON."""
+    data, data_base64 = on_one_line(event.data, is_json=is_json)
     return msgspec.json.encode(
         Line(
             event_number=event.event_number,
@@ -45,7 +48,8 @@ def written(event: RecordedEvent) -> bytes:
             stream_version=event.stream_version,
             id=event.event_id,
             type=event.type,
-            data=event.data,
+            data=data,
+            data_base64=data_base64,
             metadata=event.metadata,
             correlation_id=event.correlation_id,
             causation_id=event.causation_id,
@@ -67,9 +71,10 @@ def parsed(line: bytes) -> tuple[str | None, EventData]:
         raise InvalidArgument(f"not an event: {error}") from error
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"not a JSON object: {problem(error, line)}") from error
+    data = found.data if isinstance(found.data_base64, msgspec.UnsetType) else found.data_base64
     return found.stream, EventData(
         found.type,
-        checked("data", bytes(found.data)),
+        checked("data", b"{}" if isinstance(data, msgspec.UnsetType) else bytes(data)),
         found.metadata,
         id=found.id or new_event_id(),
         correlation_id=found.correlation_id,

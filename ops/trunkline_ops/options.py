@@ -1,8 +1,11 @@
-"""The options that commands share."""
+"""What commands share: options, what is asked of their values, and the question before what cannot be undone."""
 
+import sys
 from typing import Annotated
 
 import typer
+
+from trunkline_ops.failure import Misuse
 
 Dsn = Annotated[
     str | None,
@@ -52,3 +55,19 @@ ManagementUrl = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs; errors too.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def finite(value: float) -> float:
+    """Refuses what is within all bounds, and no number."""
+    if value != value:
+        raise typer.BadParameter("nan is no number.")
+    return value
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Asks, unless it is confirmed already. Raises `typer.Abort` after a no, and `Misuse` where nobody can be asked."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise Misuse(f"{question} Nobody can be asked here: confirm with --yes")
+        typer.confirm(question, abort=True, err=True)

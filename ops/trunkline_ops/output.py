@@ -4,12 +4,15 @@ import io
 import json
 import re
 import sys
+from base64 import b64encode
 from datetime import UTC
 from typing import Any
 
+from msgspec import Raw
 from rich.console import Console
 from rich.text import Text
 
+from trunkline_ops.json_text import on_one_line
 from trunkline_ops.lines import written
 from trunkline_store import RecordedEvent
 
@@ -45,11 +48,13 @@ class Output:
             self._terminal.print(Text.assemble(*shown))
         self.flush()
 
-    def event(self, event: RecordedEvent) -> None:
-        """One line for an event; on a terminal it ends where the screen does."""
+    def event(self, event: RecordedEvent, *, is_json: bool) -> None:
+        """One line for an event, whose data is bytes, and JSON or not; on a terminal it ends where the screen does."""
         if self.as_json:
-            self._write_json(written(event))
+            self._write_json(written(event, is_json=is_json))
             return
+        text, _ = on_one_line(event.data, is_json=is_json)
+        shown = bytes(text) if isinstance(text, Raw) else b64encode(event.data)
         time = event.created_at.astimezone(UTC).replace(tzinfo=None)
         self._write(
             Text.assemble(
@@ -58,7 +63,7 @@ class Output:
                 (visible(event.stream), "bold"),
                 (f"@{event.stream_version}  ", "dim"),
                 (f"{visible(event.type)}  ", "green"),
-                visible(bytes(event.data).decode()),
+                visible(shown.decode()),
             )
         )
 

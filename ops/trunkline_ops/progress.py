@@ -19,7 +19,9 @@ def bar(what: str) -> Iterator[Advance]:
     if not sys.stderr.isatty():
         yield lambda done, total, words: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as progress:
+    text, words = TextColumn("{task.description}"), TextColumn("{task.fields[words]}", markup=False)
+    columns = (SpinnerColumn(), text, BarColumn(bar_width=None), words, TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, expand=True) as progress:  # the bar has what words leave
         task = progress.add_task(what, total=None, words="")
         yield lambda done, total, words: progress.update(task, completed=done, total=total, words=words)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from trunkline_ops.connect import managed
 from trunkline_ops.depths import depths_of
+from trunkline_ops.output import visible
 from trunkline_ops.settings import Settings
 from trunkline_store import EventStore, SubscriptionInfo, names
 from trunkline_store.errors import BrokerUnavailable
@@ -107,15 +108,15 @@ def screen(now: Standing) -> RenderableType:
     head.add_column(style="dim")
     head.add_column(overflow="fold")
     for name, value, style in rows(now):
-        head.add_row(name, Text(value, style=style))
+        head.add_row(name, Text(visible(value), style=style))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("subscription", "feed", "state", "at", "behind", "parked", "ready", "unacked"):
         table.add_column(column, justify="left" if column in ("subscription", "feed", "state") else "right")
     for each in seen.subscriptions:
         depth = _depth(now, each)
         table.add_row(
-            each.name,
-            each.feed,
+            Text(visible(each.name)),
+            Text(visible(each.feed)),
             Text(each.state, style=_STYLES[each.state]),
             str(each.checkpoint),
             Text(_behind(each), style="yellow" if each.behind else ""),
@@ -129,13 +130,13 @@ def screen(now: Standing) -> RenderableType:
 def lines(now: Standing) -> Iterator[str]:
     """The same without a screen: one fact a line."""
     for name, value, _ in rows(now):
-        yield f"{name:<12}  {value}"
+        yield f"{name:<12}  {visible(value)}"
     for each in now.seen.subscriptions:
         depth = _depth(now, each)
         queue = "" if depth is None else f", {depth.ready} ready, {depth.unacked} unacked"
         yield (
-            f"subscription  {each.name}  {each.feed}  {each.state}, at {each.checkpoint}, {_behind(each)} behind, "
-            f"{each.parked} parked{queue}"
+            f"subscription  {visible(each.name)}  {visible(each.feed)}  {each.state}, at {each.checkpoint}, "
+            f"{_behind(each)} behind, {each.parked} parked{queue}"
         )
 
 

@@ -23,6 +23,7 @@ from trunkline_store.errors import (
 from trunkline_store.names import check_store
 from trunkline_store.queries import for_store, quoted, statements
 from trunkline_store.rights import ROLES, grant_sql, role_name
+from trunkline_store.serialize import JSON, check_content_type
 from trunkline_store.translate import translate, translated
 
 DataType = Literal["json", "jsonb", "bytea"]
@@ -64,31 +65,43 @@ async def initialise(
     connection: asyncpg.Connection,
     schema: str = "eventstore",
     *,
-    data_type: DataType = "json",
-    content_type: str = "application/json",
+    data_type: DataType | None = None,
+    content_type: str | None = None,
 ) -> bool:
     """Makes a store in `schema`, or leaves the one that is there as it is.
 
-    data_type: of the column that holds the events' data, for good; json keeps the exact bytes.
-    Returns whether it was made. Raises `InvalidArgument` if the store is there with another data type, if the schema
-    belongs to something else, or if the database is not in UTF-8.
+    data_type: of the column that holds the events' data, for good: json (as if not given) keeps the exact bytes.
+    content_type: what that data is, for good: application/json (as if not given), or with bytea any media type.
+    Returns whether it was made. Raises `InvalidArgument` if the store is there with another one than is given, if the
+    schema belongs to something else, or if the database is not in UTF-8.
     """
     check_store(schema)
-    if data_type not in ("json", "jsonb", "bytea"):
+    if data_type not in (None, "json", "jsonb", "bytea"):
         raise InvalidArgument(f"data_type {data_type!r}: use json, jsonb or bytea")
     with translated(schema):
         async with connection.transaction():
             await _lock(connection, schema)
-            found = await _data_type(connection, schema)
-            if found is None:
-                await _check_place(connection, schema)
-                await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
-                await _apply(connection, schema, data_type, migrations()[0])
-                await connection.execute(statements(schema)["make_store"], data_type, content_type)
-            elif found != data_type:
-                raise InvalidArgument(f"the store in {schema!r} keeps data as {found}, which cannot be changed")
+            kept = await _kept(connection, schema)
+            if kept is None:
+                new = data_type or "json"
+                await _make(
+                    connection, schema, new, check_content_type(JSON if content_type is None else content_type, new)
+                )
+            elif data_type not in (None, kept["data_type"]):
+                raise InvalidArgument(
+                    f"the store in {schema!r} keeps data as {kept['data_type']}, which cannot be changed"
+                )
+            elif content_type not in (None, kept["content_type"]):
+                raise InvalidArgument(f"the store in {schema!r} keeps {kept['content_type']}, which cannot be changed")
     await migrate(connection, schema)
-    return found is None
+    return kept is None
+
+
+async def _make(connection: asyncpg.Connection, schema: str, data_type: str, content_type: str) -> None:
+    await _check_place(connection, schema)
+    await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
+    await _apply(connection, schema, data_type, migrations()[0])
+    await connection.execute(statements(schema)["make_store"], data_type, content_type)
 
 
 async def migrate(connection: asyncpg.Connection, schema: str = "eventstore") -> list[int]:
@@ -151,7 +164,8 @@ async def reset(connection: asyncpg.Connection, schema: str = "eventstore") -> N
             if current > latest():
                 raise SchemaTooNew(schema, current, latest())
             await drop(connection, schema)
-            await initialise(connection, schema, data_type=kept["data_type"], content_type=kept["content_type"])
+            await _make(connection, schema, kept["data_type"], kept["content_type"])
+            await migrate(connection, schema)
             await connection.execute(statements(schema)["keep_at_reset"], kept["batch_count"], kept["batch_bytes"])
 
 
@@ -184,11 +198,16 @@ async def _lock(connection: asyncpg.Connection, schema: str) -> None:
     await connection.execute(statements(schema)["lock_schema"], schema)
 
 
-async def _data_type(connection: asyncpg.Connection, schema: str) -> str | None:
+async def _kept(connection: asyncpg.Connection, schema: str) -> asyncpg.Record | None:
+    """How the store that is there keeps data; None where there is none."""
     if await connection.fetchval(statements(schema)["schema_there"]) is None:
         return None
-    data_type: str = await connection.fetchval(statements(schema)["data_type"])
-    return data_type
+    return await connection.fetchrow(statements(schema)["data_kept"])
+
+
+async def _data_type(connection: asyncpg.Connection, schema: str) -> str | None:
+    kept = await _kept(connection, schema)
+    return None if kept is None else str(kept["data_type"])
 
 
 async def _apply(connection: asyncpg.Connection, schema: str, data_type: str, migration: Migration) -> None:

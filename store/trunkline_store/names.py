@@ -80,4 +80,8 @@ def check_subscription(name: str) -> str:
     """Returns the name if a subscription can have it, else raises `InvalidArgument`."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name.encode()) > 128:
         raise InvalidArgument(f"subscription {name!r}: use 1 to 128 bytes of printable text")
+    if name == "links":  # a consumer's rights cannot tell its queue from the exchange of links
+        raise InvalidArgument(
+            "subscription 'links': its queue would have the name of the links' exchange; use another one"
+        )
     return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -11,9 +12,12 @@ import msgspec
 from trunkline_store.errors import InvalidArgument, InvalidEvent
 from trunkline_store.events import MAX_METADATA_BYTES
 
+ANY_CONTENT: Final = "*/*"
+JSON: Final = "application/json"
 MAX_NESTING: Final = 512
 SCHEMA_VERSION: Final = "schema_version"
 
+_MEDIA_TYPE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+( *; *[\w!#$&^.+-]+=[\w!#$&^.+-]+)*", re.ASCII)
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # escaped, in a JSON string (PostgreSQL, "JSON Types")
 
 
@@ -21,7 +25,8 @@ class Serializer(Protocol):
     """What an application gives to store its own kind of data."""
 
     content_type: str
-    """The media type of what `serialize` returns; it travels as CloudEvents' `datacontenttype`."""
+    """The media type of what `serialize` returns; it travels as CloudEvents' `datacontenttype`. `ANY_CONTENT` where
+    data is passed on as it is, whatever it is."""
 
     def serialize(self, value: Any) -> bytes:
         """The bytes of `value`; raises `ValueError` or `TypeError` where it has none."""
@@ -52,7 +57,7 @@ class JsonSerializer:
     A version above 1 is written into the data, as `schema_version`; data without one is version 1.
     """
 
-    content_type = "application/json"
+    content_type = JSON
 
     def __init__(self) -> None:
         self._encoder = msgspec.json.Encoder(enc_hook=_pydantic)
@@ -111,6 +116,22 @@ class JsonSerializer:
         if registered is None:
             raise LookupError(f"type {event_type!r} is not registered")
         return registered.read(data, self._decoder)
+
+
+@lru_cache(maxsize=16)
+def is_json(content_type: str) -> bool:
+    """Whether data of this media type is JSON."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == JSON or media_type.endswith("+json")
+
+
+def check_content_type(content_type: str, data_type: str) -> str:
+    """Returns the media type if a column of this type can hold such data, else raises `InvalidArgument`."""
+    if not isinstance(content_type, str) or len(content_type) > 255 or not _MEDIA_TYPE.fullmatch(content_type):
+        raise InvalidArgument(f"content_type {content_type!r}: use a media type, such as application/msgpack")
+    if data_type != "bytea" and not is_json(content_type):
+        raise InvalidArgument(f"content_type {content_type!r}: what is not JSON takes data_type bytea")
+    return content_type
 
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
@@ -198,14 +219,17 @@ def metadata_text(value: dict[str, Any]) -> str:
     return str(_metadata_texts([value])[0])
 
 
-def _metadata_texts(values: Sequence[dict[str, Any]]) -> list[Any]:
+def _metadata_texts(values: Sequence[dict[str, Any] | msgspec.Raw]) -> list[Any]:
+    """An import gives the text itself: SQL writers may have stored any JSON."""
     for value in values:
-        if not isinstance(value, dict):
+        if not isinstance(value, (dict, msgspec.Raw)):
             raise InvalidEvent("metadata", f"a dict is needed, not {type(value).__name__}")
     return columns(METADATA, "metadata", values, MAX_METADATA_BYTES, "json")
 
 
 def _refuse_non_finite(value: Any) -> None:
+    if isinstance(value, msgspec.Raw):
+        return  # text, which can hold none
     todo = [msgspec.to_builtins(value, enc_hook=_pydantic)]
     while todo:
         item = todo.pop()

@@ -42,7 +42,7 @@ from trunkline_store.names import check_store
 from trunkline_store.pages import Names, Pages
 from trunkline_store.queries import statements
 from trunkline_store.send import Sender
-from trunkline_store.serialize import JsonSerializer, Serializer
+from trunkline_store.serialize import ANY_CONTENT, JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
 from trunkline_store.streams import CategoryInfo, Page, SortBy, SortDir, StreamInfo
 from trunkline_store.subscriptions import Subscriptions
@@ -151,7 +151,7 @@ class EventStore:
                 f"sequence {self.schema}.blocks has CACHE {row['sequence_cache']}, with which readers skip events: "
                 f"ALTER SEQUENCE {self.schema}.blocks CACHE 1",
             )
-        if row["content_type"] != self.serializer.content_type:
+        if self.serializer.content_type not in (ANY_CONTENT, row["content_type"]):
             raise InvalidArgument(
                 f"the store in {self.schema!r} keeps {row['content_type']}, "
                 f"the serializer makes {self.serializer.content_type}"
@@ -619,9 +619,10 @@ class EventStore:
         entries = [streams.info(row) for row in rows if row["stream"] is not None]
         return Page(entries, page_number, page_size, rows[0]["count"])
 
-    async def categories(self, *, after: str = "", count: int = 1000) -> list[CategoryInfo]:
-        """At most `count` categories by name, behind `after`. Raises `InvalidArgument`, `Unavailable`."""
-        rows = await self._read(None, "categories", after, _count(count))
+    async def categories(self, *, after: str | None = None, count: int = 1000) -> list[CategoryInfo]:
+        """At most `count` categories by name, behind `after`; without it from the first, which may be empty: that of
+        streams such as `-1`. Raises `InvalidArgument`, `Unavailable`."""
+        rows = await self._read(None, "categories", after or "", _count(count), after is None)
         return [CategoryInfo(*row) for row in rows]
 
     # --- snapshots

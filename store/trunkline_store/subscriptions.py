@@ -119,9 +119,9 @@ class Subscriptions:
         The broker's queue is not touched. Raises `Unavailable`."""
         await self._store.fetch(self._store.sql["delete_subscription"], name)
 
-    async def reset(self, name: str, to: int | Start | datetime) -> None:
+    async def reset(self, name: str, to: int | Start | datetime) -> int:
         """Sets the checkpoint, forward or back: to ORIGIN, CURRENT, a position (exclusive), or a time (with a zone),
-        from which on events come. What was parked is forgotten.
+        from which on events come. What was parked is forgotten: returns how many batches.
 
         A living owner adopts it, at its next checkpoint or renewal: transactions of handlers that are open then are
         rolled back. Raises `SubscriptionNotFound`, `InvalidArgument`, `Unavailable`.
@@ -132,8 +132,9 @@ class Subscriptions:
                 number = await connection.fetchval(sql["lock_subscription"], name)
                 if number is None:
                     raise SubscriptionNotFound(name)
-                await connection.execute(sql["unpark_all"], number)
+                forgotten = await connection.fetchval(sql["unpark_all"], number)
                 await connection.execute(sql["reset_subscription"], number, position)
+        return int(forgotten)
 
     async def _position(self, to: int | Start | datetime) -> int:
         match to:
@@ -172,10 +173,11 @@ class Subscriptions:
 
     # --- what could not be handled
 
-    async def parked(self, name: str) -> Sequence[Parked]:
-        """In the order of the feed. Raises `SubscriptionNotFound`, `Unavailable`."""
+    async def parked(self, name: str, *, start: int = 0, count: int = 1000) -> Sequence[Parked]:
+        """At most `count`, from position `start` on, in the order of the feed. Raises `SubscriptionNotFound`,
+        `Unavailable`."""
         await self.get(name)
-        return [Parked(*row) for row in await self._store.fetch(self._store.sql["list_parked"], name)]
+        return [Parked(*row) for row in await self._store.fetch(self._store.sql["list_parked"], name, start, count)]
 
     async def retry(self, name: str, position: int | None = None) -> int:
         """Asks the owner to handle a parked batch again, by its first position, or all that have failed; what waits

@@ -40,8 +40,8 @@ class Row:
 
 
 ROWS = {
-    "create": Row(store=False),
-    "init": Row(store=False),
+    "create": Row(store=False, wrong=[(["--content-type", "x", "--schema", "new"], FAILED)]),
+    "init": Row(store=False, wrong=[(["--content-type", "application/msgpack", "--schema", "new"], FAILED)]),
     "migrate": Row(),
     "migrations": Row(),
     "roles": Row(wrong=[(["--login", "x" * 64, "--as", "reader"], FAILED), (["--login", ""], USAGE)]),
@@ -66,7 +66,8 @@ ROWS = {
     "subscriptions show": Row(["s"], wrong=[(["nope"], FAILED)]),
     "subscriptions reset": Row(["s", "--to", "origin"], wrong=[
         (["nope", "--to", "origin"], FAILED), (["s", "--to", "yesterday"], USAGE), (["s", "--to", "-1"], USAGE),
-        (["s"], USAGE), (["s", "--to", "9" * 30], FAILED)]),
+        (["s"], USAGE), (["s", "--to", "9" * 30], FAILED), (["s", "--to", "9999-12-31T23:59:59-12:00"], USAGE),
+        (["s", "--to", "0001-01-01T00:00:00+12:00"], USAGE)]),
     "subscriptions delete": Row(["s"], wrong=[(["nope"], FAILED)]),
     "subscriptions parked": Row(["s"], wrong=[(["nope"], FAILED)]),
     "subscriptions retry": Row(["s"], wrong=[(["nope"], FAILED)]),
@@ -113,6 +114,8 @@ def bad_values(parameter: Any) -> Iterator[str]:
             yield str(info.min - 1)
         if info.max is not None:
             yield str(info.max + 1)
+        if kind is float:
+            yield "nan"
     elif kind is UUID or get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, enum.Enum)):
         yield "nonsense"
 
@@ -122,7 +125,7 @@ def test_numbers_ranges_and_choices_are_seen() -> None:
     options = {(name, each.opts[0]): list(bad_values(each)) for name, command in ALL.items() for each in command.params}
     assert options["streams", "--count"] == ["x", "", "0", "10001"]
     assert options["init", "--data-type"] == options["append", "--id"] == options["streams", "--sort"] == ["nonsense"]
-    assert options["relay", "--lease"] == ["x", "", "-0.5", "3601"]
+    assert options["relay", "--lease"] == ["x", "", "-0.5", "3601", "nan"]
     assert options["read", "--dsn"] == []
 
 

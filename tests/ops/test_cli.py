@@ -12,8 +12,10 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
@@ -28,12 +30,13 @@ from typer.testing import CliRunner, Result
 
 import trunkline_store.migrate
 from trunkline_ops.commands import app
+from trunkline_ops.commands.read import _until_now
 from trunkline_ops.failure import FAILED, USAGE
 from trunkline_ops.lines import MAX_LINE_BYTES, bursts
 from trunkline_ops.servers import PostgresServer
 from trunkline_ops.servers.proxy import Proxy
 from trunkline_ops.settings import InvalidSettings, Settings, masked
-from trunkline_store import ANY_VERSION, EventStore
+from trunkline_store import ANY_VERSION, EventData, EventStore
 from trunkline_store.migrate import latest, migrations
 
 PASSWORD = "geheim%40word"
@@ -166,8 +169,8 @@ def test_the_commands_and_their_options_are_these() -> None:
         for name, command in commands(get_command(app))
     }
     assert {name: sorted({*options, "--help"}) for name, options in found.items()} == {
-        "create": sorted([*common, "--data-type"]),
-        "init": sorted([*common, "--data-type"]),
+        "create": sorted([*common, "--data-type", "--content-type"]),
+        "init": sorted([*common, "--data-type", "--content-type"]),
         "migrate": common,
         "migrations": common,
         "roles": sorted([*common, "--login", "--as", "--print"]),
@@ -202,9 +205,9 @@ def test_the_commands_and_their_options_are_these() -> None:
         "consume": ["--help", "--json", "--listen", "where"],
         "subscriptions list": common,
         "subscriptions show": [*common, "name"],
-        "subscriptions reset": sorted([*common, "--to", "name"]),
+        "subscriptions reset": sorted([*common, "--to", "--yes", "name"]),
         "subscriptions delete": [*common, "name"],
-        "subscriptions parked": [*common, "name"],
+        "subscriptions parked": sorted([*common, "--from", "--count", "name"]),
         "subscriptions retry": sorted([*common, "--at", "name"]),
         "subscriptions discard": sorted([*common, "--at", "name"]),
     }
@@ -649,6 +652,8 @@ def test_what_read_prints_can_be_appended_elsewhere(cli: Cli) -> None:
     cli("init", "--schema", "copy")
     cli("append", "-", "--schema", "copy", stdin=printed)
     again = cli("read", "--schema", "copy", "--json").stdout
+    cli("append", "-", stdin=f'{{"stream": "c", "type": "D", "data_base64": "{b64encode(b"[1,2]").decode()}"}}')
+    assert lines(cli("read", "c", "--json"))[-1]["data"] == [1, 2]
 
     def without_positions(text: str) -> list[str]:
         return [line[line.index('"stream"') :] for line in text.splitlines()]
@@ -827,6 +832,32 @@ def test_tail_begins_with_the_last_ones(cli: Cli, database: str) -> None:
         cli("append", "b-1", "Other")
         cli("append", "a-2", "New")
         assert json.loads(process.stdout.readline())["type"] == "New"
+
+
+async def test_tail_holds_a_page_of_the_last_ones(store: EventStore, database: str) -> None:
+    """However large they are, and however many: their place is found first, then they are read in their order."""
+    for n in range(40):
+        await store.append_to_stream("a", n, [EventData("A", "x" * 4_000_000)])
+    with program(database, "tail", "--last", "40", "--json") as process:
+        assert process.stdout is not None
+        assert [json.loads(process.stdout.readline())["stream_version"] for _ in range(40)] == list(range(1, 41))
+        assert peak_kilobytes(process) < 160_000
+
+
+def peak_kilobytes(process: "subprocess.Popen[str]") -> int:
+    """The most memory that it has had."""
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())[0])
+
+
+async def test_read_ends_where_a_busy_stream_did(store: EventStore) -> None:
+    """What is appended to it meanwhile is not waited for."""
+    await store.append_to_stream("a", 0, [EventData("A", n) for n in range(10)])
+    found = []
+    async for event in _until_now(store, "a", None):
+        found.append(event.stream_version)
+        await store.append_to_stream("a", ANY_VERSION, [EventData("A", n) for n in range(1000)])
+        assert len(found) < 20
+    assert found == list(range(1, 11))
 
 
 def test_tail_ends_with_its_reader(cli: Cli, database: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import json
+import re
 import secrets
 import stat
 import tempfile
@@ -26,6 +27,8 @@ from trunkline_ops.management import Management
 from trunkline_ops.servers import RabbitMQServer, rabbitmq_server
 from trunkline_store import EventStore
 
+GUIDE = (Path(__file__).parents[2] / "ops" / "README.md").read_text()
+CONFIGURATION = dict(re.findall(r"^    (definitions\.\S+) = (.*)$", GUIDE, re.MULTILINE))
 KEPT = Path(__file__).parents[2] / "ops" / "rabbitmq" / "definitions.json"
 
 
@@ -47,18 +50,21 @@ def test_passwords_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> No
     """What is missing is made; what is there stays, and its hash is what is printed; bad files are told in one line."""
     folder = tmp_path / "secrets"
     folder.mkdir(mode=0o700)
-    (folder / "relay").write_text("mine\n")
+    (folder / "shop-relay").write_text("mine\n")
     result = CliRunner().invoke(app, ["definitions", "--passwords", str(folder), "--schema", "shop", "--vhost", "a b"])
     assert result.exit_code == 0
     made = json.loads(result.stdout)
     assert {user["name"] for user in made["users"]} == {"shop-relay", "shop-consumer", "shop-monitoring"}
-    texts = {user: (folder / user).read_text().strip() for user in USERS}
+    texts = {user: (folder / f"shop-{user}").read_text().strip() for user in USERS}
     assert texts["relay"] == "mine"
     assert len(set(texts.values())) == 3
-    assert stat.S_IMODE((folder / "consumer").stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / "shop-consumer").stat().st_mode) == 0o600
     assert not any(text in result.stdout for text in texts.values())
-    (folder / "monitoring").write_text("\n")
-    for arguments in (["--passwords", str(folder)], ["--passwords", str(folder / "relay")], ["--vhost", " "]):
+    CliRunner().invoke(app, ["definitions", "--passwords", str(folder), "--schema", "other"])
+    others = {(folder / f"other-{user}").read_text().strip() for user in USERS}
+    assert len(others | set(texts.values())) == 6, "stores do not share passwords"
+    (folder / "eventstore-monitoring").write_text("\n")
+    for arguments in (["--passwords", str(folder)], ["--passwords", str(folder / "shop-relay")], ["--vhost", " "]):
         result = CliRunner().invoke(app, ["definitions", *arguments])
         assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
 
@@ -192,7 +198,8 @@ async def test_monitoring_sees_all_and_changes_nothing(users: Users, rabbitmq: R
 
 
 def test_rabbitmq_imports_them_when_it_starts() -> None:
-    """With `load_definitions` in its configuration, vhost, exchanges and users are there at the first connection."""
+    """With the guide's configuration, vhost, exchanges and users are there at the first connection, and the next start
+    does not undo a changed password."""
     password = secrets.token_urlsafe(12)
     made: dict[str, Any] = definitions("eventstore", "trunkline", {"relay": hashed(password)})
     made["users"].append(
@@ -202,7 +209,7 @@ def test_rabbitmq_imports_them_when_it_starts() -> None:
         file = Path(folder, "definitions.json")
         file.write_text(json.dumps(made))
         Path(folder).chmod(0o755)
-        settings = {"load_definitions": str(file)}
+        settings = {**CONFIGURATION, "definitions.local.path": str(file)}
         with rabbitmq_server(private=True, settings=settings, password=password) as server:
             login = (server.user, server.password)
             with httpx.Client(base_url=f"{server.management_url}/api/", auth=login, trust_env=False) as api:
@@ -214,6 +221,10 @@ def test_rabbitmq_imports_them_when_it_starts() -> None:
             asyncio.run(_connects(server, "relay", password))
             with pytest.raises(aio_pika.exceptions.ProbableAuthenticationError):
                 asyncio.run(_connects(server, "consumer", ""))
+            given = secrets.token_urlsafe(12)
+            server.ctl("change_password", user_name("eventstore", "consumer"), given)
+            server.restart()
+            asyncio.run(_connects(server, "consumer", given))
 
 
 async def _connects(server: RabbitMQServer, user: User, password: str) -> None:

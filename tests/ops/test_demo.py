@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from trunkline_ops.demo.audit import Figures, audit
-from trunkline_ops.demo.rooms import TABLES
+from trunkline_ops.demo.rooms import TABLES, fresh_rooms
 from trunkline_ops.management import Management
 from trunkline_ops.servers import PostgresServer, RabbitMQServer
 from trunkline_store import ANY_VERSION, EventData, EventStore
@@ -108,6 +108,16 @@ async def test_the_demo_loses_nothing_and_says_so(environment: dict[str, str], r
     name = re.search(r"vhost (\w+)", err.decode())
     assert name is not None
     assert name[1] not in await rooms(environment, rabbitmq)
+
+
+async def test_the_database_goes_where_the_vhost_does_not(
+    environment: dict[str, str], postgres: PostgresServer, rabbitmq: RabbitMQServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be removed is told, and the other of the two is removed all the same."""
+    async with fresh_rooms(postgres, rabbitmq, keep=False) as made:
+        await made.management.delete_vhost(made.name)  # so that it cannot be done again
+    assert made.name not in await rooms(environment, rabbitmq)
+    assert f"vhost {made.name} could not be removed" in capsys.readouterr().err
 
 
 async def test_ctrl_c_ends_the_demo_and_all_that_it_started(

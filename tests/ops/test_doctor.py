@@ -787,7 +787,7 @@ def test_a_name_of_rabbitmq_cannot_leave_its_mend(name: str) -> None:
         ({"queues": [queue(name=f"eventstore.{name}")]}, "queue-orphan", ["-p", name, "delete_queue"]),
     ]
     names = {"vhost": name, "user": name, "asks": name, "bindings": [Binding("eventstore", name, "#")]}
-    seen = Overview(NOW, "eventstore", 1, "h", "json", "application/json", NOW, 0, 0, 0, None, 0, 0, 0, 0, None, [])
+    seen = Overview(NOW, "eventstore", 1, "h", "json", "application/json", NOW, 0, 0, 0, None, 0, 0, 0, None, [])
     for changed, code, beginning in broken:
         findings = broker_findings(facts(**{**names, **changed}), "eventstore", seen, 262144)
         (mend,) = [each.mend for each in findings if each.code == code]

@@ -6,8 +6,10 @@ import re
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import aio_pika
+import asyncpg
 import pytest
 from aio_pika.abc import AbstractChannel
 from typer.testing import CliRunner, Result
@@ -16,6 +18,7 @@ from tests.ops.test_cli import NOWHERE, environment, program, shown_on, terminal
 from trunkline_ops.commands import app
 from trunkline_ops.servers.proxy import Proxy
 from trunkline_relay.replay import WINDOW
+from trunkline_relay.tail import PAGE_EVENTS
 from trunkline_store import ANY_VERSION, EventData, EventStore
 
 QUEUE = "heal"
@@ -65,6 +68,36 @@ async def arrived(url: str) -> list[int]:
         while (message := await ready.get(fail=False, no_ack=True)) is not None:
             found += [int(event["sequence"]) for event in json.loads(message.body)]
     return found
+
+
+async def test_an_error_without_a_name_of_its_own_keeps_the_place(
+    replay: Replay, vhost: str, store: EventStore, database: str
+) -> None:
+    """Whatever PostgreSQL says in the middle of a replay: the error says from where to go on."""
+    await declared(vhost)
+    half = PAGE_EVENTS // 2
+    for stream in ("a-1", "a-2", "a-3"):
+        events = [EventData("E", n, correlation_id=str(n)) for n in range(half)]  # each a message of its own
+        last = await store.append_to_stream(stream, ANY_VERSION, events)
+    connection = await asyncpg.connect(database)
+    for setting in ("enable_seqscan", "enable_bitmapscan"):  # a page is read in order, and no further than it goes
+        await connection.execute(f"ALTER DATABASE {urlsplit(database).path[1:]} SET {setting} = off")
+    await connection.execute(f"""
+        CREATE FUNCTION eventstore.readable(place bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+            BEGIN
+                IF place > {last.first_position} THEN
+                    RAISE io_error USING MESSAGE = 'could not read block 7';
+                END IF;
+                RETURN true;
+            END $$;
+        ALTER TABLE eventstore.events RENAME TO all_events;
+        CREATE VIEW eventstore.events AS SELECT * FROM eventstore.all_events WHERE eventstore.readable(position)""")
+    await connection.close()
+    args = ["--to", QUEUE, "--to-position", str(last.last_position), "--json"]
+    error = json.loads((await replay(*args, code=1)).stderr)
+    assert error["message"].startswith("could not read block 7 (")
+    assert 0 < error["next"] <= last.first_position
+    assert 0 < error["events"] <= 2 * half
 
 
 async def test_it_says_what_it_did(replay: Replay, last: int, vhost: str, store: EventStore) -> None:

@@ -203,15 +203,29 @@ async def test_categories_come_in_pages(store: EventStore) -> None:
     """Behind a name, so many: however many there are."""
     for name in ("a", "b", "B", "ü"):
         await store.append_to_stream(f"{name}-1", ANY_VERSION, [EventData("E", 1)])
-    found, after = [], ""
+    await store.append_to_stream("-1", ANY_VERSION, [EventData("E", 1)])
+    found: list[str] = []
+    after: str | None = None
     while page := await store.categories(after=after, count=1):
         found += [each.category for each in page]
         after = page[-1].category
-    assert found == ["B", "a", "b", "ü"]
+    assert found == ["", "B", "a", "b", "ü"]
     with pytest.raises(InvalidArgument, match="category"):
         await store.paginate_streams(category="a-1")
     with pytest.raises(InvalidArgument, match="status"):
         await store.paginate_streams(status="open")  # type: ignore[arg-type]
+
+
+async def test_names_are_no_markup(store: EventStore, database: str) -> None:
+    """A subscription, a feed, and a stream may be called as what colours a terminal: all is shown as it is."""
+    await store.append_to_stream("we[/b]ird-1", ANY_VERSION, [EventData("E", 1)])
+    await store.fetch(store.sql["create_subscription"], "we[/b]ird", "we[/b]ird-1", 0)
+    for command in (["status"], ["streams"], ["subscriptions", "list"], ["verify"], ["doctor"]):
+        with terminal(database, *command) as (process, screen):
+            shown = shown_on(screen)
+            assert process.wait() in (0, 1)
+        assert "Traceback" not in shown
+        assert command == ["doctor"] or "we[/b]ird" in shown, command
 
 
 # --- completion

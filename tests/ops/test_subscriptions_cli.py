@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import sys
 
 import pytest
 
+from tests.ops.test_cli import shown_on, terminal
 from trunkline_consumer import Batch, Consumer
 from trunkline_store import EventData, EventStore, SubscriptionHalted
 
@@ -15,15 +17,74 @@ async def trunkline(dsn: str, *arguments: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in (await printed(dsn, *arguments, "--json")).splitlines()]
 
 
-async def printed(dsn: str, *arguments: str) -> str:
-    """What it prints."""
+async def printed(dsn: str, *arguments: str, code: int = 0) -> str:
+    """What it prints; of a failure, on standard error."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "trunkline_ops.cli", "subscriptions", *arguments, "--dsn", dsn),
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
-    output, _ = await process.communicate()
-    assert process.returncode == 0
-    return output.decode()
+    output, errors = await process.communicate()
+    assert process.returncode == code, errors
+    return (errors if code else output).decode()
+
+
+async def with_parked(store: EventStore, count: int) -> None:
+    """A subscription with so many batches that failed, at 10, 20, …, and one that waits behind the last of them."""
+    await store.fetch(store.sql["create_subscription"], "s", "$all", 5)
+    number = await store.fetchval("SELECT subscription_id FROM eventstore.subscriptions")
+    for n in range(1, count + 2):
+        waits = n == count + 1
+        await store.fetch(
+            store.sql["park"], number, n * 10, n * 10, "a-1", "a-1", 0 if waits else 3, None if waits else "E", "trace"
+        )
+
+
+async def test_a_reset_tells_of_the_parked_batches_that_it_forgets(store: EventStore, database: str) -> None:
+    """Where there are any, it moves nothing until it is confirmed, by --yes or on a terminal; then it says how many."""
+    await with_parked(store, 2)
+    told = await printed(database, "reset", "s", "--to", "origin", code=2)
+    assert "Forget the 3 parked batches of 's'" in told
+    assert "--yes" in told
+    with terminal(database, "subscriptions", "reset", "s", "--to", "origin") as (process, screen):
+        await asyncio.to_thread(shown_on, screen, until="[y/N]")
+        os.write(screen, b"n\n")
+        await asyncio.to_thread(shown_on, screen)
+        assert process.wait() == 1
+    info = await store.subscriptions.get("s")
+    assert (info.checkpoint, info.parked) == (5, 3)
+    assert await printed(database, "reset", "s", "--to", "9", "--yes") == "s is at 9; 3 parked batches forgotten\n"
+    assert (await store.subscriptions.get("s")).parked == 0
+    assert await printed(database, "reset", "s", "--to", "8") == "s is at 8\n"
+
+
+async def test_parked_batches_come_in_pages(store: EventStore, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, a hundred at a time; with --count so many, and from where to go on; 100 for a person."""
+    await with_parked(store, 204)
+    every = await trunkline(database, "parked", "s")
+    assert [each["first_position"] for each in every] == [n * 10 for n in range(1, 206)]
+    some = await trunkline(database, "parked", "s", "--from", "25", "--count", "2")
+    assert [each["first_position"] for each in some] == [30, 40]
+    with terminal(database, "subscriptions", "parked", "s") as (process, screen):
+        shown = await asyncio.to_thread(shown_on, screen)
+        assert process.wait() == 0
+    assert "1000  a-1  3 attempts: E" in shown
+    assert "there is more, 205 in all: go on with --from 1010" in shown
+    assert [each.first_position for each in await store.subscriptions.parked("s", start=15, count=1)] == [20]
+
+
+async def test_what_is_asked_of_a_batch_that_is_not_parked_is_an_error(store: EventStore, database: str) -> None:
+    """The error says whether none begins there, or whether it waits behind another; nothing is asked of any."""
+    await with_parked(store, 1)
+    for what, at, said in (
+        ("retry", 11, "no parked batch of 's' begins there"),
+        ("discard", 11, "no parked batch of 's' begins there"),
+        ("retry", 20, "waits behind one of its key"),
+    ):
+        assert said in await printed(database, what, "s", "--at", str(at), code=1)
+    assert [each.wanted for each in await store.subscriptions.parked("s")] == [None, None]
+    assert await trunkline(database, "discard", "s", "--at", "20") == [{"name": "s", "wanted": 1}]
 
 
 async def test_subscriptions_are_shown_moved_and_removed(store: EventStore, database: str) -> None:
@@ -31,7 +92,9 @@ async def test_subscriptions_are_shown_moved_and_removed(store: EventStore, data
     last = (await store.append_to_stream("a-1", 0, [EventData("E", 1)])).last_position
     await store.fetch(store.sql["create_subscription"], "s", "$all", 0)
     assert [(s["name"], s["behind"], s["state"]) for s in await trunkline(database, "list")] == [("s", 1, "stopped")]
-    assert await trunkline(database, "reset", "s", "--to", "current") == [{"name": "s", "checkpoint": last}]
+    assert await trunkline(database, "reset", "s", "--to", "current") == [
+        {"name": "s", "checkpoint": last, "forgotten": 0}
+    ]
     assert (await trunkline(database, "show", "s"))[0]["behind"] == 0
     assert await trunkline(database, "parked", "s") == []
     assert await trunkline(database, "retry", "s") == [{"name": "s", "wanted": 0}]

@@ -19,10 +19,12 @@ from typer.testing import CliRunner, Result
 from tests.ops.test_cli import environment, program, shown_on, terminal
 from trunkline_ops.as_stored import AsStored
 from trunkline_ops.commands import app
+from trunkline_ops.json_text import in_line
 from trunkline_ops.transfer import item as lines
 from trunkline_ops.transfer.item import Item, Link, Tally, decode, encode
 from trunkline_ops.transfer.put_in import calls
-from trunkline_store import ANY_VERSION, EventData, EventStore, Snapshot, StreamAppend
+from trunkline_ops.transfer.take_out import besides
+from trunkline_store import ANY_VERSION, EventData, EventStore, InvalidArgument, Snapshot, StreamAppend
 from trunkline_store.migrate import DataType, initialise
 
 Cli = Callable[..., Awaitable[Result]]
@@ -183,14 +185,22 @@ async def test_an_import_goes_on_where_it_stopped(
     """Whatever part of the file has come in: the rest follows, nothing comes twice, and the whole is verified."""
     monkeypatch.setattr("trunkline_ops.commands.transfer.TOGETHER_ITEMS", 3)
     await filled(store)
-    file, part = tmp_path / "file", tmp_path / "part"
+    file = tmp_path / "file"
     exported = json.loads((await cli("export", str(file), "--json")).stdout)
     whole = file.read_bytes().splitlines(keepends=True)
     for cut in range(2, len(whole), 19):
         await cli("init", "--schema", f"cut{cut}")
-        part.write_bytes(b"".join(whole[:cut]) + b'{"cut')
-        error = json.loads((await cli("import", str(part), "--schema", f"cut{cut}", "--json", code=1)).stderr)
+        beginning = b"".join(whole[:cut]) + b'{"cut'
+        args = (
+            "import",
+            "-",
+            "--schema",
+            f"cut{cut}",
+            "--json",
+        )  # a file is checked first
+        error = json.loads((await cli(*args, stdin=beginning, code=1)).stderr)
         assert error["line"] == cut + 1
+        assert error["message"].endswith("the same import again goes on from there)")
         imported = json.loads((await cli("import", str(file), "--schema", f"cut{cut}", "--json")).stdout)
         assert imported["before"] == error["imported"]
         assert imported["digest"] == exported["digest"]
@@ -244,6 +254,156 @@ async def test_what_is_not_the_same_is_refused(store: EventStore, database: str,
         error = (await cli("import", str(bad), "--schema", "fresh", code=1)).stderr
         assert (said in error, error.count("\n")) == (True, 1), error
     assert "No such file" in (await cli("import", str(tmp_path / "none"), code=1)).stderr
+
+
+async def test_nothing_of_a_damaged_file_is_stored(
+    store: EventStore, database: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is checked before its first event is stored, so the good one can be imported then; what comes from a pipe
+    cannot be, and it is said that the store has to be emptied. Nobody is told that the same import would go on."""
+    monkeypatch.setattr("trunkline_ops.commands.transfer.TOGETHER_ITEMS", 3)
+    await filled(store)
+    file, bad = tmp_path / "file", tmp_path / "bad"
+    await cli("export", str(file))
+    whole = file.read_bytes()
+    await cli("init", "--schema", "copy")
+    lines = whole.splitlines(keepends=True)
+    for text, said in (
+        (whole.replace(b'"Made"', b'"Nade"', 1), "damaged"),
+        (b"".join([*lines[:-2], lines[-1]]), "damaged"),
+        (b"".join([*lines[:9], b"x\n", *lines[9:]]), "line 10: not of an export"),
+        (b"".join(lines[:-1]), "not complete"),
+    ):
+        bad.write_bytes(text)
+        error = json.loads((await cli("import", str(bad), "--schema", "copy", "--json", code=1)).stderr)
+        assert (said in error["message"], error["imported"]) == (True, 0), error
+        async with EventStore(database, schema="copy") as copy:
+            assert await copy.read_all_streams_forward() == []
+    changed = whole.replace(b'"Old"', b'"Odd"', 1)
+    told = (await cli("import", "-", "--schema", "copy", stdin=changed, code=1)).stderr
+    assert "trunkline reset" in told
+    assert "goes on" not in told
+    await cli("reset", "--schema", "copy", "--yes")
+    assert "verified" in (await cli("import", str(file), "--schema", "copy")).stdout
+
+
+async def test_streams_that_were_deleted_meanwhile_are_no_hindrance(
+    store: EventStore, database: str, cli: Cli, tmp_path: Path
+) -> None:
+    """A stream that was made and deleted after the export had begun, and one whose linked events were removed for good:
+    the export is imported, and has the store's digest. A file that lists such a stream is imported without it."""
+    for n in range(3):
+        await store.append_to_stream("a-1", ANY_VERSION, [EventData("E", n)])
+    await store.append_to_stream("source", ANY_VERSION, [EventData("E", 1)])
+    await store.link_to_stream("links-1", ANY_VERSION, await store.read_stream_forward("source"))
+    await store.delete_stream("links-1", ANY_VERSION)
+    await store.delete_stream("source", ANY_VERSION, hard=True)
+    file = tmp_path / "file"
+    await cli("export", str(file))
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:2]))  # it has only begun
+    await store.append_to_stream("b-1", ANY_VERSION, [EventData("E", 1)])
+    await store.delete_stream("b-1", ANY_VERSION)
+    await store.delete_stream("a-1", ANY_VERSION)
+    exported = json.loads((await cli("export", str(file), "--json")).stdout)
+    assert (exported["events"], exported["deleted"]) == (3, 1)
+    await cli("init", "--schema", "copy")
+    imported = json.loads((await cli("import", str(file), "--schema", "copy", "--json")).stdout)
+    assert (imported["digest"], imported["left_out"]) == (exported["digest"], 0)
+
+    *items, last = map(decode, file.read_bytes().splitlines())
+    tally = Tally()
+    items[4:4] = [Item(deleted=lines.Deleted(stream=name, deleted_at=LONG_AGO)) for name in ("0", "1")]
+    for item in items:
+        tally.add(item)
+    assert last.end is not None
+    file.write_bytes(b"".join(encode(item) + b"\n" for item in [*items, Item(end=tally.end)]))
+    await cli("init", "--schema", "other")
+    for before in (0, 3):
+        imported = json.loads((await cli("import", str(file), "--schema", "other", "--json")).stdout)
+        assert (imported["before"], imported["left_out"]) == (before, 2)
+
+
+async def test_metadata_of_any_kind_is_kept(store: EventStore, database: str, cli: Cli, tmp_path: Path) -> None:
+    """Writers in SQL may have stored what is no object, or has line breaks, or is no Unicode: its text comes back as it
+    was, and so does that of snapshots."""
+    texts = ["[1]", "1.0", "null", '{"b": 1e2,\n"a": null}', '"\\ud800"', None]
+    connection = await asyncpg.connect(database)
+    for n, text in enumerate(texts):
+        await connection.execute(
+            "SELECT eventstore.append_v1('a-1', -1, ARRAY[$1::uuid], ARRAY['T'], ARRAY['{}'], ARRAY[$2])",
+            *(UUID(int=n + 1), text),
+        )
+        await store.record_snapshot(Snapshot(f"s-{n}", n, "S", {}))
+        await connection.execute("UPDATE eventstore.snapshots SET metadata = $2 WHERE source = $1", f"s-{n}", text)
+    file = str(tmp_path / "file")
+    await cli("export", file)
+    await cli("init", "--schema", "copy")
+    await cli("import", file, "--schema", "copy")
+    for table, order in (("events", "position"), ("snapshots", "source")):
+        rows = await connection.fetch(f"SELECT metadata::text FROM copy.{table} ORDER BY {order}")
+        assert [row[0] for row in rows] == texts
+    await connection.close()
+    assert json.loads((await cli("import", file, "--schema", "copy", "--json")).stdout)["before"] == len(texts)
+
+
+async def test_snapshots_are_read_by_bytes(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large ones, as many at once as begin before the bound; all of them come, in their order."""
+    monkeypatch.setattr("trunkline_ops.transfer.take_out.PAGE_BYTES", 1000)
+    sizes = [400, 400, 400, 5000, 5000, 10, 10]
+    pages: list[int] = []
+    async with EventStore(database, serializer=AsStored("application/json")) as store:
+        for n, size in enumerate(sizes):
+            await store.record_snapshot(Snapshot(f"s-{n}", n, "S", b"1" * size))
+        fetch = store.fetch
+
+        async def counted(query: str, *args: object) -> list[asyncpg.Record]:
+            rows = await fetch(query, *args)
+            pages.append(len(rows))
+            return rows
+
+        monkeypatch.setattr(store, "fetch", counted)
+        found = [item.snapshot.source async for item in besides(store, 0) if item.snapshot is not None]
+    assert found == [f"s-{n}" for n in range(len(sizes))]
+    assert pages == [0, 3, 1, 1, 2, 0]
+
+
+async def test_an_error_without_a_name_of_its_own_keeps_the_place(
+    store: EventStore, database: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever PostgreSQL says in the middle of an import: how far it is, and that it goes on."""
+    monkeypatch.setattr("trunkline_ops.commands.transfer.TOGETHER_ITEMS", 3)
+    for n in range(9):
+        await store.append_to_stream("a-1", ANY_VERSION, [EventData(f"T{n}", n)])
+    file = str(tmp_path / "file")
+    await cli("export", file)
+    await cli("init", "--schema", "copy")
+    connection = await asyncpg.connect(database)
+    await connection.execute("""
+        CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN RAISE io_error USING MESSAGE = 'could not read block 7'; END $$;
+        CREATE TRIGGER broken BEFORE INSERT ON copy.events FOR EACH ROW WHEN (NEW.type = 'T4')
+            EXECUTE FUNCTION broken()""")
+    error = json.loads((await cli("import", file, "--schema", "copy", "--json", code=1)).stderr)
+    assert (error["error"], error["imported"]) == ("PostgresIOError", 3)
+    assert "could not read block 7 (3 items are in the store; the same import" in error["message"]
+    await connection.execute("DROP TRIGGER broken ON copy.events")
+    await connection.close()
+    assert json.loads((await cli("import", file, "--schema", "copy", "--json")).stdout)["before"] == 3
+
+
+def test_a_line_is_one_thing_with_a_place() -> None:
+    """What has no position, or two names, would not be stored, and is refused; so is a date that is none in UTC."""
+    good = {"position": 1, "stream": "a", "stream_version": 1, "id": str(UUID(int=1)), "type": "T", "data": 1,
+            "created_at": "2020-01-01T00:00:00Z"}  # fmt: skip
+    assert decode(json.dumps(good).encode()).place == 1
+    deleted = {"stream": "a", "deleted_at": good["created_at"]}
+    for bad, said in (
+        ({**good, "position": None}, "needs position"),
+        ({"deleted": deleted, "snapshot": {"source": "s", "version": 1, "type": "T", "data": 1}}, "one thing"),
+        ({**good, "created_at": "9999-12-31T23:59:59-12:00"}, "no date"),
+    ):
+        with pytest.raises(InvalidArgument, match=said):
+            decode(json.dumps(bad).encode())
 
 
 async def test_versions_that_are_missing_are_closed_and_told(
@@ -303,7 +463,7 @@ def test_data_come_back_byte_for_byte(data: bytes) -> None:
     """Whatever they are: as a part of the line where they can be one, else as base64."""
     for is_json in (True, False):
         item = event("a", 1)
-        item.data, item.data_base64 = lines.in_line(data, is_json=is_json)
+        item.data, item.data_base64 = in_line(data, is_json=is_json)
         line = encode(item)
         assert b"\n" not in line
         assert lines.data_of(decode(line)) == data

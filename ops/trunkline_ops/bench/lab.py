@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,6 +15,7 @@ import asyncpg
 from trunkline_ops.bench import sample
 from trunkline_ops.bench.broker import Broker
 from trunkline_store.migrate import initialise
+from trunkline_store.queries import parts_of
 
 SETTINGS: Final = {
     "shared_buffers": "1GB",
@@ -30,8 +30,7 @@ STREAM_EVENTS: Final = 100
 
 _FILL_AT_ONCE: Final = 500_000
 
-_parts = re.split(r"^-- name: (\w+)$", (files(__package__) / "queries.sql").read_text(), flags=re.MULTILINE)
-QUERIES: Final = {name: text.strip() for name, text in zip(_parts[1::2], _parts[2::2], strict=True)}
+QUERIES: Final = parts_of((files(__package__) / "queries.sql").read_text())
 
 
 class Room(NamedTuple):

@@ -35,6 +35,7 @@ from trunkline_store import (
     new_event_id,
 )
 from trunkline_store.events import check_events, check_stream
+from trunkline_store.serialize import JSON
 
 _GROUP: Final = 500
 """Lines that are appended at once, at most."""
@@ -117,7 +118,7 @@ def _object(text: str) -> dict[str, object]:
 
 
 async def _append_one(settings: Settings, stream: str, version: int, event: EventData, output: Output) -> None:
-    async with opened(settings, "append") as store:
+    async with opened(settings, "append", content_type=JSON) as store:
         _report(await store.append_to_stream(stream, version, [event]), output)
 
 
@@ -216,7 +217,7 @@ def _append_lines(settings: Settings, lines: _Lines, version: int, output: Outpu
     numbers = count(1)
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        store = runner.run(stack.enter_async_context(opened(settings, "append")))
+        store = runner.run(stack.enter_async_context(opened(settings, "append", content_type=JSON)))
         appending = _Appending(runner, store, version, output)
         try:
             for burst in bursts(cast("BufferedIOBase", sys.stdin.buffer)):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trunkline_ops.definitions import USERS, User, hashed
+from trunkline_ops.definitions import USERS, User, hashed, user_name
 from trunkline_ops.definitions import definitions as made
 from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AsJson, Schema
@@ -22,8 +22,8 @@ def definitions(
         typer.Option(
             "--passwords",
             metavar="FOLDER",
-            help="Where the files relay, consumer and monitoring hold the users' passwords; what is missing is made. "
-            "Without it, nobody can log in until he is given a password.",
+            help="Where files of the users' names, such as eventstore-relay, hold their passwords; what is missing is "
+            "made. Without it, nobody can log in until he is given a password.",
         ),
     ] = None,
     schema: Schema = None,
@@ -32,20 +32,22 @@ def definitions(
     """Print what RabbitMQ imports: the vhost, a store's exchanges, and users with the least rights for relays,
     consumers and monitoring. With --json on one line. Asks no server.
 
-    RabbitMQ takes it when it starts (`load_definitions` in rabbitmq.conf), or by `rabbitmqctl import_definitions`.
+    RabbitMQ takes it when it starts, or by `rabbitmqctl import_definitions`. Each import sets the passwords anew: with
+    `definitions.skip_if_unchanged = true` in rabbitmq.conf, a start imports only what has changed.
     """
     store = Settings.of(store=schema).store
     if not vhost.strip() or not vhost.isprintable() or len(vhost.encode()) > 255:
         raise Misuse(f"--vhost {vhost!r}: use 1 to 255 bytes of printable text")
-    hashes: dict[User, str] = {} if passwords is None else {user: hashed(_password(passwords, user)) for user in USERS}
+    hashes: dict[User, str] = (
+        {} if passwords is None else {user: hashed(_password(passwords / user_name(store, user))) for user in USERS}
+    )
     print(json.dumps(made(store, vhost, hashes), indent=None if as_json else 2))
 
 
-def _password(folder: Path, user: User) -> str:
-    """What the user's file holds, without the line's end; it is made where there is none, for its owner alone."""
-    file = folder / user
+def _password(file: Path) -> str:
+    """What a user's file holds, without the line's end; it is made where there is none, for its owner alone."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not file.exists():
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
                 opened.write(secrets.token_urlsafe(24) + "\n")

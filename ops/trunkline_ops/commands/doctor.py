@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from trunkline_ops.failure import FAILED
-from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema
+from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema, finite
 from trunkline_ops.output import Output
 from trunkline_ops.settings import Settings
 
@@ -17,6 +17,7 @@ def doctor(
         typer.Option(
             min=0,
             max=86400,
+            callback=finite,
             metavar="SECONDS",
             help="How long a transaction may be open, or a relay or subscription stand still.",
         ),

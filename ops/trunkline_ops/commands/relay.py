@@ -13,7 +13,7 @@ import typer
 
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import Misuse
-from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schemas
+from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schemas, finite
 from trunkline_ops.settings import Settings, masked
 from trunkline_store import EventStore, Unavailable
 
@@ -40,7 +40,13 @@ def relay(
     ] = "origin",
     lease: Annotated[
         float,
-        typer.Option(min=0.5, max=3600, metavar="SECONDS", help="After so long a relay that has vanished is replaced."),
+        typer.Option(
+            min=0.5,
+            max=3600,
+            callback=finite,
+            metavar="SECONDS",
+            help="After so long a relay that has vanished is replaced.",
+        ),
     ] = 5.0,
     listen: Annotated[
         str | None,

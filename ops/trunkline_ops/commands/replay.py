@@ -1,19 +1,19 @@
 """`replay`: history, once more, to one queue."""
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Annotated
 
+import asyncpg
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import Misuse, ReplayStopped
 from trunkline_ops.options import AmqpUrl, AsJson, Dsn, Schema
 from trunkline_ops.output import Output
+from trunkline_ops.progress import bar
 from trunkline_ops.settings import Settings
 from trunkline_store import TrunklineError
+from trunkline_store.store import MAX_POSITION
 
 if TYPE_CHECKING:
     from trunkline_relay import Replay
@@ -23,10 +23,14 @@ _REDRAW_SECONDS = 0.1
 
 def replay(
     queue: Annotated[str, typer.Option("--to", metavar="QUEUE", help="The queue, which is there already.")],
-    start: Annotated[int, typer.Option("--from", min=0, metavar="N", help="Begin at this position, itself too.")] = 0,
+    start: Annotated[
+        int, typer.Option("--from", min=0, max=MAX_POSITION, metavar="N", help="Begin at this position, itself too.")
+    ] = 0,
     end: Annotated[
         int | None,
-        typer.Option("--to-position", min=0, metavar="N", help="End at this position, itself too; else now."),
+        typer.Option(
+            "--to-position", min=0, max=MAX_POSITION, metavar="N", help="End at this position, itself too; else now."
+        ),
     ] = None,
     category: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only streams whose name up to the first - is this.")
@@ -73,7 +77,7 @@ class _Replaying:
         """Raises `ReplayStopped` where it had begun."""
         try:
             asyncio.run(self._run(queue, start, end, category, stream, types))
-        except (TrunklineError, OSError, KeyboardInterrupt) as error:
+        except (TrunklineError, OSError, asyncpg.PostgresError, KeyboardInterrupt) as error:
             if self._replay is None or self._replay.position < start:
                 raise  # nothing is done that would not be done again
             raise ReplayStopped(self._replay.position + 1, self._replay.events) from error
@@ -105,34 +109,21 @@ class _Replaying:
                 types=types,
             )
             self._replay = replay
-            showing = asyncio.create_task(_show(replay), name="progress") if sys.stderr.isatty() else None
+            showing = asyncio.create_task(_show(replay), name="progress")
             try:
                 await replay.run()
             finally:
-                if showing is not None:
-                    showing.cancel()
-                    await asyncio.gather(showing, return_exceptions=True)
+                showing.cancel()
+                await asyncio.gather(showing, return_exceptions=True)
 
 
 async def _show(replay: "Replay") -> None:
     """A bar from the first position to the last one, until it is cancelled."""
-    columns = (
-        SpinnerColumn(),
-        BarColumn(),
-        TextColumn("position {task.fields[position]}, {task.fields[events]} events"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("replaying", total=None, position=replay.start, events=0)
+    with bar("replaying") as advance:
         while True:
-            if replay.end is not None:
-                progress.update(
-                    bar,
-                    total=max(1, replay.end - replay.start + 1),
-                    completed=replay.position - replay.start + 1,
-                    position=max(replay.position, replay.start),
-                    events=replay.events,
-                )
+            total = None if replay.end is None else max(1, replay.end - replay.start + 1)
+            words = f"position {max(replay.position, replay.start)}, {replay.events} events"
+            advance(max(0, replay.position - replay.start + 1), total, words)
             await asyncio.sleep(_REDRAW_SECONDS)
 
 

@@ -2,20 +2,19 @@
 goes."""
 
 import asyncio
-import sys
 from datetime import UTC
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 import typer
 
 from trunkline_ops.connect import connected
-from trunkline_ops.failure import FAILED, Misuse
-from trunkline_ops.options import AsJson, Dsn, Schema
+from trunkline_ops.failure import FAILED
+from trunkline_ops.options import AsJson, Dsn, Schema, Yes, confirm
 from trunkline_ops.output import Output
 from trunkline_ops.settings import InvalidSettings, Settings, masked
-from trunkline_store import NotInitialised, PermissionRefused
+from trunkline_store import PermissionRefused
 from trunkline_store.migrate import DataType, initialise, status
 from trunkline_store.migrate import drop as drop_store
 from trunkline_store.migrate import migrate as apply_pending
@@ -32,18 +31,40 @@ DataColumn = Annotated[
         "bytea takes what is not JSON.",
     ),
 ]
+ContentType = Annotated[
+    str | None,
+    typer.Option(
+        "--content-type",
+        metavar="TYPE",
+        help="What a new store's data is, for good: application/json, as if not given, or with --data-type bytea "
+        "another media type, such as application/msgpack.",
+    ),
+]
 
 
-def create(dsn: Dsn = None, schema: Schema = None, data_type: DataColumn = None, as_json: AsJson = False) -> None:
+def create(
+    dsn: Dsn = None,
+    schema: Schema = None,
+    data_type: DataColumn = None,
+    content_type: ContentType = None,
+    as_json: AsJson = False,
+) -> None:
     """Make the database if it is missing, and a store in it."""
     settings = Settings.of(dsn=dsn, store=schema)
-    asyncio.run(_create(settings, data_type, Output(as_json=as_json)))
+    asyncio.run(_create(settings, _Data(data_type, content_type), Output(as_json=as_json)))
 
 
-async def _create(settings: Settings, data_type: DataType | None, output: Output) -> None:
+class _Data(NamedTuple):
+    """How a new store is to keep data; None: as it is by default, or is already."""
+
+    data_type: DataType | None
+    content_type: str | None
+
+
+async def _create(settings: Settings, data: _Data, output: Output) -> None:
     try:
         async with connected(settings, "create") as connection:
-            await _init(connection, settings, data_type, output)
+            await _init(connection, settings, data, output)
     except PermissionRefused as error:
         if not isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
             raise
@@ -51,7 +72,7 @@ async def _create(settings: Settings, data_type: DataType | None, output: Output
         async with connected(settings, "create", database=_MAINTENANCE_DATABASE) as connection:
             await _create_database(connection, name, settings)
         async with connected(settings, "create") as connection:
-            await _init(connection, settings, data_type, output, database=name)
+            await _init(connection, settings, data, output, database=name)
 
 
 async def _create_database(connection: asyncpg.Connection, name: str, settings: Settings) -> None:
@@ -74,13 +95,19 @@ def database_name(dsn: str) -> str:
     return name
 
 
-def init(dsn: Dsn = None, schema: Schema = None, data_type: DataColumn = None, as_json: AsJson = False) -> None:
+def init(
+    dsn: Dsn = None,
+    schema: Schema = None,
+    data_type: DataColumn = None,
+    content_type: ContentType = None,
+    as_json: AsJson = False,
+) -> None:
     """Make a store in a database that is there."""
     settings = Settings.of(dsn=dsn, store=schema)
 
     async def run() -> None:
         async with connected(settings, "init") as connection:
-            await _init(connection, settings, data_type, Output(as_json=as_json))
+            await _init(connection, settings, _Data(data_type, content_type), Output(as_json=as_json))
 
     asyncio.run(run())
 
@@ -88,28 +115,17 @@ def init(dsn: Dsn = None, schema: Schema = None, data_type: DataColumn = None, a
 async def _init(
     connection: asyncpg.Connection,
     settings: Settings,
-    data_type: DataType | None,
+    data: _Data,
     output: Output,
     *,
     database: str | None = None,
 ) -> None:
     """database: its name, if it was made for this."""
-    made = await _initialise(connection, settings.store, data_type)
+    made = await initialise(connection, settings.store, **data._asdict())
     sentence = f"made the store {settings.store!r}" if made else f"the store {settings.store!r} is there already"
     if database:
         sentence = f"made the database {database!r}, and {sentence}"
     output.result(sentence, schema=settings.store, created=made, created_database=database is not None)
-
-
-async def _initialise(connection: asyncpg.Connection, store: str, data_type: DataType | None) -> bool:
-    if data_type is None:
-        try:
-            await apply_pending(connection, store)
-        except NotInitialised:
-            data_type = "json"
-        else:
-            return False  # of whatever type it is
-    return await initialise(connection, store, data_type=data_type)
 
 
 def migrate(dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
@@ -141,13 +157,10 @@ async def _migrations(settings: Settings, output: Output) -> bool:
     return all(each.state == "applied" for each in found)
 
 
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-
-
 def reset(dsn: Dsn = None, schema: Schema = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Remove all events and subscriptions, and make the store anew. It keeps data as it did, and its roles."""
     settings = Settings.of(dsn=dsn, store=schema)
-    _confirm(f"Remove all events of the store {settings.store!r} of {masked(settings.database())}?", yes=yes)
+    confirm(f"Remove all events of the store {settings.store!r} of {masked(settings.database())}?", yes=yes)
     asyncio.run(_reset(settings, Output(as_json=as_json)))
 
 
@@ -161,15 +174,8 @@ def drop(dsn: Dsn = None, schema: Schema = None, yes: Yes = False, as_json: AsJs
     """Remove a store with all its events. The database stays."""
     settings = Settings.of(dsn=dsn, store=schema)
     where = masked(settings.database())
-    _confirm(f"Remove the store {settings.store!r} of {where} with all its events?", yes=yes)
+    confirm(f"Remove the store {settings.store!r} of {where} with all its events?", yes=yes)
     asyncio.run(_drop(settings, Output(as_json=as_json)))
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    if not yes:
-        if not sys.stdin.isatty():
-            raise Misuse("nobody can be asked here: confirm with --yes")
-        typer.confirm(question, abort=True, err=True)
 
 
 async def _drop(settings: Settings, output: Output) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trunkline_ops.connect import opened_as_stored
-from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema
+from trunkline_ops.connect import opened
+from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema, finite
 from trunkline_ops.settings import Settings
 from trunkline_store import Unavailable
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
     every: Annotated[
-        float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="Between two looks of --watch.")
+        float, typer.Option(min=0.1, max=3600, callback=finite, metavar="SECONDS", help="Between two looks of --watch.")
     ] = 2.0,
     dsn: Dsn = None,
     schema: Schema = None,
@@ -48,7 +48,7 @@ def status(
 async def _once(settings: Settings, as_json: bool) -> None:
     from trunkline_ops.status import standing
 
-    async with opened_as_stored(settings, "status") as store:
+    async with opened(settings, "status") as store:
         _print(await standing(store, settings), as_json)
 
 
@@ -90,7 +90,7 @@ async def _looks(settings: Settings, every: float) -> AsyncIterator[Standing | U
     before: Standing | None = None
     while True:
         try:
-            async with opened_as_stored(settings, "status") as store:
+            async with opened(settings, "status") as store:
                 while True:
                     before = await standing(store, settings, before)
                     yield before

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from trunkline_ops.connect import opened_as_stored
+from trunkline_ops.connect import opened
 from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output, visible
@@ -79,7 +79,7 @@ async def _streams(
     count: int,
     page: int,
 ) -> None:
-    async with opened_as_stored(settings, "streams") as store:
+    async with opened(settings, "streams") as store:
         found = await store.paginate_streams(
             page_size=count,
             page_number=page,
@@ -104,8 +104,9 @@ async def _streams(
 
 
 async def _categories(settings: Settings, output: Output) -> None:
-    after, every = "", True
-    async with opened_as_stored(settings, "streams") as store:
+    after: str | None = None
+    every = True
+    async with opened(settings, "streams") as store:
         while every:
             found = await store.categories(after=after, count=_PAGE)
             for each in found:

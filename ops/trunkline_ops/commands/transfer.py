@@ -10,17 +10,19 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Final
 
+import asyncpg
 import typer
 
-from trunkline_ops.connect import opened_as_stored
-from trunkline_ops.failure import ImportStopped, Misuse
+from trunkline_ops.connect import opened
+from trunkline_ops.failure import ImportStopped, Incomplete, Misuse
+from trunkline_ops.lines import MAX_LINE_BYTES
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.progress import Advance, bar
 from trunkline_ops.settings import Settings
 from trunkline_ops.transfer.file import begun
-from trunkline_ops.transfer.item import FORMAT, MAX_LINE_BYTES, End, Head, Item, Tally, decode, encode
-from trunkline_ops.transfer.put_in import TOGETHER_BYTES, TOGETHER_ITEMS, Importing
+from trunkline_ops.transfer.item import FORMAT, End, Head, Item, Tally, decode, encode
+from trunkline_ops.transfer.put_in import TOGETHER_BYTES, TOGETHER_ITEMS, Importing, check_file
 from trunkline_ops.transfer.take_out import besides, in_order
 from trunkline_store import EventStore, InvalidArgument, TrunklineError
 
@@ -60,7 +62,7 @@ def export(file: File, dsn: Dsn = None, schema: Schema = None, as_json: AsJson =
 async def _export(settings: Settings, path: Path | None, out: IO[bytes] | None) -> tuple[Tally, int]:
     """What it came to, and how many items were there already. out: where there is no path."""
     before = None if path is None else begun(path)
-    async with opened_as_stored(settings, "export", connections=3) as store:
+    async with opened(settings, "export", connections=3) as store:
         if before is None:
             end = await store.safe_position()
             head = Head(
@@ -96,7 +98,7 @@ async def _write(store: EventStore, file: IO[bytes], tally: Tally, end: int, beh
         if count % _FLUSH_ITEMS == 0:
             file.flush()
             advance(item.place or 0, end, f"{tally.events} events")
-    async for item in besides(store):
+    async for item in besides(store, end):
         tally.add(item)
         file.write(encode(item) + b"\n")
 
@@ -120,9 +122,9 @@ def _writing(path: Path | None, out: IO[bytes] | None, size: int) -> Iterator[IO
 def import_(file: File, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
     """Read an export into an empty store: the same order in each stream and in all of them, the same ids and dates.
 
-    Where a former try has stopped, the same import again goes on. At the end, what the store gives is compared with the
-    count and the digest of the export. Positions are new ones. Of trace contexts, and of the dates of deletions and
-    snapshots, nothing is kept.
+    A file is checked against its own count and digest before anything of it is stored. Where a former try has stopped,
+    the same import again goes on. At the end, what the store gives is compared with the export. Positions are new ones.
+    Of trace contexts, and of the dates of deletions and snapshots, nothing is kept.
     """
     settings = Settings.of(dsn=dsn, store=schema)
     output = Output(as_json=as_json)
@@ -137,12 +139,15 @@ def import_(file: File, dsn: Dsn = None, schema: Schema = None, as_json: AsJson 
     )
     if importing.renumbered:
         sentence += f"; {importing.renumbered} have another version than before, where versions were missing"
+    if importing.left_out:
+        sentence += f"; {importing.left_out} deleted streams are left out, of which the export holds nothing"
     output.result(
         sentence,
         schema=settings.store,
         before=importing.passed,
         exact=exact,
         renumbered=importing.renumbered,
+        left_out=importing.left_out,
         **{name: getattr(end, name) for name in end.__struct_fields__},
     )
 
@@ -155,26 +160,35 @@ def _import(settings: Settings, file: IO[bytes], size: int | None) -> tuple[Impo
     """The file is read while no event loop runs, so that Ctrl-C ends a read that waits."""
     with asyncio.Runner() as runner, bar("importing") as advance:
         stack = AsyncExitStack()
-        store = runner.run(stack.enter_async_context(opened_as_stored(settings, "import", connections=3)))
+        store = runner.run(stack.enter_async_context(opened(settings, "import", connections=3)))
         try:
             reading = _Reading(file)
-            first = reading.item()
-            if first is None or first.export is None:
-                raise InvalidArgument(
-                    "this is no export, by its first line; `trunkline append -` takes lines of events"
-                )
-            if first.export.format > FORMAT:
-                raise InvalidArgument(f"the export has format {first.export.format}: upgrade trunkline")
-            importing = Importing(store, first.export)
+            head = reading.head()
+            importing = Importing(store, head)
             runner.run(importing.begin())
             try:
+                if size is not None and file.seekable():
+                    _check(reading, size, advance)
+                    file.seek(0)
+                    reading = _Reading(file)
+                    reading.head()
                 end = _put(runner, reading, importing, size, advance)
                 advance(reading.bytes, size, "verifying")
                 return importing, runner.run(importing.finish(end))
-            except (TrunklineError, OSError, KeyboardInterrupt) as error:
-                raise ImportStopped(reading.line, importing.passed + importing.appended) from error
+            except (TrunklineError, OSError, asyncpg.PostgresError, KeyboardInterrupt) as error:
+                raise ImportStopped(reading.line, importing.passed, importing.appended) from error
         finally:
             runner.run(stack.aclose())
+
+
+def _check(reading: _Reading, size: int, advance: Advance) -> None:
+    """All of a file, before anything of it is stored: of a damaged one, nothing is to stay behind."""
+    tally = Tally()
+    while (item := reading.next()).end is None:
+        tally.add(item)
+        if reading.line % _FLUSH_ITEMS == 0:
+            advance(reading.bytes, size, "checking the file")
+    check_file(tally, item.end)
 
 
 def _put(runner: asyncio.Runner, reading: _Reading, importing: Importing, size: int | None, advance: Advance) -> End:
@@ -182,17 +196,13 @@ def _put(runner: asyncio.Runner, reading: _Reading, importing: Importing, size: 
     waiting: list[Item] = []
     begins = reading.bytes
     while True:
-        item = reading.item()
-        if item is None:
-            raise InvalidArgument("the export is not complete: it has no last line; export again to the same file")
+        item = reading.next()
         if item.end is not None or len(waiting) == TOGETHER_ITEMS or reading.bytes - begins > TOGETHER_BYTES:
             runner.run(importing.put(waiting))
             waiting, begins = [], reading.bytes
             advance(reading.bytes, size, f"{importing.tally.events} events")
         if item.end is not None:
             return item.end
-        if item.export is not None:
-            raise InvalidArgument("a second export begins here: import one after the other")
         waiting.append(item)
 
 
@@ -204,11 +214,33 @@ class _Reading:
         self.bytes = 0
         self._file = file
 
-    def item(self) -> Item | None:
-        """The next one; None where there is none. Raises `InvalidArgument`."""
+    def head(self) -> Head:
+        """What the first line says. Raises `InvalidArgument` where it is that of no export, or of a newer one."""
+        line = self._line()
+        head = decode(line).export if line else None
+        if head is None:
+            raise InvalidArgument("this is no export, by its first line; `trunkline append -` takes lines of events")
+        if head.format > FORMAT:
+            raise InvalidArgument(f"the export has format {head.format}: upgrade trunkline")
+        return head
+
+    def next(self) -> Item:
+        """The next one. Raises `InvalidArgument`, `Incomplete`."""
+        line = self._line()
+        try:
+            item = decode(line)
+        except InvalidArgument as error:
+            if line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
+                raise
+            raise Incomplete(
+                "the export is not complete: it has no last line; export again to the same file"
+            ) from error
+        if item.export is not None:
+            raise InvalidArgument("a second export begins here: import one after the other")
+        return item
+
+    def _line(self) -> bytes:
         line = self._file.readline(MAX_LINE_BYTES + 1)
-        if not line:
-            return None
         self.line += 1
         self.bytes += len(line)
-        return decode(line)
+        return line

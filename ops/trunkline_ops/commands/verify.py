@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from trunkline_ops.connect import opened_as_stored
+from trunkline_ops.connect import opened
 from trunkline_ops.failure import FAILED
-from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema
+from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schema, finite
 from trunkline_ops.output import Output
 from trunkline_ops.progress import bar
 from trunkline_ops.settings import Settings
@@ -19,11 +19,23 @@ from trunkline_store.store import MAX_POSITION
 def verify(
     to: Annotated[
         int | None,
-        typer.Option("--to", min=0, metavar="N", help="Up to this position; else up to the last one that can be read."),
+        typer.Option(
+            "--to",
+            min=0,
+            max=MAX_POSITION,
+            metavar="N",
+            help="Up to this position; else up to the last one that can be read.",
+        ),
     ] = None,
     wait: Annotated[
         float,
-        typer.Option(min=0, max=86400, metavar="SECONDS", help="Time for those who run, and are behind, to catch up."),
+        typer.Option(
+            min=0,
+            max=86400,
+            callback=finite,
+            metavar="SECONDS",
+            help="Time for those who run, and are behind, to catch up.",
+        ),
     ] = 10.0,
     erased: Annotated[
         bool,
@@ -61,5 +73,5 @@ def verify(
 
 async def _verify(settings: Settings, to: int | None, wait: float, erased: bool, given_up: int) -> list[Part]:
     with bar("verifying") as advance:
-        async with opened_as_stored(settings, "verify") as store:
+        async with opened(settings, "verify") as store:
             return await prove(store, settings, advance, to=to, wait=wait, erased=erased, given_up_to=given_up)

@@ -11,6 +11,7 @@ import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from trunkline_ops.demo.processes import Died, Processes
 from trunkline_ops.demo.rooms import Rooms, fresh_rooms
@@ -84,7 +85,7 @@ def as_table(figures: Mapping[str, Any]) -> Table:
     table.add_column()
     table.add_column(justify="right")
     for name, value in figures.items():
-        table.add_row(name.replace("_", " "), _text(value))
+        table.add_row(name.replace("_", " "), Text(_text(value)))
     return table
 
 

@@ -4,6 +4,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -69,8 +70,11 @@ async def fresh_rooms(
 
 
 async def _remove(name: str, server: asyncpg.Connection, management: Management) -> None:
-    try:
-        await management.delete_vhost(name)
-        await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx.HTTPError) as error:
-        print(f"vhost and database {name} could not be removed: {error}", file=sys.stderr)
+    for what, removing in (
+        ("vhost", partial(management.delete_vhost, name)),
+        ("database", partial(server.execute, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")),
+    ):
+        try:
+            await removing()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx.HTTPError) as error:
+            print(f"{what} {name} could not be removed: {error}", file=sys.stderr)

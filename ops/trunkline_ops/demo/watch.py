@@ -104,14 +104,14 @@ async def live_view(scene: Scene, console: Console, title: str) -> AsyncIterator
 @asynccontextmanager
 async def plain_lines(scene: Scene, console: Console, title: str) -> AsyncIterator[None]:
     """Prints what happens, and now and then how things stand."""
-    console.print(title, highlight=False, soft_wrap=True)
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
 
     async def follow() -> None:
         said, pause = 0, max(1.0, scene.seconds / 10)
         due = pause
         while True:
             for line in scene.happenings[said:]:
-                console.print(line, highlight=False, soft_wrap=True)
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
             said = len(scene.happenings)
             if scene.act == "writing" and scene.elapsed >= due:
                 due = scene.elapsed + pause

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 
-from trunkline_ops.connect import connected, opened_as_stored
+from trunkline_ops.connect import connected, opened
 from trunkline_ops.doctor.promised import Key, Right, rights
 from trunkline_ops.settings import Settings
 from trunkline_store import (
@@ -193,7 +193,7 @@ async def _store_facts(
 async def _overview(settings: Settings) -> tuple[Overview | None, str]:
     """None, and the reason, where something is so wrong that the store itself cannot be used."""
     try:
-        async with opened_as_stored(settings, "doctor") as store:
+        async with opened(settings, "doctor") as store:
             return await overview(store), ""
     except (StoreNotReady, UnsafeRead, PermissionRefused, InvalidArgument, OperationTimeout) as error:
         return None, str(error)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from trunkline_ops.transfer.item import MAX_LINE_BYTES, Head, Tally, decode
+from trunkline_ops.lines import MAX_LINE_BYTES
+from trunkline_ops.transfer.item import Head, Tally, decode
 from trunkline_store import InvalidArgument
 
 

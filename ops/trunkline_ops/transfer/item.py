@@ -10,19 +10,19 @@ one name, which says what they are. Pure.
 
 from __future__ import annotations
 
+from copy import copy
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 from uuid import UUID
 
 import msgspec
 
+from trunkline_ops.json_text import InLine, in_line
+from trunkline_ops.lines import MAX_LINE_BYTES
 from trunkline_store import EventData, InvalidArgument, RecordedEvent
-from trunkline_store.events import MAX_DATA_BYTES
 
 FORMAT: Final = 1
-MAX_LINE_BYTES: Final = MAX_DATA_BYTES // 3 * 4 + 1024 * 1024
-"""Of an event with the most data, as base64."""
 
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -51,14 +51,15 @@ class Deleted(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Kept(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A snapshot. data: JSON; else base64."""
+    """A snapshot. data: JSON; else base64. metadata: any JSON; in base64 where it cannot be a part of a line."""
 
     source: str
     version: int
     type: str
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     data_base64: bytes | msgspec.UnsetType = msgspec.UNSET
-    metadata: dict[str, Any] | None = None
+    metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    metadata_base64: bytes | msgspec.UnsetType = msgspec.UNSET
 
 
 class End(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -89,7 +90,8 @@ class Item(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaul
     type: str | None = None
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     data_base64: bytes | msgspec.UnsetType = msgspec.UNSET
-    metadata: dict[str, Any] | None = None
+    metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    metadata_base64: bytes | msgspec.UnsetType = msgspec.UNSET
     correlation_id: str | None = None
     causation_id: str | None = None
     created_at: _Time | None = None
@@ -97,7 +99,12 @@ class Item(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaul
     @property
     def named(self) -> bool:
         """Whether it is no event."""
-        return any(each is not None for each in (self.export, self.link, self.deleted, self.snapshot, self.end))
+        return self.names > 0
+
+    @property
+    def names(self) -> int:
+        """How many names it has."""
+        return sum(each is not None for each in (self.export, self.link, self.deleted, self.snapshot, self.end))
 
     @property
     def place(self) -> int | None:
@@ -117,8 +124,16 @@ def decode(line: bytes) -> Item:
         item = _decoder.decode(line)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"not of an export: {error}") from error
-    if not item.named and (item.stream is None or item.type is None or item.id is None or item.created_at is None):
-        raise InvalidArgument("not of an export: an event needs stream, type, id and created_at")
+    if item.names > 1:
+        raise InvalidArgument("not of an export: a line is one thing")
+    if not item.named:
+        if None in (item.position, item.stream, item.type, item.id, item.created_at):
+            raise InvalidArgument("not of an export: an event needs position, stream, type, id and created_at")
+        assert item.created_at is not None
+        try:
+            item.created_at.astimezone(UTC)
+        except OverflowError as error:
+            raise InvalidArgument(f"not of an export: {item.created_at.isoformat()} is no date in UTC") from error
     return item
 
 
@@ -130,26 +145,25 @@ def of_event(event: RecordedEvent, *, is_json: bool) -> Item:
         stream_version=event.stream_version,
         id=event.event_id,
         type=event.type,
-        metadata=event.metadata,
         correlation_id=event.correlation_id,
         causation_id=event.causation_id,
         created_at=event.created_at,
     )
     item.data, item.data_base64 = in_line(event.data, is_json=is_json)
+    item.metadata, item.metadata_base64 = metadata_in_line(event._metadata)
     return item
 
 
-def in_line(data: bytes, *, is_json: bool) -> tuple[msgspec.Raw | msgspec.UnsetType, bytes | msgspec.UnsetType]:
-    """Data as a part of the line where it can be one, byte for byte; as base64 where it has line breaks, or is no
-    JSON."""
-    if is_json and b"\n" not in data and b"\r" not in data:
-        try:
-            msgspec.json.decode(data, type=msgspec.Raw)
-            data.decode()
-            return msgspec.Raw(data), msgspec.UNSET
-        except (ValueError, RecursionError):
-            pass
-    return msgspec.UNSET, data
+def metadata_in_line(text: str | None) -> InLine:
+    """Metadata, which the store keeps as the JSON text that was given; neither is set where there is none."""
+    return (msgspec.UNSET, msgspec.UNSET) if text is None else in_line(text.encode(), is_json=True)
+
+
+def metadata_of(item: Item | Kept) -> msgspec.Raw | None:
+    """The text to be stored, if there is any."""
+    if not isinstance(item.metadata_base64, msgspec.UnsetType):
+        return msgspec.Raw(item.metadata_base64)
+    return None if isinstance(item.metadata, msgspec.UnsetType) else item.metadata
 
 
 def data_of(item: Item | Kept) -> bytes:
@@ -168,7 +182,7 @@ def event_of(item: Item) -> EventData:
     return EventData(
         item.type,
         data_of(item),
-        item.metadata,
+        cast("Any", metadata_of(item)),
         id=item.id,
         correlation_id=item.correlation_id,
         causation_id=item.causation_id,
@@ -184,6 +198,12 @@ class Tally:
         self.events = self.links = self.deleted = self.snapshots = 0
         self._digest, self._outline = sha256(), sha256()
 
+    def copy(self) -> Tally:
+        """Another one, which goes on by itself."""
+        other = copy(self)
+        other._digest, other._outline = self._digest.copy(), self._outline.copy()
+        return other
+
     def add(self, item: Item) -> None:
         """The next one. Raises `InvalidArgument`."""
         data = b""
@@ -197,7 +217,7 @@ class Tally:
         elif item.snapshot is not None:
             self.snapshots += 1
             kept = item.snapshot
-            parts, data = ["snapshot", kept.source, kept.version, kept.type, kept.metadata], data_of(kept)
+            parts, data = ["snapshot", kept.source, kept.version, kept.type, metadata_of(kept)], data_of(kept)
         elif not item.named:
             self.events += 1
             parts, data = _identity(item), data_of(item)
@@ -223,7 +243,7 @@ class Tally:
 def _identity(item: Item) -> list[Any]:
     assert item.created_at is not None
     time = item.created_at.astimezone(UTC)
-    return ["event", item.stream, item.id, item.type, item.metadata, item.correlation_id, item.causation_id, time]
+    return ["event", item.stream, item.id, item.type, metadata_of(item), item.correlation_id, item.causation_id, time]
 
 
 def same(ours: Item, theirs: Item) -> bool:
@@ -234,4 +254,4 @@ def same(ours: Item, theirs: Item) -> bool:
             and theirs.link is not None
             and (ours.link.stream, ours.link.id) == (theirs.link.stream, theirs.link.id)
         )
-    return _identity(ours) == _identity(theirs)
+    return encode(_identity(ours)) == encode(_identity(theirs))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
-from typing import Final
+from typing import Any, Final, cast
 
-from trunkline_ops.transfer.item import End, Head, Item, Tally, data_of, event_of, same
+from trunkline_ops.transfer.item import End, Head, Item, Tally, data_of, event_of, metadata_of, same
 from trunkline_ops.transfer.take_out import besides, in_order
 from trunkline_store import (
     ANY_VERSION,
@@ -16,6 +15,7 @@ from trunkline_store import (
     Snapshot,
     StreamAppend,
     StreamDeleted,
+    StreamNotFound,
     TrunklineError,
 )
 from trunkline_store.connections import Connection
@@ -31,16 +31,19 @@ class NotTheSame(TrunklineError):
 
 
 class Importing:
-    """One import. `passed`: items that were there already."""
+    """One import. `passed`: items that were there already. `left_out`: streams that are deleted in the export, of which
+    it holds nothing, so that they cannot be made here."""
 
     def __init__(self, store: EventStore, head: Head) -> None:
         self.tally = Tally()
         self.passed = 0
         self.appended = 0
+        self.left_out = 0
         self._store = store
         self._head = head
         self._there: AsyncIterator[Item] | None = None
         self._renumbered = 0
+        self._kept = self.tally  # of what the store then gives: another one as soon as something is left out
 
     @property
     def renumbered(self) -> int:
@@ -67,8 +70,14 @@ class Importing:
         for item in items:
             if item.place is None:
                 await self._left_over()
-                await self._besides(item)
+                if not await self._besides(item):
+                    self._kept = self.tally.copy() if self._kept is self.tally else self._kept
+                    self.left_out += 1
+                    self.tally.add(item)
+                    continue
             self.tally.add(item)
+            if self._kept is not self.tally:
+                self._kept.add(item)
 
     async def _is_there(self, item: Item) -> bool:
         if self._there is None:
@@ -111,35 +120,47 @@ class Importing:
             if appended.first_version != expected[appended.stream]:
                 self._renumbered += len(streams[appended.stream])
 
-    async def _besides(self, item: Item) -> None:
+    async def _besides(self, item: Item) -> bool:
+        """Whether it is in the store now."""
         if item.deleted is not None:
-            with suppress(StreamDeleted):  # by a former try
+            try:
                 await self._store.delete_stream(item.deleted.stream, ANY_VERSION)
+            except StreamDeleted:
+                pass  # by a former try
+            except StreamNotFound:
+                return False
         elif item.snapshot is not None:
             kept = item.snapshot
             await self._store.record_snapshot(
-                Snapshot(kept.source, kept.version, kept.type, data_of(kept), kept.metadata)
+                Snapshot(kept.source, kept.version, kept.type, data_of(kept), cast("Any", metadata_of(kept)))
             )
+        return True
 
     async def finish(self, end: End) -> bool:
         """Compares what was read with what the export says of itself, and with what the store gives now. Returns
         whether data are the same byte for byte; else the store keeps JSON in another way. Raises `NotTheSame`."""
         await self._left_over()
-        read = self.tally.end
-        if read != end:
-            raise NotTheSame(f"the file is damaged: it says {_shown(end)}, and holds {_shown(read)}")
+        check_file(self.tally, end)
         store, again = self._store, Tally()
-        async for item in in_order(store, await store.safe_position()):
+        safe = await store.safe_position()
+        async for item in in_order(store, safe):
             again.add(item)
-        async for item in besides(store):
+        async for item in besides(store, safe):
             again.add(item)
         exact = store.data_type != "jsonb" or self._head.data_type == "jsonb"
-        has = again.end
-        if (has.digest != end.digest) if exact else (has.outline != end.outline):
+        kept, has = self._kept.end, again.end
+        if (has.digest != kept.digest) if exact else (has.outline != kept.outline):
             raise NotTheSame(
-                f"the store {store.schema!r} is not as the export: that has {_shown(end)}, and the store {_shown(has)}"
+                f"the store {store.schema!r} is not as the export: that has {_shown(kept)}, and the store {_shown(has)}"
             )
         return exact
+
+
+def check_file(tally: Tally, end: End) -> None:
+    """Raises `NotTheSame` where a file does not hold what its last line says."""
+    read = tally.end
+    if read != end:
+        raise NotTheSame(f"the file is damaged: it says {_shown(end)}, and holds {_shown(read)}")
 
 
 def calls(items: Sequence[Item]) -> list[list[Item]]:

@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator, Mapping
 from importlib.resources import files
 from typing import Final
 
-import msgspec
-
-from trunkline_ops.transfer.item import Deleted, Item, Kept, Link, in_line, of_event
+from trunkline_ops.json_text import in_line
+from trunkline_ops.transfer.item import Deleted, Item, Kept, Link, metadata_in_line, of_event
 from trunkline_store import EventStore
 from trunkline_store.queries import for_store, parts_of
+from trunkline_store.read import PAGE_BYTES
+from trunkline_store.serialize import is_json
 
 _PAGE: Final = 1000
 _SNAPSHOTS: Final = 20
-JSON: Final = "application/json"
 
 
 async def in_order(store: EventStore, end: int, *, behind: int = -1) -> AsyncIterator[Item]:
@@ -31,16 +31,17 @@ async def in_order(store: EventStore, end: int, *, behind: int = -1) -> AsyncIte
             link = await anext(links, None)
 
 
-async def besides(store: EventStore) -> AsyncIterator[Item]:
-    """Streams that are deleted, and snapshots. Raises `Unavailable`."""
+async def besides(store: EventStore, end: int) -> AsyncIterator[Item]:
+    """Streams that are deleted, of those with events or links up to `end`, and snapshots. Raises `Unavailable`."""
     sql, name = _sql(store), ""
-    while rows := await store.fetch(sql["deleted"], name, _PAGE):
+    while rows := await store.fetch(sql["deleted"], name, _PAGE, end):
         for name, deleted_at in rows:
             yield Item(deleted=Deleted(stream=name, deleted_at=deleted_at))
-    is_json, source = store.content_type == JSON, ""
-    while rows := await store.fetch(sql["snapshots"], source, _SNAPSHOTS):
-        for source, version, kind, stored, metadata in rows:
-            data, data_base64 = in_line(store.serializer.deserialize(stored, kind), is_json=is_json)
+    as_json, source = is_json(store.content_type), ""
+    while rows := await store.fetch(sql["snapshots"], source, _SNAPSHOTS, PAGE_BYTES):
+        for source, version, kind, stored, text in rows:
+            data, data_base64 = in_line(store.serializer.deserialize(stored, kind), is_json=as_json)
+            metadata, metadata_base64 = metadata_in_line(text)
             yield Item(
                 snapshot=Kept(
                     source=source,
@@ -48,17 +49,18 @@ async def besides(store: EventStore) -> AsyncIterator[Item]:
                     type=kind,
                     data=data,
                     data_base64=data_base64,
-                    metadata=None if metadata is None else msgspec.json.decode(metadata),
+                    metadata=metadata,
+                    metadata_base64=metadata_base64,
                 )
             )
 
 
 async def _events(store: EventStore, behind: int, end: int) -> AsyncIterator[Item]:
-    is_json = store.content_type == JSON
+    as_json = is_json(store.content_type)
     async for event in store.stream_all_forward(start=behind + 1):
         if event.position > end:
             return
-        yield of_event(event, is_json=is_json)
+        yield of_event(event, is_json=as_json)
 
 
 async def _links(store: EventStore, behind: int, end: int) -> AsyncIterator[Item]:

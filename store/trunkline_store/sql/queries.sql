@@ -35,12 +35,8 @@ SELECT data_type, content_type, batch_count, batch_bytes FROM @schema@.store
 -- name: keep_at_reset
 UPDATE @schema@.store SET batch_count = $1, batch_bytes = $2
 
--- name: data_type
-SELECT data_type FROM @schema@.store
-
--- name: content_type
--- For programs that take any.
-SELECT content_type FROM @schema@.store
+-- name: data_kept
+SELECT data_type, content_type FROM @schema@.store
 
 -- name: store
 -- What the store is: asked once, when it is opened.
@@ -95,10 +91,10 @@ LEFT JOIN LATERAL (SELECT * FROM matching ORDER BY @sort@, stream_id LIMIT $2 OF
 
 -- name: categories
 -- What there is in each: streams that are not deleted, and those that are; events and links that were appended. Behind $1,
--- at most $2.
+-- with $3 from $1 on, at most $2.
 SELECT category, count(*) FILTER (WHERE deleted_at IS NULL) AS streams, count(deleted_at) AS deleted,
        sum(version)::bigint AS events
-FROM @schema@.streams WHERE category > $1 COLLATE "C" GROUP BY category ORDER BY category LIMIT $2
+FROM @schema@.streams WHERE category >= $1 COLLATE "C" AND ($3 OR category > $1 COLLATE "C") GROUP BY category ORDER BY category LIMIT $2
 
 -- name: record_snapshot
 INSERT INTO @schema@.snapshots AS s (source, version, type, data, metadata) VALUES ($1, $2, $3, $4::@data_param@::@data_type@, $5::text::json)
@@ -623,9 +619,10 @@ ORDER BY first_position LIMIT $3
 SELECT first_position FROM @schema@.parked WHERE subscription_id = $1 AND key = $2 LIMIT 1
 
 -- name: list_parked
+-- From position $2 on, at most $3.
 SELECT p.first_position, p.last_position, p.stream, p.key, p.attempts, p.error, p.traceback, p.wanted, p.parked_at
 FROM @schema@.parked AS p JOIN @schema@.subscriptions AS s USING (subscription_id)
-WHERE s.name = $1 ORDER BY p.first_position
+WHERE s.name = $1 AND p.first_position >= $2 ORDER BY p.first_position LIMIT $3
 
 -- name: want_parked
 -- $3: one batch, or all. What has failed is tried again, or stands first of its key: what waits behind it goes with it, in
@@ -723,7 +720,7 @@ DELETE FROM @schema@.leases WHERE name IN (SELECT 'subscription ' || subscriptio
 SELECT subscription_id FROM @schema@.subscriptions WHERE name = $1 FOR NO KEY UPDATE
 
 -- name: unpark_all
-DELETE FROM @schema@.parked WHERE subscription_id = $1
+WITH gone AS (DELETE FROM @schema@.parked WHERE subscription_id = $1 RETURNING 1) SELECT count(*) FROM gone
 
 -- name: reset_subscription
 -- In the owner's next epoch, so that no guard fits that was had before: a living owner finds out, and adopts it.
