@@ -165,6 +165,8 @@ class Consumer:
             forget=self._forget,
             **more,
         )
+        over = State.HALTED, State.LOST
+        self._subscriptions = [each for each in self._subscriptions if each.name != name or each.state not in over]
         self._subscriptions.append(subscription)
         return subscription
 
