@@ -23,7 +23,7 @@ from trunkline_ops.json_text import in_line
 from trunkline_ops.transfer import item as lines
 from trunkline_ops.transfer.item import Item, Link, Tally, decode, encode
 from trunkline_ops.transfer.put_in import calls
-from trunkline_ops.transfer.take_out import besides
+from trunkline_ops.transfer.take_out import besides, in_order
 from trunkline_store import ANY_VERSION, EventData, EventStore, InvalidArgument, Snapshot, StreamAppend
 from trunkline_store.migrate import DataType, initialise
 
@@ -321,6 +321,21 @@ async def test_streams_that_were_deleted_meanwhile_are_no_hindrance(
     for before in (0, 3):
         imported = json.loads((await cli("import", str(file), "--schema", "other", "--json")).stdout)
         assert (imported["before"], imported["left_out"]) == (before, 2)
+
+
+async def test_no_link_is_exported_without_its_event(database: str) -> None:
+    """An event that is removed for good while the export runs takes its links with it, wherever those are read."""
+    async with EventStore(database, serializer=AsStored()) as store:
+        for n in range(5):
+            await store.append_to_stream(f"a-{n}", ANY_VERSION, [EventData("E", b"1") for _ in range(1000)])
+        await store.append_to_stream("source", ANY_VERSION, [EventData("E", b"1")])
+        await store.link_to_stream("links", ANY_VERSION, await store.read_stream_forward("source"))
+        items = in_order(store, await store.safe_position())
+        found = [await anext(items)]
+        await store.delete_stream("source", ANY_VERSION, hard=True)
+        found += [item async for item in items]
+        assert len(found) == 5000
+        assert all(item.link is None for item in found)
 
 
 async def test_metadata_of_any_kind_is_kept(store: EventStore, database: str, cli: Cli, tmp_path: Path) -> None:

@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from importlib.resources import files
 from typing import Final
 
 from trunkline_ops.json_text import in_line
-from trunkline_ops.transfer.item import Deleted, Item, Kept, Link, metadata_in_line, of_event
+from trunkline_ops.transfer.item import Deleted, Item, Kept, Link, data_of, metadata_in_line, of_event
 from trunkline_store import EventStore
 from trunkline_store.queries import for_store, parts_of
 from trunkline_store.read import PAGE_BYTES
 from trunkline_store.serialize import is_json
 
 _PAGE: Final = 1000
+_BUNCH_BYTES: Final = 1024 * 1024
 _SNAPSHOTS: Final = 20
 
 
 async def in_order(store: EventStore, end: int, *, behind: int = -1) -> AsyncIterator[Item]:
-    """Events and links above position `behind` and up to `end`. Raises `Unavailable`."""
-    events, links = _events(store, behind, end), _links(store, behind, end)
-    event, link = await anext(events, None), await anext(links, None)
-    while event is not None or link is not None:
-        if link is None or (event is not None and _place(event) < _place(link)):
-            assert event is not None
-            yield event
-            event = await anext(events, None)
-        else:
+    """Events and links above position `behind` and up to `end`. Raises `Unavailable`.
+
+    Links are read after the events before them: a hard delete, which takes an event's links too, then leaves no link
+    without its event.
+    """
+    async for events in _bunches(_events(store, behind, end)):
+        upto = _place(events[-1])
+        async for link in _links(store, behind, upto):
+            while _place(events[0]) < _place(link):
+                yield events.popleft()
             yield link
-            link = await anext(links, None)
+        while events:
+            yield events.popleft()
+        behind = upto
+    async for link in _links(store, behind, end):
+        yield link
+
+
+async def _bunches(events: AsyncIterator[Item]) -> AsyncIterator[deque[Item]]:
+    """Some at a time: so many, or until they are large."""
+    bunch, size = deque[Item](), 0
+    async for event in events:
+        bunch.append(event)
+        size += len(data_of(event))
+        if len(bunch) == _PAGE or size > _BUNCH_BYTES:
+            yield bunch
+            bunch, size = deque(), 0
+    if bunch:
+        yield bunch
 
 
 async def besides(store: EventStore, end: int) -> AsyncIterator[Item]:

@@ -94,7 +94,8 @@ LEFT JOIN LATERAL (SELECT * FROM matching ORDER BY @sort@, stream_id LIMIT $2 OF
 -- with $3 from $1 on, at most $2.
 SELECT category, count(*) FILTER (WHERE deleted_at IS NULL) AS streams, count(deleted_at) AS deleted,
        sum(version)::bigint AS events
-FROM @schema@.streams WHERE category >= $1 COLLATE "C" AND ($3 OR category > $1 COLLATE "C") GROUP BY category ORDER BY category LIMIT $2
+FROM @schema@.streams WHERE category >= $1 COLLATE "C" AND ($3 OR category > $1 COLLATE "C")
+GROUP BY category ORDER BY category LIMIT $2
 
 -- name: record_snapshot
 INSERT INTO @schema@.snapshots AS s (source, version, type, data, metadata) VALUES ($1, $2, $3, $4::@data_param@::@data_type@, $5::text::json)
