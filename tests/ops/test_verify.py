@@ -24,6 +24,7 @@ from trunkline_ops.verify.feeds import Ranges
 from trunkline_ops.verify.versions import Gap, Inversion, Versions
 from trunkline_store import ANY_VERSION, EventData, EventStore
 from trunkline_store.lease import Lease
+from trunkline_store.queries import for_store
 
 PARTS = ["store", "versions", "relay"]
 
@@ -188,6 +189,19 @@ async def test_links_that_were_erased_leave_holes_that_are_allowed(store: EventS
         "5 versions are missing, allowed by --erased: hole lacks versions 1 to 2; end says 2 and has 1; "
         "all says 2 and has 0"
     )
+
+
+async def test_whether_a_stream_has_links_is_found_by_an_index(store: EventStore) -> None:
+    """Also where all links are in one stream, so that a table that is read would soon have one, but for the others."""
+    await store.fetch(
+        "INSERT INTO eventstore.links (feed_position, stream_id, stream_version, position) "
+        "SELECT n, 1, n, n FROM generate_series(1, 20000) AS n"
+    )
+    await store.fetch("ANALYZE eventstore.links")
+    query = for_store(run._QUERIES["targets"], "eventstore", "json")
+    plan = await store.fetch(f"EXPLAIN {query}", [1, 2, 3])
+    assert "links_stream_version" in str(plan)
+    assert [row["stream_id"] for row in await store.fetch(query, [1, 2, 3])] == [1]
 
 
 @pytest.mark.parametrize(

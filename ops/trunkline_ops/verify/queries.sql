@@ -19,9 +19,9 @@ SELECT * FROM (
 ORDER BY stream_id, stream_version LIMIT $3
 
 -- name: targets
--- Of streams $1, those that links are in.
+-- Of streams $1, those that links are in. In order, else the table is read where most links are in few streams.
 SELECT i.stream_id FROM unnest($1::bigint[]) AS i (stream_id)
-CROSS JOIN LATERAL (SELECT FROM @schema@.links WHERE stream_id = i.stream_id LIMIT 1) AS any_link
+CROSS JOIN LATERAL (SELECT FROM @schema@.links WHERE stream_id = i.stream_id ORDER BY stream_version LIMIT 1) AS l
 
 -- name: ends
 -- Streams behind $1, with the version that their row says and the last one that is there, in one snapshot. erasable: what
