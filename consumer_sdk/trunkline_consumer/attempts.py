@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-
-import stamina
 
 from trunkline_consumer.batch import Batch
 from trunkline_consumer.follow import Counts
@@ -47,27 +46,26 @@ class Attempts:
         """As often as the handler was told. With `tx`, the batch is finished then. Raises `Exhausted`,
         `SubscriptionLost`."""
         handling = self._handling
-        try:
-            return await self.until_written(lambda: self._attempt(batch))
-        except Failed as error:
-            failed: Failed | None = error
-        try:
-            async for again in stamina.retry_context(
-                on=Failed,
-                attempts=handling.attempts,
-                timeout=None,
-                wait_initial=handling.wait_initial,
-                wait_max=handling.wait_max,
-                wait_jitter=handling.wait_initial,
-            ):
-                with again:
-                    if failed is not None:
-                        first, failed = failed, None
-                        raise first
-                    self._counts.retries += 1
-                    await self.until_written(lambda: self._attempt(batch))
-        except Failed as error:
-            raise Exhausted from error.__cause__
+        for number in range(1, handling.attempts + 1):
+            try:
+                await self.until_written(lambda: self._attempt(batch))
+                return
+            except Failed as failed:
+                if number == handling.attempts:
+                    raise Exhausted from failed.__cause__
+                pause = self._pause(number)
+                log.warning(
+                    "subscription %s: attempt %d of %d failed at position %d (%s), again in %.2f s: %r",
+                    *(self._claim.name, number, handling.attempts, batch.unit.first, batch.stream, pause),
+                    failed.__cause__,
+                )
+            self._counts.retries += 1
+            await asyncio.sleep(pause)
+
+    def _pause(self, number: int) -> float:
+        """Doubling, and at random, so that many do not come back at once."""
+        handling = self._handling
+        return min(handling.wait_max, handling.wait_initial * (2.0 ** min(number - 1, 32) + random.random()))
 
     async def until_written(self, do: Callable[[], Awaitable[None]]) -> None:
         """Waits for a database that is away."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import random
 from collections.abc import Callable, Hashable, Sequence
@@ -30,6 +31,7 @@ from trunkline_store import (
     SubscriptionLost,
     SubscriptionNotFound,
     Unavailable,
+    names,
 )
 from trunkline_store.lease import Keeper
 
@@ -63,6 +65,7 @@ class Consumer:
         self._keeper = Keeper(store)
         self._subscriptions: list[Subscription] = []
         self._handlers: list[Callable[[], Subscription]] = []
+        self._handled: set[str] = set()
         self._sessions = Sessions(store)
 
     @property
@@ -252,6 +255,11 @@ class Consumer:
         well. Of several programs with this handler one has the subscription, the others stand by. See `Handling` for
         the rest. Raises `InvalidArgument`.
         """
+        if not isinstance(name, str):
+            raise InvalidArgument('handler: a name is needed, as in @consumer.handler("billing")')
+        names.check_subscription(name)
+        if name in self._handled:
+            raise InvalidArgument(f"handler {name!r}: this consumer has one of that name")
         handling = Handling(
             concurrency=concurrency,
             tx=tx,
@@ -275,13 +283,16 @@ class Consumer:
         shape = Shape(selector, mapper, partition_by)
 
         def decorated(function: H) -> H:
+            _check_handler(name, function, tx=tx)
+
             def make() -> Subscription:
                 async def work(tenure: Tenure) -> None:
                     runner = Runner(self._store, feed, function, handling, tenure, subscription.counts)
                     try:
                         await runner.run()
                     except BaseExceptionGroup as group:
-                        raise _first(group) from group
+                        error = _first(group)
+                        raise error from error.__cause__  # which is the application's
 
                 subscription = self._subscribe(
                     name, feed, start_from, shape, given, standby=standby, work=work, grace=grace
@@ -289,6 +300,7 @@ class Consumer:
                 return subscription
 
             self._handlers.append(make)
+            self._handled.add(name)
             return function
 
         return decorated
@@ -326,6 +338,20 @@ class Consumer:
                     subscription.state = State.HALTED
                 self._subscriptions.append(subscription)  # for whoever looks what has become of it
                 raise
+
+
+def _check_handler(name: str, function: Handler, *, tx: bool) -> None:
+    """Raises `InvalidArgument` where it is sure that it cannot be called as a handler is."""
+    takes = "(batch, tx), with tx=True" if tx else "(batch)"
+    inner = inspect.unwrap(function)
+    if inspect.isfunction(inner) and not inspect.iscoroutinefunction(inner):
+        raise InvalidArgument(f"handler {name!r}: it is called as {takes}, and has to be `async def`")
+    try:
+        inspect.signature(function).bind(*(["batch", "tx"] if tx else ["batch"]))
+    except ValueError:  # of some callables Python does not know it
+        return
+    except TypeError as error:
+        raise InvalidArgument(f"handler {name!r}: it is called as {takes}: {error}") from None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

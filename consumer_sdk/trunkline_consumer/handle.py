@@ -123,4 +123,4 @@ class Runner:
             "at": datetime.now(UTC).isoformat(),
         }
         await self._attempts.until_written(lambda: self._claim.halt(json.dumps(why)))
-        raise SubscriptionHalted(self._claim.name, batch.unit.first, self._handling.attempts) from error
+        raise SubscriptionHalted(self._claim.name, batch.unit.first, self._handling.attempts, why["error"]) from error

@@ -301,7 +301,7 @@ class Subscription:
             if isinstance(error, asyncio.CancelledError):  # raised as it is, it would cancel whoever is told
                 error = RuntimeError(f"what subscription {self.name!r} consists of was cancelled from within")
         elif isinstance(error, SubscriptionDeleted) or not isinstance(error, SubscriptionLost | Unavailable):
-            log.error("subscription %s has ended: %s", self.name, error)
+            log.error("subscription %s has ended: %s", self.name, error, exc_info=error.__cause__)
         self._error = error
         try:
             if self.state is State.HALTED and not tenure.over:

@@ -212,8 +212,11 @@ class SubscriptionHalted(_AboutSubscription):
     """A handler failed too often, and is to halt then. The cause is its last error; nothing of the batch is
     finished."""
 
-    def __init__(self, subscription: str, position: int, attempts: int) -> None:
-        super().__init__(subscription, f"halted at position {position}: its handler failed {attempts} times")
+    def __init__(self, subscription: str, position: int, attempts: int, error: str) -> None:
+        times = "times, at last" if attempts > 1 else "time,"
+        super().__init__(
+            subscription, f"halted at position {position}: its handler failed {attempts} {times} with {error}"
+        )
         self.position = position
         self.attempts = attempts
 

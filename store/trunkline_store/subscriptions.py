@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
-from trunkline_store.errors import InvalidArgument, OperationTimeout, SubscriptionNotFound
+from trunkline_store.errors import InvalidArgument, OperationTimeout, SubscriptionHalted, SubscriptionNotFound
 from trunkline_store.translate import translated
 
 
@@ -155,7 +156,8 @@ class Subscriptions:
         """Waits until the position is safe and nothing of the subscription's feed up to it is left: handled, filtered
         or parked. An append's `last_position` is what a reader of its own writes waits for.
 
-        Raises `OperationTimeout` after `seconds`, `SubscriptionNotFound`, `Unavailable`.
+        Raises `OperationTimeout` after `seconds`, `SubscriptionHalted` at once where its handler gave up before,
+        `SubscriptionNotFound`, `Unavailable`.
         """
         deadline, pause, safe = time.monotonic() + seconds, 0.005, False
         while True:
@@ -164,8 +166,12 @@ class Subscriptions:
                 rows = await self._store.fetch(self._store.sql["left_of"], name, position)
                 if not rows:
                     raise SubscriptionNotFound(name)
-                if not rows[0][0]:
+                left, halted = rows[0]
+                if not left:
                     return
+                if halted is not None:
+                    why = json.loads(halted)
+                    raise SubscriptionHalted(name, why["position"], why["attempts"], why["error"])
             if time.monotonic() + pause > deadline:
                 raise OperationTimeout(f"subscription {name!r} has not finished position {position} in {seconds:g} s")
             await asyncio.sleep(pause)

@@ -1,6 +1,7 @@
 """Handlers: at once, again after failures, parked, and in the checkpoint's transaction."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -11,7 +12,7 @@ import pytest_asyncio
 from tests.consumer_sdk.test_subscription import append, take
 from tests.whole.flow import QUICK
 from trunkline_consumer import Batch, Consumer, by_correlation, by_stream
-from trunkline_store import EventStore, SubscriptionHalted, SubscriptionLost
+from trunkline_store import EventStore, InvalidArgument, SubscriptionHalted, SubscriptionLost
 
 EFFECTS = "CREATE TABLE effects (position bigint)"
 
@@ -241,3 +242,57 @@ async def store_has(store: EventStore, name: str) -> None:
     """Waits until a subscription is made."""
     while name not in [each.name for each in await store.subscriptions.list()]:
         await asyncio.sleep(0.01)  # between two looks
+
+
+async def refused(consumer: Consumer, how: Callable[[], object], match: str) -> None:
+    """Where it is named, and not when an event comes."""
+    with pytest.raises(InvalidArgument, match=match):
+        how()
+    with pytest.raises(InvalidArgument, match="no handlers"):
+        await consumer.run()
+
+
+async def test_what_cannot_be_called_as_a_handler_is_refused(consumer: Consumer) -> None:
+    """P9: with too many or too few arguments, or not async; what wraps a handler is one."""
+
+    async def plain(batch: Batch) -> None: ...
+    async def with_tx(batch: Batch, tx: object) -> None: ...
+    def not_async(batch: Batch) -> None: ...
+
+    await refused(consumer, lambda: consumer.handler("s")(with_tx), "called as \\(batch\\): missing")
+    await refused(consumer, lambda: consumer.handler("s", tx=True)(plain), "called as \\(batch, tx\\)")
+    await refused(consumer, lambda: consumer.handler("s")(not_async), "async def")  # type: ignore[type-var]
+    await refused(consumer, lambda: consumer.handler(plain), "a name is needed")  # type: ignore[arg-type]
+    await refused(consumer, lambda: consumer.handler("links"), "links")
+
+    @functools.wraps(plain)
+    def wrapped(*given: Any) -> Any:
+        return plain(*given)
+
+    consumer.handler("s")(wrapped)
+    with pytest.raises(InvalidArgument, match="one of that name"):
+        consumer.handler("s")(plain)
+
+
+async def test_why_a_handler_gave_up_is_not_lost(
+    store: EventStore, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own error is the cause and in the message, its traceback in the log, where it failed before too; and whoever
+    waits for the subscription is told at once."""
+
+    def price_of(batch: Batch) -> int:
+        return int(batch[0].data["price"])
+
+    @consumer.handler("s", attempts=2, wait_initial=0.01, options=QUICK)
+    async def handle(batch: Batch) -> None:
+        price_of(batch)
+
+    await append(store, {"total": 1})
+    [position] = [event.position for event in await store.read_all_streams_forward()]
+    with pytest.raises(SubscriptionHalted, match=r"failed 2 times, at last with KeyError\('price'\)") as halted:
+        await asyncio.wait_for(consumer.run(), 30)
+    assert isinstance(halted.value.__cause__, KeyError)
+    assert f"attempt 1 of 2 failed at position {position} (a-1), again in 0.0" in caplog.text
+    assert caplog.text.count("in price_of") == 1
+    with pytest.raises(SubscriptionHalted, match="KeyError"):
+        await asyncio.wait_for(store.subscriptions.wait_for("s", position, seconds=60), 30)

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
-import stamina
-
 from trunkline_consumer import Batch, Consumer
 from trunkline_ops.servers import RabbitMQServer
 from trunkline_ops.servers.ports import reserved_ports
@@ -65,10 +63,12 @@ async def _relay(dsn: str, rabbitmq: RabbitMQServer, port: int) -> AsyncIterator
 
 
 async def _until_it_listens(port: int) -> None:
-    async for attempt in stamina.retry_context(on=OSError, timeout=60, attempts=None, wait_initial=0.1, wait_max=0.5):
-        with attempt:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                return writer.close()
+            await asyncio.sleep(0.1)
 
 
 async def _left_behind(store: EventStore, consumer: Consumer) -> None:

@@ -656,8 +656,8 @@ WHERE $1::text IS NULL OR s.name = $1
 ORDER BY s.name
 
 -- name: left_of
--- Whether anything of a subscription's feed is left up to a position.
-SELECT a.events FROM @schema@.subscriptions AS s
+-- Whether anything of a subscription's feed is left up to a position, and why its handler gave up if it did.
+SELECT a.events, s.halted::text AS halted FROM @schema@.subscriptions AS s
 CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 1) AS a WHERE s.name = $1
 
 -- name: position_before
