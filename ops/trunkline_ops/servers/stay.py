@@ -20,8 +20,8 @@ def servers() -> int:
     """Starts a PostgreSQL and a RabbitMQ to try things with, and keeps them running until Ctrl-C.
 
     They are new ones, whatever the environment names, on free ports of the loopback interface, with an empty database
-    and an empty vhost, both named `app`. On standard output are lines to paste into another terminal. Nothing of them
-    is left at the end.
+    and an empty vhost, both named `app`. On standard output are lines to paste into another terminal. Servers and
+    data are gone at the end.
     """
     errors = Console(stderr=True)
     try:
