@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from trunkline_ops.demo.audit import Figures, audit
+from trunkline_ops.demo.command import as_table
 from trunkline_ops.demo.rooms import TABLES, fresh_rooms
 from trunkline_ops.management import Management
 from trunkline_ops.servers import PostgresServer, RabbitMQServer
@@ -143,7 +144,49 @@ async def test_a_demo_that_is_killed_leaves_no_process(environment: dict[str, st
         process.kill()
         await process.communicate()
     await end(children)
-    await management.delete_vhost(name)  # servers that are not the demo's own keep these
+    await remove(name, environment, management)
+
+
+async def test_a_demo_that_is_kept_says_how_to_go_on_and_ends_when_it_is_told(
+    environment: dict[str, str], management: Management
+) -> None:
+    """Its last lines, pasted into a shell, lead the command to its store; SIGTERM ends it with 143, and not a word."""
+    async with demo("--seconds", "1", "--keep", environment=environment) as process:
+        name, children = await writing(process)
+        assert process.stderr is not None
+        pasted = b""
+        async for line in process.stderr:
+            if line.startswith((b". ", b"export ")):
+                pasted += line
+            if line.startswith(b"  user "):
+                break
+        shell = await asyncio.create_subprocess_exec(
+            *("sh", "-c", f"{pasted.decode()}trunkline status --json"),
+            env={"PATH": os.defpath},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        status, _ = await shell.communicate()
+        process.send_signal(signal.SIGTERM)
+        _, err = await process.communicate()
+    assert {each["name"] for each in json.loads(status)["subscriptions"]} == {"subscriber_1", "subscriber_2"}
+    assert json.loads(status)["broker"]["problem"] is None
+    assert pasted.count(f"/{name}".encode()) == 2
+    assert process.returncode == 143
+    assert err == b""
+    await end(children)
+    await remove(name, environment, management)
+
+
+def test_conflicts_do_not_look_like_a_fault() -> None:
+    """The demo's table says that they are wanted; in its JSON the name stays."""
+    table = as_table({"lost": 0, "conflicts": 3})
+    assert list(table.columns[0].cells) == ["lost", "conflicts (wanted)"]
+    assert "conflicts" in Figures._fields
+
+
+async def remove(name: str, environment: dict[str, str], management: Management) -> None:
+    """Servers that are not the demo's own keep its database and vhost, where it is kept or killed."""
+    await management.delete_vhost(name)
     connection = await asyncpg.connect(environment["TRUNKLINE_DSN"])
     try:
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -360,6 +360,13 @@ def test_the_cache_is_filled_once_by_two_who_want_it_at_once(cache: Path) -> Non
     assert [each.name for each in (cache / "thing").iterdir()] == ["content"]
 
 
+def test_a_download_is_told_once(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who waits for minutes at the first start is told for what, and where it will be."""
+    for _ in range(2):
+        cached("thing", lambda _: None)
+    assert capsys.readouterr().err == f"servers: downloading thing, once, into {cache}\n"
+
+
 def test_the_cache_keeps_nothing_that_is_half_made(cache: Path) -> None:
     """What failed leaves no folder, and is tried again the next time."""
 

@@ -19,6 +19,7 @@ from trunkline_ops.demo.story import Story, environment
 from trunkline_ops.demo.watch import Scene, live_view, plain_lines
 from trunkline_ops.program import run
 from trunkline_ops.servers import PostgresServer, RabbitMQServer, ServerError, postgres_server, rabbitmq_server
+from trunkline_ops.servers.paste import to_paste
 from trunkline_store import TrunklineError
 
 
@@ -74,7 +75,7 @@ async def perform(
         elif not as_json:
             print("All that was committed is confirmed, and was handled by both subscribers, in order.")
         if keep:
-            print(as_text(rooms, title), file=sys.stderr)
+            print(as_text(rooms, title, rabbitmq.management_url), file=sys.stderr)
             await processes.during(asyncio.Event().wait())
     return 1 if figures.fault else 0
 
@@ -84,8 +85,9 @@ def as_table(figures: Mapping[str, Any]) -> Table:
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
+    said = {"conflicts": "conflicts (wanted)"}  # two writers to the same streams are to have them
     for name, value in figures.items():
-        table.add_row(name.replace("_", " "), Text(_text(value)))
+        table.add_row(said.get(name, name.replace("_", " ")), Text(_text(value)))
     return table
 
 
@@ -95,14 +97,12 @@ def _text(value: object) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
-def as_text(rooms: Rooms, title: str) -> str:
+def as_text(rooms: Rooms, title: str, management_url: str) -> str:
     """Where to look around."""
     return (
         f"The store stays, and its relay runs, until Ctrl-C. On servers that the environment names, the database and\n"
-        f"the vhost {rooms.name} stay after that, too.\n"
-        f"  {title}\n"
-        f"  TRUNKLINE_DSN={rooms.dsn}\n"
-        f"  TRUNKLINE_AMQP_URL={rooms.amqp_url}"
+        f"the vhost {rooms.name} stay after that, too. In another terminal:\n"
+        f"\n{to_paste(rooms.dsn, rooms.amqp_url, management_url)}\n\n{title}"
     )
 
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if wanted.exists():
             return wanted
+        print(f"servers: downloading {name}, once, into {cache}", file=sys.stderr, flush=True)  # it can take minutes
         part = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=cache))
         try:
             make(part)

@@ -81,6 +81,7 @@ def _pulled(name: str) -> Image:
         return _found(name)
     except Unavailable:
         with _engine_answering() as engine:
+            print(f"servers: pulling the image {name}", file=sys.stderr, flush=True)  # it can take minutes
             engine.images.pull(name)
     return Image(name)
 
