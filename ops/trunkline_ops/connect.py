@@ -125,10 +125,21 @@ def answering(where: ManagementApi) -> Iterator[None]:
     except httpx.HTTPStatusError as error:
         raise BrokerUnavailable(f"{_refusal(where, error.response.status_code)} ({where.url})") from error
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # a TimeoutError is an OSError
-        reason = str(error) or type(error).__name__
+        reason = _no_answer(error)
         raise BrokerUnavailable(f"RabbitMQ's management API cannot be reached: {reason} ({where.url})") from error
     except ValueError as error:
         raise BrokerUnavailable(f"what answers is not RabbitMQ's management API ({where.url})") from error
+
+
+def _no_answer(error: Exception) -> str:
+    """httpx has no words for some of them, and others are of its inside."""
+    import httpx
+
+    if isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)):
+        return "what is there does not speak HTTP, or broke off (is it another port?)"
+    if isinstance(error, (httpx.TimeoutException, TimeoutError)):
+        return "it did not answer in time"
+    return str(error) or type(error).__name__
 
 
 def _refusal(where: ManagementApi, status: int) -> str:

@@ -2,12 +2,23 @@
 
 import logging
 import sys
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from structlog.typing import EventDict, Processor
 
 from trunkline_ops.settings import masked
+
+_SAID: Final = (
+    ("aiormq.connection", "error when creating transport"),
+    ("aiormq.connection", "Cancelling cause reader exited abnormally"),
+    ("asyncpg.pool", "Failed to restore the pool connection floor"),
+)
+"""Loggers, and how that begins what our own lines say as well, in a sentence: a server is away, or refuses us."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not any(record.name == name and str(record.msg).startswith(said) for name, said in _SAID)
 
 
 def log_to_stderr(*, as_json: bool) -> None:
@@ -40,4 +51,5 @@ def log_to_stderr(*, as_json: bool) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, masking],
         )
     )
+    handler.addFilter(_is_news)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -60,7 +60,12 @@ class Management:
         found: list[dict[str, Any]] = []
         page, pages = 1, 1
         while page <= pages and (most is None or len(found) < most):
-            answer = await self._do("GET", "queues", vhost, query={**query, "page": str(page)})
+            try:
+                answer = await self._do("GET", "queues", vhost, query={**query, "page": str(page)})
+            except httpx.HTTPStatusError as error:
+                if page > 1 and error.response.status_code == httpx.codes.BAD_REQUEST:
+                    break  # queues have gone meanwhile, and with them this page
+                raise
             found += answer["items"]
             page, pages = page + 1, answer["page_count"]
         return found[:most]

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from trunkline_ops.json_text import on_one_line
 from trunkline_ops.lines import written
-from trunkline_store import RecordedEvent
+from trunkline_store import RecordedEvent, SubscriptionInfo
 
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """What could move the cursor, or turn the line around: events hold what others wrote."""
@@ -79,6 +79,11 @@ class Output:
             sys.stdout.write(f"{line.plain}\n")
         else:
             self._terminal.print(line, no_wrap=True, overflow="ellipsis")
+
+
+def subscription_facts(info: SubscriptionInfo) -> dict[str, Any]:
+    """For programs: `halted` is an object here, not its text."""
+    return {**info._asdict(), "halted": info.halted and json.loads(info.halted), "state": info.state}
 
 
 def visible(text: str) -> str:

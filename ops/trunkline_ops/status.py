@@ -12,7 +12,7 @@ from rich.text import Text
 
 from trunkline_ops.connect import managed
 from trunkline_ops.depths import depths_of
-from trunkline_ops.output import visible
+from trunkline_ops.output import subscription_facts, visible
 from trunkline_ops.settings import Settings
 from trunkline_store import EventStore, SubscriptionInfo, names
 from trunkline_store.errors import BrokerUnavailable
@@ -89,7 +89,7 @@ def facts(now: Standing) -> dict[str, Any]:
         if broker is None
         else {"version": broker.version or None, "alarms": broker.alarms, "problem": broker.problem},
         "subscriptions": [
-            {**each._asdict(), "state": each.state, "queue": _depth_facts(now, each)} for each in seen.subscriptions
+            {**subscription_facts(each), "queue": _depth_facts(now, each)} for each in seen.subscriptions
         ],
         "line": [each._asdict() for each in now.waiting],
     }

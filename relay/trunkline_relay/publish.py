@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import unquote, urlsplit
 
 import aio_pika
 import aiormq
@@ -108,7 +107,7 @@ class Publisher:
         except BROKER_ERRORS as error:
             await self._close()
             obey_cancellation()
-            raise _unavailable(error, self._url) from error
+            raise BrokerUnavailable.because(error, self._url) from error
         except BaseException:
             await self._close()
             raise
@@ -297,16 +296,6 @@ class Publisher:
         header = await self._channel._get_frame()  # header and body follow; so does a confirm, which counts
         await self._channel._read_content(frame, header)
         self._metrics.unroutable.inc()
-
-
-def _unavailable(error: BaseException, url: str) -> BrokerUnavailable:
-    """The cause in words: whether RabbitMQ cannot be reached, or wants nothing of us."""
-    if isinstance(error, aiormq.exceptions.InvalidFrameError) and "Connection.OpenOk" in str(error):
-        vhost = unquote(urlsplit(url).path.removeprefix("/")) or "/"
-        return BrokerUnavailable(f"RabbitMQ refuses vhost {vhost!r}: it does not exist, or is closed to this user")
-    if isinstance(error, (aiormq.exceptions.ProbableAuthenticationError, aiormq.exceptions.ChannelClosed)):
-        return BrokerUnavailable(f"RabbitMQ refuses us: {error}")
-    return BrokerUnavailable.because(error)
 
 
 def _reason(closing: asyncio.Future[Any]) -> str:

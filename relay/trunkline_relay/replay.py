@@ -139,7 +139,7 @@ class Replay:
             ) from error
         except BROKER_ERRORS as error:
             obey_cancellation()
-            raise BrokerUnavailable.because(error) from error
+            raise BrokerUnavailable.because(error, self._url) from error
         finally:
             if connection is not None:
                 await _close(connection)

@@ -38,7 +38,8 @@ The message says what happened and what to do; the attributes say it to a progra
 from __future__ import annotations
 
 import ssl
-from typing import Self
+from typing import Final, Self
+from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 __all__ = [
@@ -254,7 +255,12 @@ class StoreNotReady(TrunklineError):
 
 class NotInitialised(StoreNotReady):
     def __init__(self, schema: str) -> None:
-        super().__init__(schema, f"there is no store in schema {schema!r}: run `trunkline init`")
+        super().__init__(schema, f"there is no store in schema {schema!r}: run `trunkline create{_named(schema)}`")
+
+
+def _named(schema: str) -> str:
+    """The option that a command takes, unless it would mean this store anyway."""
+    return "" if schema == "eventstore" else f" --schema {schema}"
 
 
 class _WrongSchemaVersion(StoreNotReady):
@@ -270,7 +276,8 @@ class MigrationPending(_WrongSchemaVersion):
             schema,
             found,
             needed,
-            f"schema {schema!r} is at migration {found}, this code needs {needed}: run `trunkline migrate`",
+            f"schema {schema!r} is at migration {found}, this code needs {needed}: "
+            f"run `trunkline migrate{_named(schema)}`",
         )
 
 
@@ -314,9 +321,23 @@ class BrokerUnavailable(Unavailable):
     """RabbitMQ cannot be reached, or refuses us."""
 
     @classmethod
-    def because(cls, error: BaseException) -> Self:
-        """For what the client library or the system raised."""
+    def because(cls, error: BaseException, url: str | None = None) -> Self:
+        """For what the client library or the system raised: whether RabbitMQ cannot be reached, or wants nothing of us.
+
+        The library's errors are known by their names, since the store does without the library. url: that of the
+        connection, for its vhost's name.
+        """
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if "InvalidFrameError" in kinds and "Connection.OpenOk" in str(error):
+            vhost = "" if url is None else f" {unquote(urlsplit(url).path.removeprefix('/')) or '/'!r}"
+            return cls(f"RabbitMQ refuses the URL's vhost{vhost}: it does not exist, or is closed to this user")
+        if kinds & _REFUSALS:
+            return cls(f"RabbitMQ refuses us: {_words(error)}")
         return cls(tls_problem("RabbitMQ", "cafile", error) or f"RabbitMQ cannot be reached: {_words(error)}")
+
+
+_REFUSALS: Final = frozenset({"ProbableAuthenticationError", "ChannelClosed"})
+"""What aiormq raises where RabbitMQ answers, and says no: to the password, or to what is asked on a channel."""
 
 
 def tls_problem(server: str, parameter: str, error: BaseException) -> str | None:

@@ -276,8 +276,8 @@ WRONG: list[tuple[str, list[str], str, int, str, str]] = [
     ("no database", ["read", "--dsn", "{server}/none"], "", FAILED, "PermissionRefused", "`trunkline create` makes it"),
     ("unknown setting", ["read", "--dsn", "{dsn}?x=1"], "", FAILED, "InvalidArgument", '"x"'),
     ("no TLS", ["read", "--dsn", "{dsn}?sslmode=require"], "", FAILED, "StoreUnavailable", "SSL"),
-    ("not initialised", ["read", "--schema", "other"], "", FAILED, "NotInitialised", "`trunkline init`"),
-    ("nothing to migrate", ["migrate", "--schema", "other"], "", FAILED, "NotInitialised", "`trunkline init`"),
+    ("not initialised", ["read", "--schema", "other"], "", FAILED, "NotInitialised", "create --schema other`"),
+    ("nothing to migrate", ["migrate", "--schema", "other"], "", FAILED, "NotInitialised", "create --schema other`"),
     ("other data type", ["init", "--data-type", "bytea"], "", FAILED, "InvalidArgument", "json"),
     ("unknown stream", ["read", "nope"], "", FAILED, "StreamNotFound", "'nope'"),
     ("blank stream", ["append", " ", "B"], "", FAILED, "InvalidArgument", "blank"),
@@ -1003,7 +1003,7 @@ def test_one_relay_process_serves_several_stores(cli: Cli, database: str, vhost:
         while sql(database, "SELECT position FROM eventstore.relays") != [after]:
             pass
         until_roles(port, eventstore="leader", second="failed", missing="failed")
-        assert "trunkline init" in answer(port, "/readyz")[1]
+        assert "trunkline create --schema" in answer(port, "/readyz")[1]
         cli("init", "--schema", "missing")
         cli("init", "--schema", "second")
         until_roles(port, eventstore="leader", second="leader", missing="leader")

@@ -78,6 +78,16 @@ async def until(look: Callable[[], Awaitable[list[Finding]]], expected: set[str]
     raise AssertionError(f"{expected} never came, but {found}")
 
 
+async def until_said(settings: Settings, code: str, said: str) -> list[Finding]:
+    """Those of this code, once they say so: the management API is seconds behind."""
+    async with asyncio.timeout(60):
+        while True:
+            found = [each for each in await examine(settings) if each.code == code]
+            if found and all(said in each.problem for each in found):
+                return found
+            await asyncio.sleep(0.2)  # between two looks
+
+
 # --- healthy
 
 
@@ -222,7 +232,7 @@ DATABASE = [
          also=frozenset({"sequence-behind"})),
     Seed("checkpoint-ahead", f"ALTER SEQUENCE eventstore.blocks RESTART; {SUBSCRIBED.format(1_000_000)}",
          also=frozenset({"sequence-behind"})),
-    Seed("subscription-stopped", SUBSCRIBED.format(0)),
+    Seed("subscription-stopped", SUBSCRIBED.format(0), patience=0),
     Seed("subscription-stalled", f"{SUBSCRIBED.format(0)} {LEASE} "
          "('subscription 1', gen_random_uuid(), 1, '1 h', now() + interval '1 h')", patience=0),
     Seed("subscription-halted",
@@ -286,6 +296,19 @@ async def test_a_subscription_that_gets_on_is_no_finding(database: str) -> None:
         await connection.execute(done)
         await store.append_to_stream("a-1", ANY_VERSION, EVENTS)
         assert codes(await examine(Settings.of(dsn=database))) == set()
+    await connection.close()
+
+
+async def test_a_subscription_that_has_just_stopped_is_no_finding(database: str) -> None:
+    """As on a developer's machine, or while a program is started again: before its patience is over."""
+    connection = await asyncpg.connect(database)
+    await connection.execute(SUBSCRIBED.format(0))
+    async with EventStore(database) as store:
+        await store.append_to_stream("a-1", ANY_VERSION, EVENTS[:1])
+        assert codes(await examine(Settings.of(dsn=database), patience=60)) == set()
+        found = await examine(Settings.of(dsn=database), patience=0)
+    (stopped,) = [each for each in found if each.code == "subscription-stopped"]
+    assert stopped.problem.startswith("nobody follows it, and 1 event waits since ")
     await connection.close()
 
 
@@ -414,7 +437,7 @@ async def test_a_mend_is_of_its_subscription_in_its_store_however_it_is_called(n
         }
         for code, sql in seeds.items():
             await connection.execute(sql)
-            found = await examine(settings, patience=3600)
+            found = await examine(settings, patience=0 if code == "subscription-stopped" else 3600)
             assert codes(found) == {code}
             (mend,) = [each.mend for each in found if each.code == code]
             words = words_of(mend)
@@ -514,7 +537,8 @@ async def test_a_queue_that_nobody_consumes_is_found(database: str, vhost: str, 
         await queue.bind("eventstore", "#")
         exchange = await channel.get_exchange("eventstore")
         await exchange.publish(aio_pika.Message(b"x"), "order.Placed.order-1")
-        await until(lambda: examine(settings_of(database, vhost, rabbitmq)), {"queue-idle"})
+        (idle,) = await until_said(settings_of(database, vhost, rabbitmq), "queue-idle", "")
+        assert idle.problem == "1 message waits, and nobody consumes it"
 
 
 OWN: list[tuple[str, dict[str, Any], str]] = [
@@ -540,13 +564,28 @@ async def test_a_defect_of_a_subscriptions_queue_is_found(
 async def test_queues_and_subscriptions_that_do_not_match_are_found(
     store: EventStore, database: str, vhost: str, rabbitmq: RabbitMQServer
 ) -> None:
-    """A queue without its subscription, and a subscription that is followed without its queue."""
+    """A queue without its subscription, which may be another store's, and a subscription that is followed without its
+    queue."""
     settings = settings_of(database, vhost, rabbitmq)
     async with broker(vhost) as channel:
         queue = await channel.declare_queue("eventstore.gone", durable=True, arguments=SUBSCRIPTIONS_QUEUE)
         await queue.bind("eventstore", "#")
-        await until(lambda: examine(settings), {"queue-orphan"})
+        (orphan,) = await until_said(settings, "queue-orphan", "nobody consumes it")
+        assert orphan.level == "note"  # its expiry sees to it
+        assert (
+            "nothing is to be done; if no store of the same name, in another database, uses this vhost" in orphan.mend
+        )
+        consuming = await queue.consume(acknowledged)
+        (orphan,) = await until_said(settings, "queue-orphan", "somebody consumes it")
+        assert orphan.level == "finding"
+        assert "delete_queue" not in orphan.mend  # it is another store's
+        await queue.cancel(consuming)
         await channel.queue_delete("eventstore.gone")
+        await channel.declare_queue("eventstore.stays", durable=True, arguments=BOUNDED)
+        (orphan,) = await until_said(settings, "queue-orphan", "nobody consumes it")
+        assert orphan.level == "finding"
+        assert "if no store of the same name, in another database, uses this vhost, and nobody" in orphan.mend
+        await channel.queue_delete("eventstore.stays")
     row = await store.fetchrow(store.sql["create_subscription"], "s", "$all", 0)
     assert row is not None
     lease = await Lease.acquire(store, f"subscription {row['subscription_id']}", uuid4(), 600)
@@ -784,7 +823,8 @@ def test_a_name_of_rabbitmq_cannot_leave_its_mend(name: str) -> None:
         ({"queues": [queue(**plain)]}, "queue-unbounded", []),
         ({"queues": [queue(**plain, state="down")]}, "queue-down", ["-p", name, "delete_queue"]),
         ({"queues": [queue(**plain, ready=1, consumers=0)]}, "queue-idle", ["-p", name, "delete_queue"]),
-        ({"queues": [queue(name=f"eventstore.{name}")]}, "queue-orphan", ["-p", name, "delete_queue"]),
+        ({"queues": [queue(name=f"eventstore.{name}", consumers=0)]}, "queue-orphan", ["-p", name, "delete_queue"]),
+        ({"queues": [queue(name=f"eventstore.{name}")]}, "queue-orphan", ["-p", name, "list_consumers"]),
     ]
     names = {"vhost": name, "user": name, "asks": name, "bindings": [Binding("eventstore", name, "#")]}
     seen = Overview(NOW, "eventstore", 1, "h", "json", "application/json", NOW, 0, 0, 0, None, 0, 0, 0, None, [])

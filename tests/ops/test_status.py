@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import aio_pika
@@ -21,6 +22,7 @@ from trunkline_ops import management
 from trunkline_ops.commands import app
 from trunkline_ops.connect import managed
 from trunkline_ops.depths import depths_of
+from trunkline_ops.management import Management
 from trunkline_ops.servers import RabbitMQServer
 from trunkline_ops.settings import Settings
 from trunkline_store import ANY_VERSION, EventData, EventStore, InvalidArgument
@@ -124,6 +126,40 @@ async def test_a_broker_that_is_away_is_told(cli: Cli) -> None:
     assert "RabbitMQ      RabbitMQ's management API cannot be reached" in result.stdout
     assert "geheim" not in result.stdout
     assert "store         eventstore: 0 events" in result.stdout
+
+
+async def test_what_is_no_management_api_is_told(cli: Cli, rabbitmq: RabbitMQServer, database: str) -> None:
+    """RabbitMQ's own port, or PostgreSQL's: in words, not by the name of an exception."""
+    for server in (rabbitmq.amqp_url, database):
+        result = await cli("status", "--management-url", f"http://{urlsplit(server).netloc.split('@')[-1]}")
+        assert "what is there does not speak HTTP, or broke off (is it another port?)" in result.stdout
+
+
+async def test_queues_that_go_while_they_are_asked_for_end_the_pages(
+    vhost: str, rabbitmq: RabbitMQServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ answers 400 for a page that is not there any more: what was found before is the answer."""
+    settings = Settings.of(amqp_url=vhost, management_url=rabbitmq.management_url)
+    monkeypatch.setattr(management, "_PAGE", 2)
+    async with (
+        managed(settings) as known,
+        await aio_pika.connect(vhost) as connection,
+        connection.channel() as channel,
+    ):
+        assert known is not None
+        for queue in ("a", "b", "c"):
+            await channel.declare_queue(queue, durable=True)
+        asked = Management._do
+
+        async def going(self: Management, *args: str, **given: Any) -> Any:
+            """After each answer another queue is gone."""
+            answer = await asked(self, *args, **given)
+            for queue in ("b", "c"):
+                await channel.queue_delete(queue)
+            return answer
+
+        monkeypatch.setattr(Management, "_do", going)
+        assert [each["name"] for each in await known.api.queue_columns(known.name, ["name"])] == ["a", "b"]
 
 
 async def test_only_the_stores_queues_are_asked_for_by_page(

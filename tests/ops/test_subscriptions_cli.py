@@ -9,6 +9,8 @@ import pytest
 
 from tests.ops.test_cli import shown_on, terminal
 from trunkline_consumer import Batch, Consumer
+from trunkline_ops.settings import Settings
+from trunkline_ops.status import facts, standing
 from trunkline_store import EventData, EventStore, SubscriptionHalted
 
 
@@ -59,6 +61,29 @@ async def test_a_reset_tells_of_the_parked_batches_that_it_forgets(store: EventS
     assert await printed(database, "reset", "s", "--to", "8") == "s is at 8\n"
 
 
+async def test_a_deletion_tells_of_the_parked_batches_that_it_forgets(store: EventStore, database: str) -> None:
+    """Where there are any, nothing is deleted until it is confirmed; then it says how many."""
+    await with_parked(store, 2)
+    told = await printed(database, "delete", "s", code=2)
+    assert "Forget the 3 parked batches of 's', and delete it?" in told
+    assert "--yes" in told
+    assert (await store.subscriptions.get("s")).parked == 3
+    assert await printed(database, "delete", "s", "--yes") == "s is deleted; 3 parked batches forgotten\n"
+    assert "does not exist" in await printed(database, "delete", "s", code=1)
+
+
+async def test_programs_are_told_why_a_handler_gave_up_as_an_object(store: EventStore, database: str) -> None:
+    """No JSON within a string: so in list, show and status."""
+    why = {"position": 7, "attempts": 1, "error": "E", "traceback": "T", "at": "2026-01-01T00:00:00Z"}
+    await store.fetch(store.sql["create_subscription"], "s", "$all", 5)
+    await store.fetch(store.sql["create_subscription"], "well", "$all", 5)
+    await store.fetch("UPDATE eventstore.subscriptions SET halted = $1::text::json WHERE name = 's'", json.dumps(why))
+    assert [each["halted"] for each in await trunkline(database, "list")] == [why, None]
+    assert (await trunkline(database, "show", "s"))[0]["halted"] == why
+    shown = facts(await standing(store, Settings.of(dsn=database)))
+    assert [each["halted"] for each in shown["subscriptions"]] == [why, None]
+
+
 async def test_parked_batches_come_in_pages(store: EventStore, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them, a hundred at a time; with --count so many, and from where to go on; 100 for a person."""
     await with_parked(store, 204)
@@ -98,7 +123,9 @@ async def test_subscriptions_are_shown_moved_and_removed(store: EventStore, data
     assert (await trunkline(database, "show", "s"))[0]["behind"] == 0
     assert await trunkline(database, "parked", "s") == []
     assert await trunkline(database, "retry", "s") == [{"name": "s", "wanted": 0}]
-    await trunkline(database, "delete", "s")
+    assert (await trunkline(database, "reset", "s", "--to", "ORIGIN"))[0]["checkpoint"] == 0
+    assert (await trunkline(database, "reset", "s", "--to", "Current"))[0]["checkpoint"] == last
+    assert await trunkline(database, "delete", "s") == [{"name": "s", "forgotten": 0}]
     assert await trunkline(database, "list") == []
 
 

@@ -271,6 +271,28 @@ async def test_the_proof_of_the_tables_does_not_take_rabbitmq(
     assert parts[4].facts["handled"] == 3
 
 
+async def test_what_is_not_proved_has_a_problem_in_words(store: EventStore, database: str) -> None:
+    """For the relay whether one leads, for a subscription what it does; what is proved has none."""
+
+    async def problems() -> list[str]:
+        async with EventStore(database) as own:
+            return [part.problem for part in await verify(own, Settings.of(dsn=database), lambda *_: None)]
+
+    last = await store.append_to_stream("a-1", ANY_VERSION, events(3))
+    assert await problems() == ["", "", "3 of 3 are not confirmed, and no relay leads: start `trunkline relay`"]
+    await relayed(store, last.first_position)
+    lease = await Lease.acquire(store, "relay", uuid4(), 600)
+    assert lease is not None
+    await store.fetch("UPDATE eventstore.relays SET owner = $1, epoch = $2", lease.owner, lease.epoch)
+    assert await problems() == ["", "", "2 of 3 are not confirmed, and the relay is behind: give it time by --wait"]
+    await lease.release()
+    await store.fetch("UPDATE eventstore.relays SET position = $1", last.last_position)
+    await subscribed(store, "s", "$all", 0)
+    await store.fetch("""UPDATE eventstore.subscriptions SET halted = '{"error": "E"}'""")
+    halted = "s has not handled 3 of 3, and is halted: `trunkline subscriptions show` says why"
+    assert await problems() == ["", "", "", halted]
+
+
 async def test_above_the_safe_position_nothing_is_proved(store: EventStore, database: str) -> None:
     """While a transaction is open that has appended, it can still be that something appears there."""
     async with store.transaction() as connection:
@@ -362,7 +384,10 @@ async def test_the_command_fails_with_1_where_it_is_not_so(store: EventStore, da
     assert (code, [each["check"] for each in objects]) == (1, [*PARTS, "subscription"])
     assert [each["ok"] for each in objects] == [True, True, True, False]
     code, shown = await run()
-    assert (code, shown.splitlines()[-1]) == (1, "it is not so")
+    assert shown.splitlines()[-1] == (
+        "NOT PROVED: s has not handled 3 of 3, and is followed by nobody: start its program"
+    )
+    assert code == 1
     assert f"3 are not, it is followed by nobody: {last.first_position}, " in shown
     with terminal(database, "verify", "--to", str(last.last_position)) as (process, screen):
         assert "verifying" in shown_on(screen)

@@ -237,8 +237,10 @@ async def test_a_store_is_made_whole_or_not_at_all(
             await migrate.initialise(connection)
     assert await connection.fetchval("SELECT to_regnamespace('eventstore')") is None
     for needs_a_store in (migrate.migrate, migrate.status, migrate.reset):
-        with pytest.raises(NotInitialised, match="trunkline init"):
+        with pytest.raises(NotInitialised, match=r"run `trunkline create`$"):
             await needs_a_store(connection)
+        with pytest.raises(NotInitialised, match=r"run `trunkline create --schema shop`$"):
+            await needs_a_store(connection, "shop")
     assert not await migrate.drop(connection)
 
 

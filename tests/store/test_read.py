@@ -323,7 +323,7 @@ async def test_dates_that_no_program_can_hold_are_refused_by_the_database(store:
 async def test_a_schema_that_does_not_fit_is_refused_at_once(database: str) -> None:
     """Not initialised, older, newer, or with a sequence that would skip events: each says what to do."""
     connection = await asyncpg.connect(database)
-    with pytest.raises(NotInitialised, match="trunkline init"):
+    with pytest.raises(NotInitialised, match="trunkline create"):
         await EventStore(database, schema="other").open()
     with pytest.raises(NotInitialised):
         await migrate(connection, "other")

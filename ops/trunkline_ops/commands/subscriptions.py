@@ -12,7 +12,7 @@ import typer
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AsJson, Dsn, Schema, Yes, confirm
-from trunkline_ops.output import Output, visible
+from trunkline_ops.output import Output, subscription_facts, visible
 from trunkline_ops.settings import Settings
 from trunkline_store import CURRENT, ORIGIN, EventStore, InvalidArgument, Start, SubscriptionInfo
 from trunkline_store.store import MAX_POSITION
@@ -48,17 +48,13 @@ def _line(info: SubscriptionInfo) -> str:
     )
 
 
-def _facts(info: SubscriptionInfo) -> dict[str, Any]:
-    return info._asdict() | {"state": info.state}
-
-
 @subscriptions.command("list")
 def list_all(dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
     """All subscriptions, with how far they are behind."""
 
     async def do(store: EventStore, output: Output) -> None:
         for info in await store.subscriptions.list():
-            output.result(_line(info), **_facts(info))
+            output.result(_line(info), **subscription_facts(info))
 
     _with_store(do, dsn, schema, as_json)
 
@@ -76,7 +72,7 @@ def show(name: Name, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = F
             why = json.loads(info.halted)
             more.append((f"\n    its handler gave up at position {why['position']} ({why['at']}): ", ""))
             more.append((visible(why["error"]), "red"))
-        output.paragraph((_line(info), ""), *more, **_facts(info))
+        output.paragraph((_line(info), ""), *more, **subscription_facts(info))
 
     _with_store(do, dsn, schema, as_json)
 
@@ -96,9 +92,6 @@ def reset(
     """
     place = _place(to)
 
-    async def parked(store: EventStore, _: Output) -> int:
-        return (await store.subscriptions.get(name)).parked
-
     async def do(store: EventStore, output: Output) -> None:
         forgotten = await store.subscriptions.reset(name, place)
         info = await store.subscriptions.get(name)
@@ -109,9 +102,18 @@ def reset(
             forgotten=forgotten,
         )
 
-    if not yes and (count := _with_store(parked, dsn, schema, as_json)):
+    if not yes and (count := _parked_of(name, dsn, schema, as_json)):
         confirm(f"Forget the {_batches(count)} of {name!r}, and move it?", yes=yes)
     _with_store(do, dsn, schema, as_json)
+
+
+def _parked_of(name: str, dsn: str | None, schema: str | None, as_json: bool) -> int:
+    """How many batches of it are parked. Raises `SubscriptionNotFound`."""
+
+    async def parked(store: EventStore, _: Output) -> int:
+        return (await store.subscriptions.get(name)).parked
+
+    return _with_store(parked, dsn, schema, as_json)
 
 
 def _batches(count: int) -> str:
@@ -119,8 +121,8 @@ def _batches(count: int) -> str:
 
 
 def _place(text: str) -> int | Start | datetime:
-    if text in ("origin", "current"):
-        return ORIGIN if text == "origin" else CURRENT
+    if text.lower() in ("origin", "current"):
+        return ORIGIN if text.lower() == "origin" else CURRENT
     try:
         return int(text) if text.isdecimal() else datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
@@ -128,17 +130,24 @@ def _place(text: str) -> int | Start | datetime:
 
 
 @subscriptions.command()
-def delete(name: Name, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
+def delete(name: Name, yes: Yes = False, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
     """Remove a subscription with its checkpoint. The queue at the broker is left to expire.
 
     Its handlers end, wherever they run. A consumer that is started again makes it anew, from where its code says.
+    Batches that are parked are forgotten: where there are any, it asks first.
     """
 
     async def do(store: EventStore, output: Output) -> None:
-        await store.subscriptions.get(name)  # a misspelt one is an error
+        forgotten = (await store.subscriptions.get(name)).parked  # and a misspelt one is an error
         await store.subscriptions.delete(name)
-        output.result(f"{name} is deleted", name=name)
+        output.result(
+            f"{name} is deleted" + (f"; {_batches(forgotten)} forgotten" if forgotten else ""),
+            name=name,
+            forgotten=forgotten,
+        )
 
+    if not yes and (count := _parked_of(name, dsn, schema, as_json)):
+        confirm(f"Forget the {_batches(count)} of {name!r}, and delete it?", yes=yes)
     _with_store(do, dsn, schema, as_json)
 
 

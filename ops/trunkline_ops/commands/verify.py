@@ -62,12 +62,12 @@ def verify(
     parts = asyncio.run(_verify(settings, to, wait, erased, given_up))
     for part in parts:
         output.result(
-            part.sentence if part.ok else f"{part.sentence}  <-- WRONG", check=part.check, ok=part.ok, **part.facts
+            part.sentence if part.ok else f"{part.sentence}  <-- NOT PROVED", check=part.check, ok=part.ok, **part.facts
         )
-    ok = all(part.ok for part in parts)
+    problems = [part.problem for part in parts if not part.ok]
     if not as_json:
-        output.result("committed = confirmed = handled" if ok else "it is not so")
-    if not ok:
+        output.result(f"NOT PROVED: {problems[0]}" if problems else "committed = confirmed = handled")
+    if problems:
         raise typer.Exit(FAILED)
 
 

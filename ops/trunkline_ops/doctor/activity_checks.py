@@ -10,6 +10,7 @@ from trunkline_ops.doctor.mend import relation, trunkline
 from trunkline_store.events import BLOCK
 from trunkline_store.overview import RELAY, Overview
 from trunkline_store.rights import literal
+from trunkline_store.words import age, events
 
 
 def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
@@ -111,7 +112,7 @@ def relay(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: flo
         yield Finding(
             "relay-absent",
             "relay",
-            f"none leads, and {relay.lag_events} events wait since {relay.lag_seconds:.0f} s",
+            f"none leads, and {_wait(relay.lag_events, relay.lag_seconds)}",
             "it was stopped and not started again: nothing is published",
             trunkline("relay", facts.schema),
         )
@@ -120,7 +121,7 @@ def relay(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: flo
         yield Finding(
             "relay-stalled",
             "relay",
-            f"it leads, and stands at {relay.position} for {still:.0f} s, with {relay.lag_events} events ahead",
+            f"it leads, and stands at {relay.position} for {still:.0f} s, with {events(relay.lag_events)} ahead",
             "the broker takes nothing (an alarm, a full queue that refuses), or the relay hangs",
             "look at its log and at RabbitMQ's alarms: rabbitmq-diagnostics alarms; else start it anew",
         )
@@ -136,6 +137,10 @@ def relay(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: flo
         )
 
 
+def _wait(count: int, seconds: float) -> str:
+    return f"{events(count)} {'waits' if count == 1 else 'wait'} since {age(seconds)}"
+
+
 def _last(store: StoreFacts) -> int | None:
     """The highest position that can have been given."""
     if store.sequence is None or store.sequence.drawn is None:
@@ -148,7 +153,7 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patie
     schema, last = facts.schema, _last(store)
     dead = {each.subscription for each in store.leases if each.left is not None and each.left < 0}
     for each in seen.subscriptions:
-        subject, ahead = f"subscription {each.name!r}", f"{each.behind} events wait since {each.seconds_behind:.0f} s"
+        subject, ahead = f"subscription {each.name!r}", _wait(each.behind, each.seconds_behind)
         still = (seen.at - each.updated_at).total_seconds()
         if each.halted is not None:
             yield Finding(
@@ -159,7 +164,9 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patie
                 "mend the handler and start its program again; the error: "
                 f"{trunkline('subscriptions show', schema, each.name)}",
             )
-        elif each.owner is None and each.behind and each.name not in dead:
+        elif (
+            each.owner is None and each.behind and each.name not in dead and min(still, each.seconds_behind) > patience
+        ):
             yield Finding(
                 "subscription-stopped",
                 subject,
@@ -181,7 +188,7 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patie
             yield Finding(
                 "subscription-parked",
                 subject,
-                f"{each.parked} batches are parked",
+                "1 batch is parked" if each.parked == 1 else f"{each.parked} batches are parked",
                 "they could not be handled, or wait behind such a one; the rest goes on",
                 f"{trunkline('subscriptions parked', schema, each.name)}; then retry or discard them",
             )

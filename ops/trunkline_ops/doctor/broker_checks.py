@@ -19,6 +19,7 @@ from trunkline_ops.doctor.finding import Finding, note
 from trunkline_ops.doctor.mend import rabbitmqctl
 from trunkline_store import InvalidArgument, SubscriptionInfo, names
 from trunkline_store.overview import Overview
+from trunkline_store.words import age
 
 _OLDEST: Final = (3, 10)
 _DROPS_AFTER_RETURNS: Final = (4, 0)
@@ -53,14 +54,7 @@ def broker_findings(facts: BrokerFacts, schema: str, seen: Overview | None, batc
         if queue.name in subscriptions:
             yield from _subscriptions_queue(facts, queue, subscriptions[queue.name], schema)
         elif mine and seen is not None:
-            yield Finding(
-                "queue-orphan",
-                f"queue {queue.name!r}",
-                "no subscription has this name",
-                "it takes what nobody will fetch; it is a deleted subscription's, or a plain consumer's that is named "
-                "like one",
-                _delete(facts, queue),
-            )
+            yield _orphan(facts, queue)
         elif queue.name in bound:
             yield from _plain_queue(facts, queue)
     there = {queue.name for queue in facts.queues}
@@ -257,6 +251,40 @@ def _subscriptions_queue(
             )
 
 
+def _orphan(facts: BrokerFacts, queue: Queue) -> Finding:
+    """It may be of a store in another database, which is called the same and uses the same vhost: to delete it is
+    offered only where nobody consumes it, and under that condition."""
+    subject, problem = f"queue {queue.name!r}", "no subscription of this store has this name"
+    unless = "if no store of the same name, in another database, uses this vhost"
+    if queue.consumers:
+        return Finding(
+            "queue-orphan",
+            subject,
+            f"{problem}, and somebody consumes it",
+            "another store of this name, in another database, uses this vhost, and each gets the other's events; or a "
+            "plain consumer's queue is named like a subscription's",
+            f"leave the queue; give one of the two stores a vhost or a name of its own. Who consumes it: "
+            f"{rabbitmqctl('list_consumers', vhost=facts.vhost)}",
+        )
+    if (lasts := queue.setting("expires")) is not None:
+        return note(
+            "queue-orphan",
+            subject,
+            f"{problem}, and nobody consumes it",
+            f"a deleted subscription's goes by itself, {age(lasts / 1000)} after it was last used; or it is one of "
+            "another store of this name, in another database, whose program is stopped",
+            f"nothing is to be done; {unless}, it can go now: {_delete(facts, queue)}",
+        )
+    return Finding(
+        "queue-orphan",
+        subject,
+        f"{problem}, and nobody consumes it",
+        "it takes what nobody fetches, and has no expiry; it is a plain consumer's that is named like a "
+        "subscription's, or of another store of this name, in another database",
+        f"look whose it is; {unless}, and nobody wants it: {_delete(facts, queue)}",
+    )
+
+
 def _plain_queue(facts: BrokerFacts, queue: Queue) -> Iterator[Finding]:
     subject = f"queue {queue.name!r}, a plain consumer's"
     if queue.setting("max-length") is None and queue.setting("max-length-bytes") is None:
@@ -279,7 +307,7 @@ def _plain_queue(facts: BrokerFacts, queue: Queue) -> Iterator[Finding]:
         yield Finding(
             "queue-idle",
             subject,
-            f"{queue.ready} messages wait, and nobody consumes it",
+            f"{queue.ready} {'message waits' if queue.ready == 1 else 'messages wait'}, and nobody consumes it",
             "it fills; then it loses its oldest messages",
             f"start its consumer; if it is not wanted any more: {_delete(facts, queue)}",
         )

@@ -101,7 +101,7 @@ def _schema(facts: DatabaseFacts) -> Iterator[Finding]:
             schema,
             "there is no store in this schema",
             "nothing can be appended or read",
-            trunkline("init", schema),
+            trunkline("create", schema),
         )
     elif found < needed:
         yield Finding(

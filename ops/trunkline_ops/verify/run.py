@@ -24,12 +24,14 @@ _POLL_SECONDS: Final = 0.1
 
 
 class Part(NamedTuple):
-    """One thing that is proved, or is not: the sentence for people, the facts for programs."""
+    """One thing that is proved, or is not: the sentence for people, the facts for programs. problem: of what is not,
+    what it is and what to do, in a few words."""
 
     check: str
     ok: bool
     sentence: str
     facts: Mapping[str, Any]
+    problem: str = ""
 
 
 async def verify(
@@ -90,10 +92,14 @@ async def verify(
     ids = [each.stream_id for each in versions.gaps + versions.erasable_gaps]
     ids += [each.stream_id for each in versions.inversions]
     named = await _names(store, ids)
+    led = (await overview(store)).relay
+    leads = led is not None and led.owner is not None
     parts = [
         _store_part(to, safe, end, relay.events, links.events, ends.streams),
         _versions_part(versions, orphans, ends, named, erased=erased),
-        _relay_part(relay, links, await _given_up(store, end), ever=published is not None, known=given_up_to),
+        _relay_part(
+            relay, links, await _given_up(store, end), ever=published is not None, leads=leads, known=given_up_to
+        ),
     ]
     queues = None
     try:
@@ -177,12 +183,13 @@ async def _names(store: EventStore, ids: list[int]) -> dict[int, str]:
 
 
 def _store_part(to: int | None, safe: int, end: int, events: int, links: int, streams: int) -> Part:
-    unsafe = to is not None and to > safe
+    problem = ""
     sentence = f"committed  {events} events and {links} links in {streams} streams, up to position {end}"
-    if unsafe:
-        sentence += f"; above {safe} nothing can be said yet: a transaction is open, or nothing was appended"
+    if to is not None and to > safe:
+        problem = f"above {safe} nothing can be said yet: a transaction is open, or nothing was appended"
+        sentence += f"; {problem}"
     facts = {"committed": events, "links": links, "streams": streams, "position": end, "safe_position": safe}
-    return Part("store", not unsafe, sentence, facts)
+    return Part("store", not problem, sentence, facts, problem)
 
 
 def _versions_part(
@@ -228,7 +235,7 @@ def _versions_part(
         "orphans": [position for _, position in orphans[:NAMED]],
     }
     sentence = ". ".join(sentences) or "without holes, in the order of positions"
-    return Part("versions", not problems, f"versions   {sentence}", facts)
+    return Part("versions", not problems, f"versions   {sentence}", facts, problems[0] if problems else "")
 
 
 class _GivenUp(NamedTuple):
@@ -244,15 +251,16 @@ async def _given_up(store: EventStore, end: int) -> list[_GivenUp]:
     return [_GivenUp(messages, first, last) for _, first, last, messages in rows if first <= end]
 
 
-def _relay_part(relay: Feed, links: Feed, given_up: Sequence[_GivenUp], *, ever: bool, known: int) -> Part:
+def _relay_part(relay: Feed, links: Feed, given_up: Sequence[_GivenUp], *, ever: bool, leads: bool, known: int) -> Part:
     """What the relay went on past is confirmed no more than what is above its position: some queue lacks it."""
     missing = relay.missing + links.missing
     sentence = f"confirmed  {relay.handled} events and {links.handled} links"
     named = sorted([*relay.named, *links.named])[:NAMED]
-    if not ever and missing:
-        sentence += "; no relay has ever run"
-    elif missing:
-        sentence += f"; {missing} are not: {words(named, missing)}"
+    problems = []
+    if missing:
+        sentence += f"; {missing} are not: {words(named, missing)}" if ever else "; no relay has ever run"
+        why = "the relay is behind: give it time by --wait" if leads else "no relay leads: start `trunkline relay`"
+        problems.append(f"{missing} of {relay.events + links.events} are not confirmed, and {why}")
     facts = {
         "confirmed": relay.handled,
         "confirmed_links": links.handled,
@@ -261,19 +269,21 @@ def _relay_part(relay: Feed, links: Feed, given_up: Sequence[_GivenUp], *, ever:
         "beyond": relay.beyond,
         "given_up": [each._asdict() for each in given_up],
     }
-    sentence += _beyond(relay, "published")
+    if beyond := _beyond(relay, "published"):
+        problems.append(f"the relay: {beyond}")
+        sentence += f"; {beyond}"
     if given_up:
         count, first = sum(each.messages for each in given_up), min(each.first for each in given_up)
         last = max(each.last for each in given_up)
         messages = f"{count} messages" if count > 1 else "a message"
         sentence += f"; {messages} between positions {first} and {last} RabbitMQ refused or never confirmed"
-    unknown = any(each.last > known for each in given_up)
-    if unknown:
+    if any(each.last > known for each in given_up):
+        problems.append(f"the relay gave up {messages}, up to position {last}, and some queue lacks them")
         sentence += (
             ", and some queue lacks them: `trunkline replay` brings a plain consumer's up to date, "
             f"--given-up {last} says that it was done"
         )
-    return Part("relay", not (missing or relay.beyond or unknown), sentence, facts)
+    return Part("relay", not problems, sentence, facts, problems[0] if problems else "")
 
 
 def _beyond(feed: Feed, done: str) -> str:
@@ -281,16 +291,26 @@ def _beyond(feed: Feed, done: str) -> str:
     if not feed.beyond:
         return ""
     above = f"it stands at {feed.stands}, {feed.beyond} above the safe position"
-    return f"; {above}: what is appended up to there is not {done}"
+    return f"{above}: what is appended up to there is not {done}"
+
+
+_HINTS: Final = {
+    "halted": "`trunkline subscriptions show` says why",
+    "behind": "give it time by --wait",
+    "followed by nobody": "start its program",
+}
 
 
 def _subscription_part(feed: Feed, row: Any, queues: Mapping[str, Depth] | None, store: str) -> Part:
     sentence = f"handled    {feed.handled} of {feed.events} by {feed.name} ({feed.label})"
-    if feed.parked:
-        sentence += f"; {feed.parked} are parked"
+    problems = []
     if feed.missing:
         state = "halted" if row["halted"] else "behind" if row["followed"] else "followed by nobody"
         sentence += f"; {feed.missing} are not, it is {state}: {words(feed.named, feed.missing)}"
+        problems.append(f"{feed.name} has not handled {feed.missing} of {feed.events}, and is {state}: {_HINTS[state]}")
+    if feed.parked:
+        sentence += f"; {feed.parked} are parked"
+        problems.append(f"of {feed.name}, {feed.parked} are parked: `trunkline subscriptions parked` lists them")
     facts: dict[str, Any] = {
         "name": feed.name,
         "feed": feed.label,
@@ -301,14 +321,16 @@ def _subscription_part(feed: Feed, row: Any, queues: Mapping[str, Depth] | None,
         "positions": feed.named,
         "beyond": feed.beyond,
     }
-    sentence += _beyond(feed, "handled")
+    if beyond := _beyond(feed, "handled"):
+        problems.append(f"{feed.name}: {beyond}")
+        sentence += f"; {beyond}"
     if queues is not None:
         depth = queues.get(names.queue(store, feed.name))
         facts["queue"] = None if depth is None else depth._asdict()
         sentence += (
             "; it has no queue" if depth is None else f"; in its queue {depth.ready} ready, {depth.unacked} unacked"
         )
-    return Part("subscription", not (feed.missing or feed.parked or feed.beyond), sentence, facts)
+    return Part("subscription", not problems, sentence, facts, problems[0] if problems else "")
 
 
 _QUERIES = parts_of((files(__package__) / "queries.sql").read_text())
