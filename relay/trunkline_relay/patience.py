@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 CALM: Final = 10
+AGAIN_SECONDS: Final = 15.0
+"""Between two tries of what was refused, at most: the relay pauses, and connects again. Patience may be shorter."""
 
 
 class Patience:
@@ -30,7 +32,7 @@ class Patience:
     def refused(self, now: float) -> bool:
         """Notes that something was refused, and returns whether it is to be given up."""
         lost = self.lost(now)
-        if not lost and self._since is not None and now - self._last > self.seconds:
+        if not lost and self._since is not None and now - self._last > max(self.seconds, AGAIN_SECONDS):
             self._since = None  # that was another time
         self._last = now
         if self._since is None:

@@ -23,6 +23,8 @@ def test_patience_ends_once_and_returns_after_a_long_calm() -> None:
     assert not patience.lost(701)
     assert [patience.refused(now) for now in (701, 732, 763, 794)] == [False] * 4
     assert Patience(0).refused(1), "none at all"
+    short = Patience(0.2)
+    assert [short.refused(now) for now in (0, 5)] == [False, True], "the relay waits for longer between two tries"
 
 
 def test_what_is_given_up_is_passed_and_a_late_confirm_of_it_changes_nothing() -> None:
