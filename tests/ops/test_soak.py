@@ -61,12 +61,14 @@ async def test_a_soak_survives_everything_and_says_so() -> None:
 
 @pytest.mark.skipif("TRUNKLINE_TEST_FULL" not in os.environ, reason="it takes two minutes: ops/test --full")
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("without", "wrong"), [("checkpoint-guard", "wrong_effects"), ("hole-detection", "lost")])
-async def test_without_a_guard_the_soak_fails(shared: dict[str, str], without: str, wrong: str) -> None:
+@pytest.mark.parametrize(
+    ("without", "wrong", "rate"), [("checkpoint-guard", "wrong_effects", "250"), ("hole-detection", "lost", "100")]
+)
+async def test_without_a_guard_the_soak_fails(shared: dict[str, str], without: str, wrong: str, rate: str) -> None:
     """The controls: owners are paused, some past their lease, some while their queue overflows. Without the guard
     effects come twice, without the detection of holes events are lost; and the audit sees it. If it did not, a soak
     would show nothing."""
-    arguments = ("--minutes", "1", "--rate", "100", "--seed", "3", "--only", "pause owner", "--without", without)
+    arguments = ("--minutes", "1", "--rate", rate, "--seed", "3", "--only", "pause owner", "--without", without)
     code, out, err = await soak(*arguments, "--json", environment=shared)
     assert code == 1, err
     figures = json.loads(out[-1])
