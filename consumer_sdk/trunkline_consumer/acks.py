@@ -38,6 +38,7 @@ class AckMap:
         """Every event up to here is finished: what the checkpoint may be."""
         self.end = checkpoint
         """Every event up to here was delivered or filtered."""
+        self._tiled = checkpoint  # the end of the last unit, or what was filtered while there was none
         self.finished = 0
         """Events that were acknowledged."""
         self.size = 0
@@ -52,8 +53,9 @@ class AckMap:
 
     def deliver(self, first: int, last: int, *, count: int | None = None, size: int = 0) -> Unit:
         """A batch was handed out, with `count` events from `first` to `last` and `size` bytes."""
-        unit = Unit(self.end, first, last, last - first + 1 if count is None else count, size)
-        self.end = last
+        unit = Unit(self._tiled, first, last, last - first + 1 if count is None else count, size)
+        unit.done = self.end  # what was filtered before it is finished
+        self.end = self._tiled = last
         self.size += size
         self._open += 1
         self._units.append(unit)
@@ -62,7 +64,7 @@ class AckMap:
     def filtered(self, last: int) -> None:
         """Events up to `last` are not for the handler."""
         if not self._open:
-            self.low_water = last
+            self.low_water = self._tiled = last
         self.end = last
 
     def ack(self, position: int) -> bool:
@@ -101,6 +103,8 @@ class AckMap:
         units = self._units
         while units and units[0].done == units[0].last:
             units.popleft()
+        if not units:
+            self._tiled = self.end
         self.low_water = units[0].done if units else self.end
         if len(units) > 2 * self._open + _SWEPT:  # the oldest takes long
             self._units = deque([unit for unit in units if unit.done < unit.last])

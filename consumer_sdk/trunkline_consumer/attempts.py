@@ -5,21 +5,31 @@ that is away is nobody's.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import random
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
+
+import asyncpg
 
 from trunkline_consumer.batch import Batch
 from trunkline_consumer.follow import Counts
 from trunkline_consumer.options import Handler, Handling
 from trunkline_consumer.own import Claim
 from trunkline_consumer.trace import processing
-from trunkline_store import EventStore, OperationTimeout, StoreUnavailable, SubscriptionLost, Unavailable
-from trunkline_store.connections import Connection, is_lost, is_read_only
+from trunkline_store import (
+    ConcurrencyFailure,
+    EventStore,
+    OperationTimeout,
+    StoreUnavailable,
+    SubscriptionLost,
+    Unavailable,
+)
+from trunkline_store.connections import Connection, alive, is_lost, is_read_only
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -42,13 +52,13 @@ class Attempts:
         self._handling = handling
         self._counts = counts
 
-    async def handle(self, batch: Batch) -> None:
-        """As often as the handler was told. With `tx`, the batch is finished then. Raises `Exhausted`,
-        `SubscriptionLost`."""
+    async def handle(self, *batches: Batch) -> None:
+        """As often as the handler was told; all of them or, with `tx`, none: they are finished then. Raises
+        `Exhausted`, `SubscriptionLost`."""
         handling = self._handling
         for number in range(1, handling.attempts + 1):
             try:
-                await self.until_written(lambda: self._attempt(batch))
+                await self.until_written(lambda: self._attempt(batches))
                 return
             except Failed as failed:
                 if number == handling.attempts:
@@ -56,7 +66,7 @@ class Attempts:
                 pause = self._pause(number)
                 log.warning(
                     "subscription %s: attempt %d of %d failed at position %d (%s), again in %.2f s: %r",
-                    *(self._claim.name, number, handling.attempts, batch.unit.first, batch.stream, pause),
+                    *(self._claim.name, number, handling.attempts, batches[0].unit.first, batches[0].stream, pause),
                     failed.__cause__,
                 )
             self._counts.retries += 1
@@ -78,17 +88,22 @@ class Attempts:
             await asyncio.sleep(pause)
             pause = min(2.0, pause * 2)
 
-    async def _attempt(self, batch: Batch) -> None:
-        if batch.error is not None:
-            raise Failed(batch.error) from batch.error
+    async def _attempt(self, batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            if batch.error is not None:
+                raise Failed(batch.error) from batch.error
         if not self._claim.held:
             await self._claim.until_held()
         try:
-            async with processing(self._store, self._claim.name, batch):
-                if not self._handling.tx:
-                    return await self._call(batch)
-                async with self._within(batch.transaction()) as connection:
-                    await self._call(batch, connection)
+            if not self._handling.tx:
+                for batch in batches:
+                    async with processing(self._store, self._claim.name, batch):
+                        await self._call(batch)
+                return
+            async with self._within(batches[-1].transaction()) as connection:
+                for batch in batches:
+                    async with processing(self._store, self._claim.name, batch):
+                        await self._call(batch, connection)
         except (Failed, Unavailable, SubscriptionLost):
             raise
         except Exception as error:  # a constraint that is checked at the end, say
@@ -98,14 +113,19 @@ class Attempts:
         began = time.monotonic()
         try:
             async with asyncio.timeout(self._handling.timeout):
-                await self._handler(batch, *transaction)
-        except SubscriptionLost:
-            raise
+                work = self._handler(batch, *transaction)
+                if not inspect.isawaitable(work):
+                    raise TypeError(f"the handler gave {work!r}, and nothing to wait for: it has to be `async def`")
+                await work
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             raise Failed(error) from error  # what it waited for was cancelled by somebody else
+        except SubscriptionLost as error:
+            if error.subscription == self._claim.name:
+                raise
+            raise Failed(error) from error
         except Exception as error:
             if await self._away(error, time.monotonic() - began, *transaction):
                 raise StoreUnavailable(f"the database went away under a handler: {error}") from error
@@ -119,35 +139,51 @@ class Attempts:
         if is_read_only(error):
             return bool(await self._store.fetchval(self._store.sql["read_only"]))
         if isinstance(error, StoreUnavailable | OperationTimeout):
-            return not self._claim.held or await self._started_within(took)
+            return not self._claim.held or await self._another_server(took)
         return False
 
     @asynccontextmanager
     async def _within(self, transaction: AbstractAsyncContextManager[Connection]) -> AsyncIterator[Connection]:
-        """A transaction for a handler. If it left the transaction idle for too long, and the server ended it, that is
-        its failure."""
-        began = time.monotonic()
+        """A transaction for a handler. What it left behind is its failure: if it was idle for too long, and the server
+        ended it; if a statement is under way still, or it may write nothing, or cannot be serialized."""
+        entered: Connection | None = None
+        began = 0.0
         try:
             async with transaction as connection:
-                began = time.monotonic()
+                began, entered = time.monotonic(), connection
                 yield connection
-        except StoreUnavailable as error:
-            if await self._left_idle(time.monotonic() - began):
+        except Unavailable as error:
+            if entered is None:
+                raise
+            if isinstance(error, StoreUnavailable) and await self._left_idle(time.monotonic() - began):
                 limit = self._claim.transaction_idle
                 idle = OperationTimeout(
                     f"the transaction waited over {limit:g} s (transaction_idle) between two statements, and was ended:"
                     f" {error}"
                 )
                 raise Failed(idle) from idle
+            if await self._left_so(error, entered):
+                raise Failed(error) from error
             raise
+
+    async def _left_so(self, error: Unavailable, connection: Connection) -> bool:
+        """Whether the handler made of its transaction what cannot be finished, however often it is tried."""
+        if is_read_only(error):
+            return not await self._store.fetchval(self._store.sql["read_only"])
+        in_use = isinstance(error.__cause__, asyncpg.InterfaceError) and alive(connection)
+        return in_use or isinstance(error, ConcurrencyFailure)
 
     async def _left_idle(self, took: float) -> bool:
         """asyncpg knows only that the connection has gone; but if leases are renewed, and the server was not started
         since, the database has not."""
-        return took >= self._claim.transaction_idle and self._claim.held and not await self._started_within(took)
+        return took >= self._claim.transaction_idle and self._claim.held and not await self._another_server(took)
 
-    async def _started_within(self, seconds: float) -> bool:
-        return bool(await self._store.fetchval(self._store.sql["started_within"], seconds))
+    async def _another_server(self, seconds: float) -> bool:
+        """Whether the server was started, or another one was promoted, within so many seconds."""
+        sql = self._store.sql
+        return bool(await self._store.fetchval(sql["started_within"], seconds)) or (
+            await self._store.fetchval(sql["history"]) != self._claim.history
+        )
 
 
 def told(error: BaseException) -> dict[str, Any]:

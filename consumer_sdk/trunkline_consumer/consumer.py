@@ -17,7 +17,7 @@ from trunkline_consumer.feed import Feed
 from trunkline_consumer.handle import Runner, by_stream
 from trunkline_consumer.options import Handler, Handling, Limits, Options, options_of
 from trunkline_consumer.sessions import Sessions
-from trunkline_consumer.subscription import State, Subscription
+from trunkline_consumer.subscription import State, Subscription, checked_start
 from trunkline_consumer.tenure import Shape, Tenure
 from trunkline_store import (
     CURRENT,
@@ -258,6 +258,7 @@ class Consumer:
         if not isinstance(name, str):
             raise InvalidArgument('handler: a name is needed, as in @consumer.handler("billing")')
         names.check_subscription(name)
+        checked_start(start_from)
         if name in self._handled:
             raise InvalidArgument(f"handler {name!r}: this consumer has one of that name")
         handling = Handling(
@@ -324,14 +325,16 @@ class Consumer:
                 async with subscription:
                     await subscription.ended()
                     return
-            except Unavailable as error:
-                log.warning("subscription %s: %s", subscription.name, error)
-                await asyncio.sleep(random.uniform(0.5, 1.5))
             except Exception as error:
                 if subscription.state is State.STOPPED:  # while it was starting
                     return
+                if isinstance(error, Unavailable):
+                    log.warning("subscription %s: %s", subscription.name, error)
+                    await asyncio.sleep(random.uniform(0.5, 1.5))
+                    continue
                 if isinstance(error, SubscriptionLost) and not isinstance(error, SubscriptionDeleted):
                     log.warning("%s", error)
+                    await asyncio.sleep(0.1)
                     continue
                 if subscription.state is State.STARTING:  # otherwise it has said so itself
                     log.error("subscription %s cannot be started: %s", subscription.name, error)
@@ -343,11 +346,8 @@ class Consumer:
 def _check_handler(name: str, function: Handler, *, tx: bool) -> None:
     """Raises `InvalidArgument` where it is sure that it cannot be called as a handler is."""
     takes = "(batch, tx), with tx=True" if tx else "(batch)"
-    inner = inspect.unwrap(function)
-    if inspect.isfunction(inner) and not inspect.iscoroutinefunction(inner):
-        raise InvalidArgument(f"handler {name!r}: it is called as {takes}, and has to be `async def`")
     try:
-        inspect.signature(function).bind(*(["batch", "tx"] if tx else ["batch"]))
+        inspect.signature(function, follow_wrapped=False).bind(*(["batch", "tx"] if tx else ["batch"]))
     except ValueError:  # of some callables Python does not know it
         return
     except TypeError as error:

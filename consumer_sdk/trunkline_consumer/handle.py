@@ -55,29 +55,35 @@ class Runner:
         self._lanes: Lanes[Batch | Wanted] = Lanes()
         self._free = tenure.arrived  # the same bell for both: between looking and waiting nothing may ring unheard
         self._running = 0
+        self._ending = False
+        """Whoever runs is cancelled now."""
 
     async def run(self) -> None:
         """Until the tenure is closing and no handler runs. Raises `SubscriptionHalted`, `SubscriptionLost`,
         `BeginAgain`."""
         async with asyncio.TaskGroup() as tasks:
             looking = tasks.create_task(self._parking.look(self._wanted), name="parked batches")
-            while True:
-                if self._tenure.closing:
-                    if not self._running:
-                        looking.cancel()
-                        return
-                    await self._free.wait()
-                    continue
-                while self._tenure.ready:
-                    if not self._claim.held:
-                        await self._claim.until_held()
+            try:
+                while True:
+                    if self._tenure.closing:
+                        if not self._running:
+                            looking.cancel()
+                            return
+                        await self._free.wait()
                         continue
-                    batch = self._tenure.take()
-                    self._lanes.add(lane(batch), batch)
-                while self._running < self._handling.concurrency and (found := self._lanes.take()) is not None:
-                    self._running += 1
-                    tasks.create_task(self._one(*found), name=f"handler of {self._claim.name}")
-                await self._free.wait()
+                    while self._tenure.ready:
+                        if not self._claim.held:
+                            await self._claim.until_held()
+                            continue
+                        batch = self._tenure.take()
+                        self._lanes.add(lane(batch), batch)
+                    while self._running < self._handling.concurrency and (found := self._lanes.take()) is not None:
+                        self._running += 1
+                        tasks.create_task(self._one(*found), name=f"handler of {self._claim.name}")
+                    await self._free.wait()
+            except BaseException:
+                self._ending = True
+                raise
 
     async def _one(self, key: str, work: Batch | Wanted) -> None:
         try:
@@ -87,6 +93,11 @@ class Runner:
                 await self._park(work, 0, None, key)
             else:
                 await self._handle(work, key)
+        except asyncio.CancelledError as error:
+            if self._ending:
+                raise
+            # A group of tasks says nothing of one that is cancelled: its batch would be left out.
+            raise RuntimeError(f"a handler of {self._claim.name} was cancelled from within") from error
         finally:
             self._running -= 1
             self._lanes.done(key)

@@ -95,8 +95,8 @@ class Parking:
             return  # the answer to a commit was lost
         batches = [] if row["wanted"] == "discard" else await self._read(wanted)
         try:
-            for batch in batches:
-                await self._attempts.handle(batch)
+            if batches:
+                await self._attempts.handle(*batches)
         except Exhausted as failed:
             why = told(failed.__cause__ or failed)
             again = wanted.first, self._handling.attempts, why["error"], why["traceback"]
@@ -153,6 +153,7 @@ class Shelved(NoClaim):
     async def finish(self, connection: Connection, unit: Unit) -> int | None:
         """As `Claim.finish`; with the last batch, it is done."""
         if unit.last < self.last:
+            await self._claim.guard(connection)
             return unit.last
         return unit.last if await unpark(self._claim, connection, self._wanted) else None
 

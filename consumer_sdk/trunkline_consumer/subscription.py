@@ -85,7 +85,7 @@ class Subscription:
         self._store = store
         self._options = options
         self._shape = shape or Shape()
-        self._start_from = _checked_start(start_from)
+        self._start_from = checked_start(start_from)
         self._standby = standby
         self._transient = transient
         self._work = work
@@ -174,6 +174,8 @@ class Subscription:
         except asyncio.CancelledError:
             if self._stopping and not _is_cancelled():
                 raise SubscriptionLost(self.name, "was stopped") from None
+            if self._living is not None:
+                await self.stop()  # nobody else would
             raise
         finally:
             if self._living is None:
@@ -346,7 +348,8 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _checked_start(start_from: Start | int) -> Start | int:
+def checked_start(start_from: Start | int) -> Start | int:
+    """Returns where a subscription may begin, else raises `InvalidArgument`."""
     if isinstance(start_from, Start):
         return start_from
     if not isinstance(start_from, int) or isinstance(start_from, bool) or not 0 <= start_from < 2**63:

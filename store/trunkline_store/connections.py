@@ -195,7 +195,7 @@ async def is_lost(connection: Connection) -> bool:
     known, or be the application's own mistake."""
     try:
         await connection.execute("SELECT")
-    except asyncpg.InFailedSQLTransactionError:
+    except (asyncpg.InFailedSQLTransactionError, asyncpg.QueryCanceledError):  # the last one's cancellation came late
         return False
     except asyncpg.InterfaceError:
         return not alive(connection)  # or another statement is still under way in it

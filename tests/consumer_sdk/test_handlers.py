@@ -253,15 +253,14 @@ async def refused(consumer: Consumer, how: Callable[[], object], match: str) -> 
 
 
 async def test_what_cannot_be_called_as_a_handler_is_refused(consumer: Consumer) -> None:
-    """P9: with too many or too few arguments, or not async; what wraps a handler is one."""
+    """P9: with too many or too few arguments, say; what wraps a handler is one."""
 
     async def plain(batch: Batch) -> None: ...
     async def with_tx(batch: Batch, tx: object) -> None: ...
-    def not_async(batch: Batch) -> None: ...
 
     await refused(consumer, lambda: consumer.handler("s")(with_tx), "called as \\(batch\\): missing")
     await refused(consumer, lambda: consumer.handler("s", tx=True)(plain), "called as \\(batch, tx\\)")
-    await refused(consumer, lambda: consumer.handler("s")(not_async), "async def")  # type: ignore[type-var]
+    await refused(consumer, lambda: consumer.handler("s", start_from=-1), "start_from")
     await refused(consumer, lambda: consumer.handler(plain), "a name is needed")  # type: ignore[arg-type]
     await refused(consumer, lambda: consumer.handler("links"), "links")
 
@@ -296,3 +295,50 @@ async def test_why_a_handler_gave_up_is_not_lost(
     assert caplog.text.count("in price_of") == 1
     with pytest.raises(SubscriptionHalted, match="KeyError"):
         await asyncio.wait_for(store.subscriptions.wait_for("s", position, seconds=60), 30)
+
+
+async def test_a_handler_that_is_not_async_is_told_so(store: EventStore, consumer: Consumer) -> None:
+    """When it is called: a plain function may well give something to wait for."""
+
+    def not_async(batch: Batch) -> None: ...
+
+    consumer.handler("s", attempts=1, options=QUICK)(not_async)  # type: ignore[type-var]
+    await append(store, 1)
+    with pytest.raises(SubscriptionHalted, match="it has to be `async def`"):
+        await asyncio.wait_for(consumer.run(), 30)
+
+
+async def test_a_handler_that_cancels_its_own_task_is_no_silent_end(store: EventStore, consumer: Consumer) -> None:
+    """Its batch would be left out, and the next of its key go on: the subscription ends loudly instead."""
+
+    @consumer.handler("s", options=QUICK)
+    async def handle(batch: Batch) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(60)
+
+    await append(store, 1)
+    with pytest.raises(RuntimeError, match="cancelled from within"):
+        await asyncio.wait_for(consumer.run(), 30)
+
+
+async def test_what_a_handler_leaves_behind_is_its_failure(store: EventStore, consumer: Consumer) -> None:
+    """A statement that is under way when it returns, or a transaction in which nothing can be written: tried for ever,
+    nobody would hear of it."""
+    left: list[asyncio.Task[Any]] = []
+
+    @consumer.handler("busy", tx=True, attempts=2, wait_initial=0.01, options=QUICK)
+    async def busy(batch: Batch, tx: Any) -> None:
+        left.append(asyncio.create_task(tx.execute("SELECT pg_sleep(0.5)")))
+        await asyncio.sleep(0.1)  # it has begun
+
+    @consumer.handler("shut", tx=True, attempts=2, wait_initial=0.01, options=QUICK)
+    async def shut(batch: Batch, tx: Any) -> None:
+        await tx.execute("SET TRANSACTION READ ONLY")
+
+    await append(store, 1)
+    with pytest.raises(SubscriptionHalted, match=r"'busy' halted .* 2 times"):
+        await asyncio.wait_for(consumer.run(), 30)
+    await asyncio.gather(*left, return_exceptions=True)
+    assert (await store.subscriptions.get("shut")).state == "halted"

@@ -14,7 +14,7 @@ from tests.consumer_sdk.test_subscription import append
 from tests.whole.flow import QUICK
 from trunkline_consumer import Batch, Consumer, by_stream
 from trunkline_ops.servers.proxy import Proxy
-from trunkline_store import EventData, EventStore, InvalidArgument
+from trunkline_store import EventData, EventStore, InvalidArgument, RecordedEvent
 
 HELD_UP = """
     CREATE FUNCTION held_up() RETURNS trigger LANGUAGE plpgsql AS
@@ -349,3 +349,40 @@ def test_parking_takes_connections(vhost: str) -> None:
     consumer = Consumer(EventStore("postgresql://x", pool_size=2), vhost)
     with pytest.raises(InvalidArgument, match="park: the store needs a pool_size of at least 3"):
         consumer.handler("s", on_failure="park")
+
+
+async def test_what_was_parked_as_one_and_is_several_batches_by_now_is_handled_once(
+    store: EventStore, vhost: str
+) -> None:
+    """P5: `partition_by` failed, and is mended: the range is two batches then, whose effects are one transaction; the
+    second one fails at first."""
+    await store.fetch(EFFECTS)
+    broken, attempts = True, 0
+
+    def key(event: RecordedEvent) -> str:
+        if broken:
+            raise RuntimeError("no key")
+        return str(event.data)
+
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler(
+            "s", tx=True, on_failure="park", attempts=2, wait_initial=0.01, partition_by=key, options=QUICK
+        )
+        async def handle(batch: Batch, tx: asyncpg.Connection) -> None:
+            nonlocal attempts
+            for event in batch:
+                await tx.execute("INSERT INTO effects VALUES ($1)", event.position)
+            if batch.key == "b":
+                attempts += 1
+                if attempts == 1:
+                    raise RuntimeError("once")
+
+        await store.append_to_stream("x-1", 0, [EventData("E", each) for each in ("a", "b")])
+        async with running(consumer):
+            await until_parked(store, 1)
+            broken = False
+            await store.subscriptions.retry("s")
+            await until_parked(store, 0)
+    assert attempts == 2
+    assert await effects(store) == [event.position for event in await store.read_all_streams_forward()]

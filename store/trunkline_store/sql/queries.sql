@@ -454,8 +454,10 @@ WITH moved AS (
     INSERT INTO @schema@.given_up AS g (relay, hour, first_position, last_position, messages)
     SELECT $1, date_trunc('hour', clock_timestamp(), 'UTC'), $7, $8, $9 FROM moved WHERE $9::bigint > 0
     ON CONFLICT (relay, hour) DO UPDATE
-    SET last_position = excluded.last_position, messages = g.messages + excluded.messages
-    WHERE g.last_position < excluded.first_position
+    SET last_position = excluded.last_position,
+        messages = CASE WHEN g.last_position < excluded.first_position THEN g.messages + excluded.messages
+                        ELSE greatest(g.messages, excluded.messages) END
+    WHERE g.last_position < excluded.last_position
 )
 SELECT position FROM moved
 
