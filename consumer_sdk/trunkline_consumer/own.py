@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 from uuid import UUID
 
 from trunkline_consumer.acks import Unit
@@ -29,6 +29,8 @@ from trunkline_store import (
 from trunkline_store.connections import Connection
 from trunkline_store.lease import Keeper, Lease
 from trunkline_store.translate import translated
+
+_NOTHING_KEPT: Final = "a transient subscription keeps no checkpoint that a transaction could write"
 
 
 class BeginAgain(SubscriptionLost):
@@ -268,7 +270,7 @@ class NoClaim:
         return position
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
-        raise InvalidArgument("a transient subscription keeps no checkpoint that a transaction could write")
+        raise InvalidArgument(_NOTHING_KEPT)
 
     async def finish(self, connection: Connection, unit: Unit) -> int | None:
-        raise NotImplementedError
+        raise InvalidArgument(_NOTHING_KEPT)

@@ -358,7 +358,7 @@ async def test_what_a_handler_waits_for_may_be_cancelled(store: EventStore, vhos
         async def handle(batch: Batch, *_: Any) -> None:
             seen.append(batch[0].data)
             if seen == [1]:
-                other = asyncio.create_task(asyncio.sleep(60))
+                other = asyncio.create_task(asyncio.sleep(60))  # until it is cancelled: the case
                 asyncio.get_running_loop().call_soon(other.cancel)
                 await other
 

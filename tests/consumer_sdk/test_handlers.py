@@ -316,7 +316,7 @@ async def test_a_handler_that_cancels_its_own_task_is_no_silent_end(store: Event
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # where the cancellation arrives: the case
 
     await append(store, 1)
     with pytest.raises(RuntimeError, match="cancelled from within"):
