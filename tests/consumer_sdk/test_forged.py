@@ -106,7 +106,7 @@ async def test_a_forged_message_takes_no_events_place(store: EventStore, vhost: 
 
 
 async def test_an_event_that_is_erased_in_flight_is_handled_once_and_goes_by(store: EventStore, vhost: str) -> None:
-    """A hard delete takes the event that a checkpoint would stand on: the owner begins again, once, and goes on; what was
+    """A hard delete takes the event that a checkpoint would stand on: the owner begins again once, and goes on. Batches
     in flight behind it may come again."""
     seen: list[Any] = []
     taken, go_on = asyncio.Event(), asyncio.Event()
