@@ -59,6 +59,11 @@ class Batch(Sequence[Any]):
         return f"<Batch of {len(self)} from {self.stream!r}, positions {self.unit.first}-{self.unit.last}>"
 
     @property
+    def subscription(self) -> str:
+        """The name of the subscription that handed it out."""
+        return self._tenure.claim.name
+
+    @property
     def correlation_id(self) -> str | None:
         return self.events[0].correlation_id
 

@@ -216,15 +216,29 @@ class Subscription:
         """Removes the queue from the broker. Raises `BrokerUnavailable`."""
         await self._receiver.delete_queue()
 
-    async def ack(self, handled: RecordedEvent | Sequence[RecordedEvent] | int) -> None:
-        """This event (or position, or the last of these events) and all in flight before it are handled.
+    async def ack(self, handled: Batch | RecordedEvent | Sequence[RecordedEvent] | int) -> None:
+        """Mark an event and all in flight before it as handled.
 
-        Returns when the checkpoint is written, if the threshold is reached; otherwise at once. A database that is
-        away is waited for. Raises `UnexpectedAck` if it is not in flight, `SubscriptionLost` if it is too late.
+        Returns when the checkpoint is written, if the threshold is reached; otherwise at once. Waits for a database
+        that is away.
+
+        Args:
+            handled: a batch, an event, a list of events, of which the last one counts, or a position of the feed. What
+                a `mapper` made of events has no position.
+
+        Raises:
+            UnexpectedAck: the position is not in flight.
+            SubscriptionLost: the ack is too late.
+            InvalidArgument: `handled` is something else, or a batch of another subscription.
         """
         if self._tenure is None:
             raise InvalidArgument(f"subscription {self.name!r} was not started")
-        await self._tenure.ack(handled)
+        if not isinstance(handled, Batch):
+            await self._tenure.ack(_last_position(handled))
+        elif handled.subscription != self.name:
+            raise InvalidArgument(f"ack: {handled!r} is of subscription {handled.subscription!r}, not {self.name!r}")
+        else:
+            await handled.ack()
 
     # --- its life
 
@@ -341,6 +355,18 @@ class Subscription:
         self._arrived.ring()
         if self._forget is not None:
             self._forget(self)
+
+
+def _last_position(handled: RecordedEvent | Sequence[RecordedEvent] | int) -> int:
+    """Return the position of what is acknowledged. Raises `InvalidArgument`."""
+    if isinstance(handled, int) and not isinstance(handled, bool):
+        return handled
+    events = [handled] if isinstance(handled, RecordedEvent) else handled
+    if not isinstance(events, Sequence) or not all(isinstance(each, RecordedEvent) for each in events):
+        raise InvalidArgument(f"ack: {handled!r} is neither a batch, nor events as recorded, nor a position")
+    if not events:
+        raise InvalidArgument("ack: the list of events is empty")
+    return events[-1].feed_position
 
 
 def _is_cancelled() -> bool:

@@ -20,7 +20,7 @@ from trunkline_consumer.bell import Bell
 from trunkline_consumer.feed import Feed, Kind
 from trunkline_consumer.options import Options
 from trunkline_consumer.own import Claim, NoClaim
-from trunkline_store import InvalidArgument, RecordedEvent, SubscriptionLost, UnexpectedAck
+from trunkline_store import RecordedEvent, SubscriptionLost, UnexpectedAck
 from trunkline_store.connections import Connection
 from trunkline_store.store import MAX_POSITION
 
@@ -157,13 +157,8 @@ class Tenure:
         self._handed_out = batch.unit.last
         return batch
 
-    async def ack(self, handled: RecordedEvent | Sequence[RecordedEvent] | int) -> None:
-        """See `Subscription.ack`."""
-        if isinstance(handled, Sequence):
-            if not handled:
-                raise InvalidArgument("ack: there is no event in the list")
-            handled = handled[-1]
-        position = handled if isinstance(handled, int) else handled.feed_position
+    async def ack(self, position: int) -> None:
+        """See `Subscription.ack`; `position` is that of the last event."""
         if self._is_over():
             return
         if position > self._handed_out or not self.acks.ack(position):
