@@ -29,6 +29,7 @@ from trunkline_store import (
     SubscriptionLost,
     Unavailable,
 )
+from trunkline_store.cancellation import ends_program
 from trunkline_store.connections import Connection, alive, is_lost, is_read_only
 
 log = logging.getLogger("trunkline.consumer")
@@ -106,7 +107,9 @@ class Attempts:
                         await self._call(batch, connection)
         except (Failed, Unavailable, SubscriptionLost):
             raise
-        except Exception as error:  # a constraint that is checked at the end, say
+        except BaseException as error:  # a constraint that is checked at the end, say
+            if ends_program(error):
+                raise
             raise Failed(error) from error
 
     async def _call(self, batch: Batch, *transaction: Connection) -> None:
@@ -117,21 +120,18 @@ class Attempts:
                 if not inspect.isawaitable(work):
                     raise TypeError(f"the handler gave {work!r}, and nothing to wait for: it has to be `async def`")
                 await work
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise Failed(error) from error  # what it waited for was cancelled by somebody else
         except SubscriptionLost as error:
             if error.subscription == self._claim.name:
                 raise
             raise Failed(error) from error
-        except Exception as error:
+        except BaseException as error:
+            if ends_program(error):
+                raise
             if await self._away(error, time.monotonic() - began, *transaction):
                 raise StoreUnavailable(f"the database went away under a handler: {error}") from error
             raise Failed(error) from error
 
-    async def _away(self, error: Exception, took: float, *transaction: Connection) -> bool:
+    async def _away(self, error: BaseException, took: float, *transaction: Connection) -> bool:
         """Whether that was no failure of the handler: its connection was lost, whatever the handler makes of it; or its
         store, which may be another one, is not there, and neither is ours, or it was not. Raises `Unavailable`."""
         if transaction and await is_lost(*transaction):

@@ -29,7 +29,7 @@ class Batch(Sequence[Any]):
         key: Any,
         tenure: Tenure,
         unit: Unit,
-        error: Exception | None = None,
+        error: BaseException | None = None,
     ) -> None:
         self.events = events
         """As they were recorded."""

@@ -26,7 +26,7 @@ from trunkline_consumer.receive import Received, Receiver
 from trunkline_consumer.replay import replay
 from trunkline_consumer.tenure import Tenure
 from trunkline_consumer.unpack import unpacked
-from trunkline_store import BrokerUnavailable, EventStore, RecordedEvent, Unavailable
+from trunkline_store import BrokerUnavailable, EventStore, RecordedEvent, TrunklineError, Unavailable
 from trunkline_store.read import from_all
 from trunkline_store.wire import BadMessage, placement
 
@@ -198,8 +198,10 @@ class Follower:
                             return heard
                     case _:
                         progress = time.monotonic()
-            except BadMessage as error:
-                log.warning("subscription %s: message passed over: %s", self._tenure.claim.name, error)
+            except TrunklineError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is of this message: the store has its events
+                log.warning("subscription %s: damaged message passed over: %r", self._tenure.claim.name, error)
                 self._counts.holes += 1
                 return heard
 
@@ -208,7 +210,7 @@ class Follower:
         tenure = self._tenure
         try:
             place = placement(message.headers, self._store.schema)
-        except BadMessage:
+        except Exception:
             tenure.acks.received(message.tag, 0)
             raise
         # At once: after the first `await`, the tag may be of a channel that has gone.

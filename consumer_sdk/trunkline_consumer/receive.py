@@ -9,23 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 import aio_pika
 from aiormq.abc import DeliveredMessage
-from aiormq.exceptions import ChannelInvalidStateError
 from pamqp import commands
 
+from trunkline_store.broker import asking_broker
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.presence import client_properties
 
 log = logging.getLogger("trunkline.consumer")
 
-BROKER_ERRORS: Final = (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError)
 CONNECT_SECONDS: Final = 10.0
 CONSUME_SECONDS: Final = 5.0
 
@@ -83,7 +82,7 @@ class Receiver:
         """Declares, binds and consumes. Raises `BrokerUnavailable`."""
         await self.close()
         try:
-            with _said_by_broker():
+            with asking_broker(self._url):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     self._connection = await aio_pika.connect(
                         self._url, client_properties=client_properties(f"{self._queue.name} subscription")
@@ -155,13 +154,13 @@ class Receiver:
         self._lost = True
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            with suppress(*BROKER_ERRORS):
+            with suppress(BrokerUnavailable), asking_broker():
                 async with asyncio.timeout(2):
                     await connection.close()
 
     async def delete_queue(self) -> None:
         """Removes the queue, for good. Raises `BrokerUnavailable`."""
-        with _said_by_broker():
+        with asking_broker(self._url):
             async with (
                 asyncio.timeout(2 * CONNECT_SECONDS),  # RabbitMQ itself waits 5 s for a queue that does not answer
                 await aio_pika.connect(
@@ -187,7 +186,7 @@ class Receiver:
     async def ack(self, tag: int, generation: int) -> None:
         """Acknowledges all messages up to `tag`, if their channel is still there."""
         if generation == self.generation and self.connected:
-            with suppress(ChannelInvalidStateError, *BROKER_ERRORS):
+            with suppress(BrokerUnavailable), asking_broker():
                 await self._channel.basic_ack(tag, multiple=True, wait=False)
 
     async def until_lost(self) -> None:
@@ -196,7 +195,7 @@ class Receiver:
         while self.connected:
             if self._unbound:
                 self._unbound = False
-                with _said_by_broker():
+                with asking_broker(self._url):
                     async with asyncio.timeout(CONNECT_SECONDS):
                         await self._declare_once()
                 obey_cancellation()
@@ -218,19 +217,6 @@ class Receiver:
         if generation == self.generation:
             self._lost = True
             self._arrived.set()
-
-
-@contextmanager
-def _said_by_broker() -> Iterator[None]:
-    """What is raised within becomes `BrokerUnavailable`, if it comes from there; a cancellation is obeyed. Where a
-    connection is closed without a word, aiormq raises a bare `Exception` in whoever waits for an answer."""
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, BROKER_ERRORS) and type(error) is not Exception:
-            raise
-        obey_cancellation()
-        raise BrokerUnavailable.because(error) from error
 
 
 async def _unused(_: DeliveredMessage) -> None:

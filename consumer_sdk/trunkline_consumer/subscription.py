@@ -38,6 +38,7 @@ from trunkline_store import (
     Unavailable,
     names,
 )
+from trunkline_store.cancellation import ends_program
 from trunkline_store.lease import Keeper
 
 log = logging.getLogger("trunkline.consumer")
@@ -145,7 +146,7 @@ class Subscription:
                     continue
                 batch = tenure.take()
                 if batch.error is not None:
-                    raise batch.error
+                    raise _raisable(batch.error)
                 return batch
             if self._error is not None:
                 raise self._error
@@ -211,6 +212,8 @@ class Subscription:
             await asyncio.wait([self._living])
         if self._error is not None:
             raise self._error
+        if self._living is not None and self._stopped is None and not self._living.cancelled():
+            self._living.result()
 
     async def delete_queue(self) -> None:
         """Removes the queue from the broker. Raises `BrokerUnavailable`."""
@@ -268,12 +271,15 @@ class Subscription:
                 except BeginAgain:
                     tenure.end(None)
                     tenure = await self._again()
-        except asyncio.CancelledError as error:
-            if _is_cancelled():
-                raise
-            await self._fail(tenure, error)  # of something within, and nobody asked for it
-        except Exception as error:  # noqa: BLE001 - whatever it is
-            await self._fail(tenure, error)
+        except BaseException as error:
+            if not ends_program(error):  # a cancellation of something within that nobody asked for is an error, too
+                await self._fail(tenure, error)
+                return
+            if self._stopped is None:  # cancelled from outside: whoever iterates or waits must not wait for ever
+                self._error = RuntimeError(f"subscription {self.name!r} was cancelled: stop it instead")
+                self.state = State.HALTED
+                tenure.end(self._error)
+            raise
 
     async def _again(self) -> Tenure:
         """The next tenure, of the same owner."""
@@ -314,15 +320,14 @@ class Subscription:
         self.state = State.LOST if isinstance(error, SubscriptionLost) else State.HALTED
         if not isinstance(error, TrunklineError):
             log.error("subscription %s failed", self.name, exc_info=error)
-            if isinstance(error, asyncio.CancelledError):  # raised as it is, it would cancel whoever is told
-                error = RuntimeError(f"what subscription {self.name!r} consists of was cancelled from within")
+            error = _raisable(error)
         elif isinstance(error, SubscriptionDeleted) or not isinstance(error, SubscriptionLost | Unavailable):
             log.error("subscription %s has ended: %s", self.name, error, exc_info=error.__cause__)
         self._error = error
         try:
             if self.state is State.HALTED and not tenure.over:
                 tenure.close()
-                with suppress(TrunklineError):  # what was finished is not to come again
+                with suppress(Exception):  # what was finished is not to come again
                     await tenure.write()
         finally:
             tenure.end(error)
@@ -367,6 +372,16 @@ def _last_position(handled: RecordedEvent | Sequence[RecordedEvent] | int) -> in
     if not events:
         raise InvalidArgument("ack: the list of events is empty")
     return events[-1].feed_position
+
+
+def _raisable(error: BaseException) -> BaseException:
+    """Return an error as it can be raised to whoever iterates or waits: one that would end the iteration in silence,
+    cancel the caller or end the program is the cause of a `RuntimeError`."""
+    if isinstance(error, Exception) and not isinstance(error, StopAsyncIteration | StopIteration):
+        return error
+    told = RuntimeError(f"{type(error).__name__} was raised from within a subscription: {error}")
+    told.__cause__ = error
+    return told
 
 
 def _is_cancelled() -> bool:

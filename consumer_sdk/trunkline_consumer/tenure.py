@@ -21,6 +21,7 @@ from trunkline_consumer.feed import Feed, Kind
 from trunkline_consumer.options import Options
 from trunkline_consumer.own import Claim, NoClaim
 from trunkline_store import RecordedEvent, SubscriptionLost, UnexpectedAck
+from trunkline_store.cancellation import ends_program
 from trunkline_store.connections import Connection
 from trunkline_store.store import MAX_POSITION
 
@@ -95,14 +96,16 @@ class Tenure:
         selector, partition_by = self._shape.selector, self._shape.partition_by
         keys: Sequence[Hashable] = ()  # one for each event, if they may differ
         key: Hashable = None
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             if selector is not None:
                 chosen = [event for event in chosen if selector(event)]
             if partition_by is not None:
                 keys = [partition_by(event) for event in chosen]
-                hash(tuple(keys))
-        except Exception as raised:  # noqa: BLE001 - the application's: it is an error of this batch alone
+                hash((*keys, *map(str, keys)))  # whatever a key cannot do is found here
+        except BaseException as raised:  # the application's: it is an error of this batch alone
+            if ends_program(raised):
+                raise
             error, keys, key = raised, (), chosen[0].stream
         begin = 0
         for end in range(1, len(keys)):
@@ -112,12 +115,14 @@ class Tenure:
         if chosen:
             self._ready(chosen[begin:] if begin else chosen, keys[begin] if keys else key, error)
 
-    def _ready(self, events: Sequence[RecordedEvent], key: Hashable, error: Exception | None) -> None:
+    def _ready(self, events: Sequence[RecordedEvent], key: Hashable, error: BaseException | None) -> None:
         values: Sequence[Any] = events
         if self._shape.mapper is not None and error is None:
             try:
                 values = [self._shape.mapper(event) for event in events]
-            except Exception as raised:  # noqa: BLE001 - as above
+            except BaseException as raised:  # as above
+                if ends_program(raised):
+                    raise
                 error = raised
         unit = self.acks.deliver(
             events[0].feed_position,

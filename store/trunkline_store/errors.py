@@ -38,6 +38,7 @@ The message says what happened and what to do; the attributes say it to a progra
 from __future__ import annotations
 
 import ssl
+from asyncio import CancelledError
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
@@ -361,4 +362,6 @@ def tls_problem(server: str, parameter: str, error: BaseException) -> str | None
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, StopAsyncIteration | EOFError | CancelledError) or type(error) is Exception:
+        return "the connection was closed without a word"  # that is how the client library says so
     return str(error) or type(error).__name__
