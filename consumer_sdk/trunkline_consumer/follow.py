@@ -183,6 +183,7 @@ class Follower:
                 if message is None:
                     return heard
             self._was_live = heard = True
+            before = self._tenure.delivered
             try:
                 if not self._feed.covers(message.headers):
                     self._tenure.acks.received(message.tag, 0)
@@ -190,14 +191,12 @@ class Follower:
                     found = Verdict.FOREIGN
                 else:
                     found = await self._take(message)
-                match found:
-                    case Verdict.HOLE:
-                        return heard
-                    case Verdict.FOREIGN:  # if nothing else comes, the past may be another one by now
-                        if time.monotonic() > progress + self._options.idle:
-                            return heard
-                    case _:
-                        progress = time.monotonic()
+                if found is Verdict.HOLE:
+                    return heard
+                if self._tenure.delivered > before:
+                    progress = time.monotonic()
+                elif time.monotonic() > progress + self._options.idle:
+                    return heard  # a backlog of old messages may be long, and the history may be another one by now
             except TrunklineError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is of this message: the store has its events

@@ -5,12 +5,14 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aio_pika
 import pytest
 import pytest_asyncio
 
 from tests.closing_server import closing_server
 from tests.consumer_sdk.test_handlers import running, until
 from tests.consumer_sdk.test_subscription import ONE_BY_ONE, append, data, take
+from tests.relay.plain import plain
 from tests.whole.flow import QUICK, relay_running
 from trunkline_consumer import CURRENT, ORIGIN, Batch, Consumer, Options, State, Subscription
 from trunkline_consumer.feed import Feed
@@ -27,6 +29,8 @@ from trunkline_store import (
 )
 
 pytestmark = pytest.mark.both_loops
+
+_PROPERTIES = ("headers", "content_type", "correlation_id", "message_id", "timestamp", "type", "app_id")
 
 
 @pytest_asyncio.fixture
@@ -173,6 +177,34 @@ async def test_a_message_that_cannot_be_unpacked_is_read_from_the_store(
             assert consumer.subscriptions[0].counts.holes > 0, "it came from the store at once: this shows nothing"
     (parked,) = await store.subscriptions.parked("s")
     assert "UndecodableEvent" in (parked.error or "")
+
+
+async def test_old_messages_are_no_progress(store: EventStore, database: str, vhost: str, consumer: Consumer) -> None:
+    """However many of them come, and for however long: the store is asked as if none had come."""
+    async with plain(vhost, "#") as other:
+        async with relay_running(database, vhost):
+            await append(store, 1)
+            await other.until(1)
+        (old,) = other.messages
+        again = aio_pika.Message(old.body, **{name: getattr(old, name) for name in _PROPERTIES})
+
+        async def repeat() -> None:
+            async with await aio_pika.connect(vhost) as connection, connection.channel() as channel:
+                exchange = await channel.get_exchange("eventstore")
+                while True:
+                    await exchange.publish(again, old.routing_key or "")
+                    await asyncio.sleep(0.01)  # it is for long that they come
+
+        async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE, idle=1.0) as subscription:
+            await (await take(subscription)).ack()
+            repeating = asyncio.create_task(repeat())
+            await until(lambda: subscription.counts.duplicates > 5)
+            await append(store, 2)
+            assert data(await take(subscription)) == [2]
+            seen = subscription.counts.duplicates
+            await until(lambda: subscription.counts.duplicates > seen)
+            repeating.cancel()
+            await asyncio.wait([repeating])
 
 
 async def test_what_ends_a_subscription_that_begins_again_is_told(store: EventStore, consumer: Consumer) -> None:
