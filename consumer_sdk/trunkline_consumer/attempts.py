@@ -19,6 +19,7 @@ import asyncpg
 from trunkline_consumer.batch import Batch
 from trunkline_consumer.follow import Counts
 from trunkline_consumer.options import Handler, Handling
+from trunkline_consumer.outages import Server, database_pause
 from trunkline_consumer.own import Claim
 from trunkline_consumer.trace import processing
 from trunkline_store import (
@@ -46,12 +47,21 @@ class Exhausted(Exception):
 class Attempts:
     """During one tenure."""
 
-    def __init__(self, store: EventStore, claim: Claim, handler: Handler, handling: Handling, counts: Counts) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        claim: Claim,
+        handler: Handler,
+        handling: Handling,
+        counts: Counts,
+        database: Server,
+    ) -> None:
         self._store = store
         self._claim = claim
         self._handler = handler
         self._handling = handling
         self._counts = counts
+        self._database = database
 
     async def handle(self, *batches: Batch) -> None:
         """As often as the handler was told; all of them or, with `tx`, none: they are finished then. Raises
@@ -80,14 +90,13 @@ class Attempts:
 
     async def until_written(self, do: Callable[[], Awaitable[None]]) -> None:
         """Waits for a database that is away."""
-        pause = 0.1
+        pause = database_pause()
         while True:
             try:
                 return await do()
             except Unavailable as error:
-                log.warning("subscription %s waits for the database: %s", self._claim.name, error)
-            await asyncio.sleep(pause)
-            pause = min(2.0, pause * 2)
+                self._database.away(error)
+            await asyncio.sleep(pause.next())
 
     async def _attempt(self, batches: Sequence[Batch]) -> None:
         for batch in batches:

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import aio_pika
 from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import InvalidFrameError
 from pamqp import commands
 
 from trunkline_store.broker import asking_broker
@@ -70,8 +71,12 @@ class Receiver:
         self._lost = True
         self._unbound = False
         self._consumed = queue.name
+        self.transient = queue.transient
         self.generation = 0
         """Counts the channels: a tag is good in its own generation only."""
+        self.taken = 0
+        """Counts the messages that were taken from here, on all channels."""
+        self._cause: BaseException | None = None  # why the channel was lost, if the client library said so
 
     @property
     def connected(self) -> bool:
@@ -105,6 +110,7 @@ class Receiver:
         channel = await self._connection.transport.connection.channel(publisher_confirms=False)
         self._channel = channel
         self._messages.clear()
+        self._cause = None
         self.generation += 1
         channel.on_consumer_cancel_callbacks.add(partial(self._on_lost, self.generation))
         channel.closing.add_done_callback(partial(self._on_lost, self.generation))
@@ -172,7 +178,10 @@ class Receiver:
 
     def at_hand(self) -> Received | None:
         """The next message, if it is there."""
-        return self._messages.popleft() if self._messages and not self._lost else None
+        if self._lost or not self._messages:
+            return None
+        self.taken += 1
+        return self._messages.popleft()
 
     async def next(self, seconds: float) -> Received | None:
         """The next message, or None when none came within `seconds`, or the queue was lost."""
@@ -189,9 +198,10 @@ class Receiver:
             with suppress(BrokerUnavailable), asking_broker():
                 await self._channel.basic_ack(tag, multiple=True, wait=False)
 
-    async def until_lost(self) -> None:
+    async def until_lost(self) -> BaseException | None:
         """Waits until the queue, the channel or the connection is lost, and binds again when asked to: whoever connects
-        does it, since to close a connection ends all that is under way in it. Raises `BrokerUnavailable`."""
+        does it, since to close a connection ends all that is under way in it. Returns what the client library said of
+        the loss. Raises `BrokerUnavailable`."""
         while self.connected:
             if self._unbound:
                 self._unbound = False
@@ -202,6 +212,7 @@ class Receiver:
                 continue
             self._arrived.clear()
             await self._arrived.wait()
+        return self._cause
 
     async def _on_deliver(self, channel: Any, frame: commands.Basic.Deliver) -> None:
         """In aiormq's place, which makes a task for each message, as dear as all that we do with a small one."""
@@ -212,11 +223,21 @@ class Receiver:
             self._arrived.set()
 
     def _on_lost(self, generation: int, cause: object) -> None:
+        error = None
         if isinstance(cause, asyncio.Future) and not cause.cancelled():
-            cause.exception()  # retrieved, or asyncio would complain of it
+            error = cause.exception()  # retrieved, or asyncio would complain of it
         if generation == self.generation:
+            self._cause = self._cause or error
             self._lost = True
             self._arrived.set()
+
+
+def is_unreadable(cause: BaseException | None) -> bool:
+    """Return whether a channel was lost to a frame that cannot be decoded, such as a header with a time in the year
+    584,556,019: aiormq gives the whole connection up for it, and the broker delivers the message again."""
+    if isinstance(cause, InvalidFrameError):
+        return True
+    return isinstance(cause, ValueError | ArithmeticError | LookupError | TypeError | RecursionError)
 
 
 async def _unused(_: DeliveredMessage) -> None:

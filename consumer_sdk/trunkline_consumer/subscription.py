@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Self
@@ -22,6 +21,7 @@ from trunkline_consumer.bell import Bell
 from trunkline_consumer.feed import Feed
 from trunkline_consumer.follow import Counts, Follower
 from trunkline_consumer.options import Options
+from trunkline_consumer.outages import Outages, database_pause
 from trunkline_consumer.own import BeginAgain, Claim, NoClaim, Owner, first_checkpoint
 from trunkline_consumer.receive import Queue, Receiver
 from trunkline_consumer.sessions import Sessions
@@ -105,6 +105,7 @@ class Subscription:
             prefetch=options.prefetch,
         )
         self._arrived = Bell()
+        self._outages = Outages(name)
         self._tenure: Tenure | None = None
         self._error: BaseException | None = None
         self._started = False
@@ -257,7 +258,7 @@ class Subscription:
     def _begin(self, claim: Claim | NoClaim) -> Tenure:
         if self._tenure is not None:
             self.counts.handled += self._tenure.acks.finished
-        self._tenure = Tenure(claim, self.feed, self._options, self._shape, self._arrived)
+        self._tenure = Tenure(claim, self.feed, self._options, self._shape, self._arrived, self._outages)
         if self._stopping:
             self._tenure.close()
         return self._tenure
@@ -283,16 +284,17 @@ class Subscription:
 
     async def _again(self) -> Tenure:
         """The next tenure, of the same owner."""
-        pause = 0.1
+        pause = database_pause()
         while True:
             try:
-                return self._begin(await self._claim(standby=False))
+                tenure = self._begin(await self._claim(standby=False))
+                self._outages.database.back()
+                return tenure
             except SubscriptionAlreadyExists:
                 raise SubscriptionLost(self.name) from None
             except Unavailable as error:
-                log.warning("subscription %s: %s", self.name, error)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(5.0, pause * 2)
+                self._outages.database.away(error)
+                await asyncio.sleep(pause.next())
 
     async def _follow(self, tenure: Tenure) -> None:
         """Until one of the things that go on at once has ended it."""

@@ -19,6 +19,7 @@ from trunkline_consumer.batch import Batch
 from trunkline_consumer.bell import Bell
 from trunkline_consumer.feed import Feed, Kind
 from trunkline_consumer.options import Options
+from trunkline_consumer.outages import Outages
 from trunkline_consumer.own import Claim, NoClaim
 from trunkline_store import RecordedEvent, SubscriptionLost, UnexpectedAck
 from trunkline_store.cancellation import ends_program
@@ -41,8 +42,17 @@ class _Finished(Exception):
 class Tenure:
     """`arrived`: rung when a batch is ready, or the tenure has ended."""
 
-    def __init__(self, claim: Claim | NoClaim, feed: Feed, options: Options, shape: Shape, arrived: Bell) -> None:
+    def __init__(
+        self,
+        claim: Claim | NoClaim,
+        feed: Feed,
+        options: Options,
+        shape: Shape,
+        arrived: Bell,
+        outages: Outages | None = None,
+    ) -> None:
         self.claim = claim
+        self.outages = outages or Outages(claim.name)
         self.acks = AckMap(claim.checkpoint)
         self.delivered = claim.checkpoint
         """The feed was handed over, or read, up to here."""

@@ -1,9 +1,20 @@
 import asyncio
+import datetime as dt
 import time
+from typing import Any
 
 import aio_pika
+import pamqp.frame
+from aiormq.abc import ChannelFrame
+from pamqp import commands
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
 
+from tests.consumer_sdk.test_subscription import ONE_BY_ONE, append, data, take
+from tests.whole.flow import relay_running
+from trunkline_consumer import Consumer
 from trunkline_consumer.receive import Queue, Receiver
+from trunkline_store import EventStore
 
 MOMENTS = 80
 
@@ -29,3 +40,42 @@ async def test_a_connect_can_be_cancelled_at_any_moment(vhost: str) -> None:
             await asyncio.wait({connecting})
             assert connecting.cancelled()
         await receiver.close()
+
+
+async def publish_undecodable(url: str, exchange: str) -> None:
+    """Publish a message with a time in its headers that RabbitMQ takes, and Python's client cannot decode."""
+    when = dt.datetime.fromtimestamp(0x01020304, tz=dt.UTC)
+    properties = commands.Basic.Properties(headers={"when": when})
+    frames = commands.Basic.Publish(exchange=exchange, routing_key="a.E.a-1"), ContentHeader(0, 1, properties)
+    async with await aio_pika.connect(url) as connection:
+        transport: Any = connection.transport
+        channel = await transport.connection.channel(publisher_confirms=False)
+        payload = b"".join(pamqp.frame.marshal(frame, channel.number) for frame in (*frames, ContentBody(b"x")))
+        written = asyncio.get_running_loop().create_future()
+        assert payload.count(b"T" + 0x01020304.to_bytes(8)) == 1
+        payload = payload.replace(b"T" + 0x01020304.to_bytes(8), b"T" + b"\xff" * 8)
+        await channel.write_queue.put(ChannelFrame(payload, True, written))
+        await written
+
+
+async def test_a_message_that_cannot_be_decoded_is_got_rid_of(store: EventStore, database: str, vhost: str) -> None:
+    """Its queue is deleted after a few connections that it ended, and the subscription is live again: nothing is lost,
+    and it is counted."""
+    async with relay_running(database, vhost), Consumer(store, vhost) as consumer:
+        async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
+            n = 0
+            while not subscription.counts.from_queue:
+                await append(store, n)
+                assert data(await take(subscription)) == [n]
+                n += 1
+            await publish_undecodable(vhost, "eventstore")
+            before = subscription.counts.from_queue
+            async with asyncio.timeout(60):
+                while not subscription.counts.unreadable or subscription.counts.from_queue == before:
+                    await append(store, n)
+                    batch = await take(subscription)
+                    assert data(batch) == [n]
+                    await batch.ack()
+                    n += 1
+            assert subscription.counts.unreadable == 1
+            assert subscription._receiver.generation < 10
