@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,10 +18,10 @@ from typing import Any, Final, NamedTuple
 
 import aio_pika
 from aiormq.abc import DeliveredMessage
-from aiormq.exceptions import InvalidFrameError
+from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, InvalidFrameError
 from pamqp import commands
 
-from trunkline_store.broker import asking_broker
+from trunkline_store.broker import asking_broker, declare_exchange
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.presence import client_properties
@@ -28,6 +30,8 @@ log = logging.getLogger("trunkline.consumer")
 
 CONNECT_SECONDS: Final = 10.0
 CONSUME_SECONDS: Final = 5.0
+BIND_SECONDS: Final = 5.0
+"""Between two tries to bind to an exchange that is missing."""
 
 
 class Queue:
@@ -70,6 +74,8 @@ class Receiver:
         self._channel: Any = None
         self._lost = True
         self._unbound = False
+        self._missing: list[str] = []  # exchanges that the queue could not be bound to
+        self._bind_at = math.inf  # when that is tried again
         self._consumed = queue.name
         self.transient = queue.transient
         self.generation = 0
@@ -141,18 +147,40 @@ class Receiver:
                 self._consumed = declared.name
             else:
                 declared = await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
-            (exchange, key), *further = queue.bindings
-            await declared.bind(exchange, routing_key=key)
-        for exchange, key in further:
-            try:
-                async with self._connection.channel() as channel:
-                    await (await channel.get_queue(self._consumed, ensure=False)).bind(exchange, routing_key=key)
-            except aio_pika.exceptions.ChannelNotFoundEntity:
-                log.info("exchange %s is not there yet: until then, the store is asked", exchange)
+        await self._bind()
+
+    async def _bind(self) -> None:
+        missing = [exchange for exchange, key in self._queue.bindings if not await self._is_bound(exchange, key)]
+        self._bind_at = time.monotonic() + BIND_SECONDS if missing else math.inf
+        if missing and missing != self._missing:
+            log.warning(
+                "queue %s: exchange %s is missing, and this login may not declare it: start a relay, which does; until "
+                "then the store is asked",
+                *(self._queue.name, " and ".join(missing)),
+            )
+        self._missing = missing
+
+    async def _is_bound(self, exchange: str, key: str) -> bool:
+        """Bind the queue, and declare the exchange if it is missing. Returns False where that is refused."""
+        with suppress(ChannelNotFoundEntity):
+            await self._bind_to(exchange, key)
+            return True
+        try:
+            async with self._connection.channel() as channel:
+                await declare_exchange(channel, exchange)
+        except ChannelAccessRefused:
+            return False
+        await self._bind_to(exchange, key)
+        return True
+
+    async def _bind_to(self, exchange: str, key: str) -> None:
+        async with self._connection.channel() as channel:
+            queue = await channel.get_queue(self._consumed, ensure=False)
+            await queue.bind(exchange, routing_key=key)
 
     def bind_again(self) -> None:
         """Asks `until_lost` to declare and bind once more, in case the exchange was made anew."""
-        self._unbound = not self._queue.transient
+        self._unbound = True
         self._arrived.set()
 
     async def close(self) -> None:
@@ -203,15 +231,17 @@ class Receiver:
         does it, since to close a connection ends all that is under way in it. Returns what the client library said of
         the loss. Raises `BrokerUnavailable`."""
         while self.connected:
-            if self._unbound:
+            if self._unbound or time.monotonic() >= self._bind_at:
                 self._unbound = False
                 with asking_broker(self._url):
                     async with asyncio.timeout(CONNECT_SECONDS):
-                        await self._declare_once()
+                        await (self._bind() if self.transient else self._declare_once())
                 obey_cancellation()
                 continue
             self._arrived.clear()
-            await self._arrived.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._bind_at - time.monotonic() if self._missing else None):
+                    await self._arrived.wait()
         return self._cause
 
     async def _on_deliver(self, channel: Any, frame: commands.Basic.Deliver) -> None:

@@ -28,7 +28,7 @@ from trunkline_relay.metrics import Metrics
 from trunkline_relay.patience import Patience
 from trunkline_relay.trace import Spans
 from trunkline_store import names
-from trunkline_store.broker import asking_broker
+from trunkline_store.broker import asking_broker, declare_exchange
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.presence import client_properties
@@ -99,7 +99,7 @@ class Publisher:
                     )
                     channel = await self._connection.channel(publisher_confirms=True)
                     for exchange in (self._exchange, names.links_exchange(self._store)):
-                        await channel.declare_exchange(exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+                        await declare_exchange(channel, exchange)
                     await channel.close()
                     underlying: aiormq.Connection = self._connection.transport.connection
                     self._underlying = underlying

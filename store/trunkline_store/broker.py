@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from trunkline_store.cancellation import ends_program, obey_cancellation
 from trunkline_store.errors import BrokerUnavailable, TrunklineError
@@ -30,3 +31,12 @@ def asking_broker(url: str | None = None) -> Iterator[None]:
         if ends_program(error):
             raise
         raise BrokerUnavailable.because(error, url) from error
+
+
+async def declare_exchange(channel: Any, name: str) -> None:
+    """Declare an exchange of a store: the relay does it, and a subscriber that comes before the first relay.
+
+    Args:
+        channel: one of aio-pika.
+    """
+    await channel.declare_exchange(name, "topic", durable=True)
