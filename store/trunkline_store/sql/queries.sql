@@ -240,16 +240,17 @@ WHERE e.bytes_before < $4
 ORDER BY e.position DESC
 
 -- name: read_category_forward
--- As read_all_forward, of category $5. Its bounds are pairs, which only the category's index serves: with bounds of the
--- position alone, a plan for any values goes through all events and leaves out the others'.
+-- As read_all_forward, of category $5. Both bounds and the order are pairs, as the category's index is, and nothing else
+-- names the category: with an equality beside them the planner takes the order of positions for enough, and goes through
+-- all events, or through the category from its first event on.
 SELECT e.position, s.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
        e.correlation_id, e.causation_id, e.created_at, e.size
-FROM (SELECT *, sum(size) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - size AS bytes_before
-      FROM @schema@.events WHERE category = $5 AND (category, position) >= ($5, $1) AND (category, position) <= ($5, $2)
-      ORDER BY position LIMIT $3) AS e
+FROM (SELECT *, sum(size) OVER (ORDER BY category, position ROWS UNBOUNDED PRECEDING) - size AS bytes_before
+      FROM @schema@.events WHERE (category, position) >= ($5, $1) AND (category, position) <= ($5, $2)
+      ORDER BY category, position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE e.bytes_before < $4
-ORDER BY e.position
+ORDER BY e.category, e.position
 
 -- name: page_all
 -- As read_all_forward, in its barest form: streams by their ids, and nothing of an event above $4 bytes but that it is
@@ -260,12 +261,12 @@ SELECT e.position, e.stream_id, e.stream_version, e.event_id, e.type,
 FROM @schema@.events AS e WHERE e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
 
 -- name: page_category
--- As page_all, of category $5.
+-- As page_all, of category $5; the bounds as in read_category_forward.
 SELECT e.position, e.stream_id, e.stream_version, e.event_id, e.type,
        CASE WHEN e.size <= $4 THEN e.data@data_out@ END AS data, CASE WHEN e.size <= $4 THEN e.metadata::text END AS metadata,
        e.correlation_id, e.causation_id, e.created_at, e.size
-FROM @schema@.events AS e WHERE e.category = $5 AND (e.category, e.position) >= ($5, $1) AND (e.category, e.position) <= ($5, $2)
-ORDER BY e.position LIMIT $3
+FROM @schema@.events AS e WHERE (e.category, e.position) >= ($5, $1) AND (e.category, e.position) <= ($5, $2)
+ORDER BY e.category, e.position LIMIT $3
 
 -- name: stream_names
 SELECT i.stream_id, s.stream FROM unnest($1::bigint[]) AS i (stream_id)
@@ -330,18 +331,18 @@ WHERE e.bytes_before < $4
 ORDER BY e.feed_position
 
 -- name: replay_category
--- As relay_page, of category $6.
+-- As relay_page, of category $6; the bounds as in read_category_forward.
 SELECT e.position, s.stream, e.category, e.stream_version, e.event_id::text, e.type, e.size,
        CASE WHEN e.size <= $5 THEN e.data@data_out@ END AS data, e.metadata::text,
        e.correlation_id, e.causation_id, e.traceparent,
        to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time
-FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - least(size, $5) AS bytes_before
-      FROM @schema@.events
-      WHERE category = $6 AND (category, position) >= ($6, $1) AND (category, position) <= ($6, $2)
-      ORDER BY position LIMIT $3) AS e
+FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY category, position ROWS UNBOUNDED PRECEDING) - least(size, $5)
+                    AS bytes_before
+      FROM @schema@.events WHERE (category, position) >= ($6, $1) AND (category, position) <= ($6, $2)
+      ORDER BY category, position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE e.bytes_before < $4
-ORDER BY e.position
+ORDER BY e.category, e.position
 
 -- name: replay_stream
 -- As relay_page, of stream $6, and from version $1 on: in a stream, the versions' order is the positions'.
@@ -377,10 +378,11 @@ WHERE e.bytes_before < $4 AND e.feed_position <= $2
 ORDER BY e.number
 
 -- name: previous_in_category
--- The last position below $2[i] in category $1[i], for each i; 0 where there is none.
+-- The last position below $2[i] in category $1[i], for each i; 0 where there is none. The bounds as in
+-- read_category_forward.
 SELECT coalesce((SELECT e.position FROM @schema@.events AS e
-                 WHERE e.category = w.category AND (e.category, e.position) < (w.category, w.position)
-                 ORDER BY e.position DESC LIMIT 1), 0) AS previous
+                 WHERE (e.category, e.position) >= (w.category, 0) AND (e.category, e.position) < (w.category, w.position)
+                 ORDER BY e.category DESC, e.position DESC LIMIT 1), 0) AS previous
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (category, position, ord) ORDER BY w.ord
 
 -- name: previous_in_stream

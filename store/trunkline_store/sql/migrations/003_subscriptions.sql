@@ -80,10 +80,10 @@ BEGIN
     ELSIF starts_with(_feed, '$category-') THEN
         SELECT count(*), (array_agg(a.created_at ORDER BY a.position))[1] INTO events, since FROM (
             SELECT e.position, e.created_at FROM @schema@.events AS e
-            WHERE e.category = substr(_feed, 11) AND (e.category, e.position) > (substr(_feed, 11), _checkpoint)
-                AND (e.category, e.position) <= (substr(_feed, 11), _upto)
+            WHERE (e.category, e.position) > (substr(_feed, 11), _checkpoint)  -- as in read_category_forward
+              AND (e.category, e.position) <= (substr(_feed, 11), _upto)
               AND NOT _finished @> e.position
-            ORDER BY e.position LIMIT _most) AS a;
+            ORDER BY e.category, e.position LIMIT _most) AS a;
     ELSE
         SELECT stream_id INTO _id FROM @schema@.streams WHERE stream = _feed AND deleted_at IS NULL;
         _from := @schema@.version_above_v1(_id, _checkpoint);
