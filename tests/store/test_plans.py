@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any
 
@@ -75,6 +76,7 @@ QUERIES: dict[str, tuple[tuple[Any, ...], dict[str, set[str]]]] = {
     ),
     "traceparents": (([1, 2, 3],), {"events": {"events_pkey"}}),
     "last_position": ((FAR,), {"events": {"events_pkey"}}),
+    "position_before": (("2020-01-01Z", FAR), {"events": {"events_pkey"}}),
     "last_feed_position": ((FAR,), {"events": {"events_pkey"}, "links": {"links_pkey"}}),
     "relay_lag": ((FAR, "relay"), {"events": {"events_pkey"}, "links": {"links_pkey"}}),
     "all_info": ((), {"events": {"events_pkey"}}),
@@ -203,6 +205,33 @@ async def test_a_category_is_read_from_a_position_and_not_up_to_it(connection: a
             assert scan["Index Cond"].count('ROW(category, "position")') == 2, case
             assert "Filter" not in scan, case
             assert not [node for node in nodes(found) if "Sort" in node["Node Type"]], case
+
+
+@pytest.mark.parametrize("connection", ["filled"], indirect=True)
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_a_time_is_found_without_reading_what_is_before_or_after(
+    connection: asyncpg.Connection, analyzed: bool
+) -> None:
+    """The first event of a time, early, late or beyond, costs two ranges of the index of times (128 blocks each), with
+    a plan for the given values and with one for any."""
+    await connection.execute("""
+        INSERT INTO eventstore.events
+            (position, stream_id, stream_version, created_at, event_id, size, category, type, data)
+        SELECT n * 1024, 1, 1000 + n, '2100-01-01Z'::timestamptz + n * interval '1 s', md5(n::text)::uuid, 20, 's', 'E',
+               '{}'
+        FROM generate_series(100001, 200000) AS n;
+        SELECT brin_summarize_new_values('eventstore.events_created_at')""")
+    if analyzed:
+        await connection.execute("ANALYZE eventstore.events, eventstore.streams")
+    query = EventStore("postgresql://localhost/unused").sql["position_before"]
+    for plans, second in product(("force_custom_plan", "force_generic_plan"), (100_500, 150_000, 199_900, 300_000)):
+        await connection.execute(f"SET plan_cache_mode = {plans}")
+        when = f"{datetime(2100, 1, 1, tzinfo=UTC) + timedelta(seconds=second)}"
+        for _ in range(2):  # the first one reads the catalog as well
+            found = await plan(connection, query, when, FAR, options="ANALYZE, BUFFERS")
+            await connection.execute("DEALLOCATE asked")
+        assert found["Shared Hit Blocks"] + found["Shared Read Blocks"] < 400, (plans, second)
+        assert await connection.fetchval(query, datetime.fromisoformat(when), FAR) == min(second - 1, 200_000) * 1024
 
 
 @pytest.mark.parametrize("connection", ["filled"], indirect=True)

@@ -39,6 +39,7 @@ _created_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[],
 OUT first_version bigint, OUT last_version bigint, OUT first_position bigint, OUT last_position bigint, \
 OUT duplicate uuid) record
 delete_v1(_stream text, _expected bigint, OUT status text, OUT actual bigint) record
+first_since_v1(_time timestamp with time zone) bigint
 hard_delete_v1(_stream text, _expected bigint, OUT status text, OUT actual bigint) record
 history_v1() text
 link_v1(_stream text, _expected bigint, _ids uuid[], OUT status text, OUT actual bigint, OUT first_version bigint, \

@@ -665,10 +665,9 @@ SELECT a.events, s.halted::text AS halted FROM @schema@.subscriptions AS s
 CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 1) AS a WHERE s.name = $1
 
 -- name: position_before
--- The last position before the first event that was appended at a time or later.
+-- The last position, at or below the safe position $2, before the first event that was created at $1 or later.
 SELECT coalesce((SELECT position FROM @schema@.events
-                 WHERE position < coalesce((SELECT min(position) FROM (SELECT position FROM @schema@.events
-                                            WHERE created_at >= $1 OFFSET 0) AS later), 9223372036854775807)
+                 WHERE position < (SELECT @schema@.first_since_v1($1)) AND position <= $2
                  ORDER BY position DESC LIMIT 1), 0)
 
 -- name: feed_position_of
