@@ -82,6 +82,7 @@ QUERIES: dict[str, tuple[tuple[Any, ...], dict[str, set[str]]]] = {
     "all_info": ((), {"events": {"events_pkey"}}),
     "list_subscriptions": (("s", FAR), {}),
     "previous_in_category": ((["rare"], [FAR]), {"events": {"events_category"}}),
+    "version_above": (("s-7", 50), {"streams": {"streams_stream_key"}}),
     "previous_in_stream": (
         (["s-7"], [50]),
         {"events": {"events_stream_version"}, "links": {"links_stream_version"}, "streams": {"streams_stream_key"}},

@@ -682,6 +682,10 @@ FROM @schema@.streams AS s WHERE s.stream = $1
 SELECT stream_id, @schema@.version_above_v1(stream_id, $2) AS version FROM @schema@.streams
 WHERE stream = $1 AND deleted_at IS NULL
 
+-- name: version_above
+-- The first version of stream $1 whose feed position is above $2, of a deleted stream too. No row: it is not there.
+SELECT @schema@.version_above_v1(stream_id, $2) FROM @schema@.streams WHERE stream = $1
+
 -- name: page_stream
 -- Of stream $1 from version $2 on, its own events and linked ones, up to the safe position $3: at most $4, and none that
 -- begins after $5 bytes of data. Which they are is found out first, then their data is fetched.
