@@ -4,13 +4,14 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
 from trunkline_store import EventStore
+from trunkline_store.streams import SortBy, SortDir, page_query
 
 FAR = 2**40
 
@@ -233,6 +234,50 @@ async def test_a_time_is_found_without_reading_what_is_before_or_after(
             await connection.execute("DEALLOCATE asked")
         assert found["Shared Hit Blocks"] + found["Shared Read Blocks"] < 400, (plans, second)
         assert await connection.fetchval(query, datetime.fromisoformat(when), FAR) == min(second - 1, 200_000) * 1024
+
+
+MANY_STREAMS = """
+    INSERT INTO eventstore.streams (stream_id, stream, category, version, created_at, deleted_at)
+        OVERRIDING SYSTEM VALUE
+    SELECT n, c || '-' || n, c, 1, now(), CASE n % 1000 WHEN 7 THEN now() END
+    FROM (SELECT n, CASE n % 500 WHEN 0 THEN 'seldom' ELSE 'usual' END AS c FROM generate_series(1001, 40000) AS n) AS x
+"""
+
+
+@pytest.mark.parametrize("connection", ["filled"], indirect=True)
+async def test_a_page_of_streams_costs_a_page(connection: asyncpg.Connection) -> None:
+    """Ten of 40,000 streams, by age or by name, both ways, of nearly all or of few, early and late, cost the blocks of
+    ten, with a plan for the given values and with one for any; of categories, 10,000 streams are read at most."""
+    await connection.execute(MANY_STREAMS)
+    await connection.execute("ANALYZE eventstore.events, eventstore.streams")
+    sql = EventStore("postgresql://localhost/unused").sql
+    asked: list[tuple[str, list[Any], int]] = [(sql["categories"], ["a", 10], 5000)]
+    for sort_by, sort_dir, category, deleted, number in product(
+        get_args(SortBy), get_args(SortDir), (None, "usual", "seldom"), (None, True), (2000, 39_000)
+    ):
+        if (deleted and category == "seldom") or (category and sort_by == "stream_id"):
+            continue  # there are none, or no such order
+        after = number if sort_by == "stream_id" else f"{category or 'usual'}-{number}"
+        query, args = page_query(
+            sql["paginate_streams"],
+            10,
+            after=after,
+            search="",
+            sort_by=sort_by,
+            sort_dir=sort_dir,
+            category=category,
+            deleted=deleted,
+        )
+        asked.append((query, args, 200 if deleted else A_PAGE))
+    for plans, (query, args, most) in product(("force_custom_plan", "force_generic_plan"), asked):
+        await connection.execute(f"SET plan_cache_mode = {plans}")
+        for _ in range(2):  # the first one reads the catalog as well
+            found = await plan(connection, query, *args, options="ANALYZE, BUFFERS")
+            await connection.execute("DEALLOCATE asked")
+        assert found["Shared Hit Blocks"] + found["Shared Read Blocks"] <= most, (plans, query, args)
+        assert found["Actual Rows"] > 0, (plans, query, args)
+        scans = [node for node in nodes(found) if node.get("Relation Name") == "streams"]
+        assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans) < 11_000, (plans, query, args)
 
 
 @pytest.mark.parametrize("connection", ["filled"], indirect=True)

@@ -75,27 +75,40 @@ SELECT 0::bigint AS stream_id, '$all' AS stream,
 FROM @schema@.store
 
 -- name: paginate_streams
--- Streams, and `$all` beside them, whose name holds $1 (empty: all of them); of category $4, and deleted or not as $5 says,
--- where these are not null. @sort@ is one of a few in streams.py.
-WITH matching AS (
-    SELECT stream_id, stream, version, created_at, deleted_at FROM (
-        SELECT stream_id, stream, version, created_at, deleted_at FROM @schema@.streams
-        WHERE ($4::text IS NULL OR category = $4) AND ($5::boolean IS NULL OR (deleted_at IS NOT NULL) = $5)
-        UNION ALL
-        SELECT 0, '$all', coalesce((SELECT max(position) FROM @schema@.events), 0), created_at, NULL FROM @schema@.store
-        WHERE $4 IS NULL AND $5 IS NOT TRUE
-    ) AS everything WHERE $1 = '' OR position($1 IN stream) > 0)
-SELECT total.count, page.*
-FROM (SELECT count(*) FROM matching) AS total
-LEFT JOIN LATERAL (SELECT * FROM matching ORDER BY @sort@, stream_id LIMIT $2 OFFSET $3) AS page ON true
+-- At most $1 streams, and `$all` beside them, in the order @sort@, of which streams.py knows those that an index has;
+-- @where@ begins behind the last page, and chooses.
+SELECT stream_id, stream, version, created_at, deleted_at FROM (
+    (SELECT stream_id, stream, category, version, created_at, deleted_at FROM @schema@.streams
+     WHERE @where@ ORDER BY @sort@ LIMIT $1)
+    UNION ALL
+    SELECT * FROM (SELECT 0::bigint AS stream_id, '$all' COLLATE "C" AS stream, '$all' COLLATE "C" AS category,
+                          coalesce((SELECT position FROM @schema@.events ORDER BY position DESC LIMIT 1), 0) AS version,
+                          created_at, NULL::timestamptz AS deleted_at FROM @schema@.store) AS all_streams
+    WHERE @where@) AS page
+ORDER BY @sort@ LIMIT $1
 
 -- name: categories
--- What there is in each: streams that are not deleted, and those that are; events and links that were appended. Behind $1,
--- with $3 from $1 on, at most $2.
-SELECT category, count(*) FILTER (WHERE deleted_at IS NULL) AS streams, count(deleted_at) AS deleted,
-       sum(version)::bigint AS events
-FROM @schema@.streams WHERE category >= $1 COLLATE "C" AND ($3 OR category > $1 COLLATE "C")
-GROUP BY category ORDER BY category LIMIT $2
+-- At most $2 categories behind $1 (null: from the first one on), found by jumping from one to the next in their index.
+-- Streams that are not deleted, and those that are; events and links that were appended: counted over a category's first
+-- 10,000 streams; where there are many categories, over fewer, so that a page reads half a million at most.
+WITH RECURSIVE names AS (
+    SELECT (CASE WHEN $1::text IS NULL THEN (SELECT category FROM @schema@.streams ORDER BY category LIMIT 1)
+            ELSE (SELECT category FROM @schema@.streams WHERE category > $1::text ORDER BY category LIMIT 1)
+            END)::text COLLATE "C" AS category, 1 AS number
+    UNION ALL
+    SELECT (SELECT s.category FROM @schema@.streams AS s WHERE s.category > n.category ORDER BY s.category LIMIT 1)::text
+               COLLATE "C", n.number + 1
+    FROM names AS n WHERE n.category IS NOT NULL AND n.number < $2::integer)
+SELECT n.category, a.streams, a.deleted, a.events, a.streams + a.deleted >= c.most AS or_more
+FROM names AS n
+CROSS JOIN (SELECT greatest(100, least(10000, 500000 / greatest(1, count(*)))) AS most FROM names) AS c
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE deleted_at IS NULL) AS streams, count(deleted_at) AS deleted,
+           coalesce(sum(version), 0)::bigint AS events
+    FROM (SELECT version, deleted_at FROM @schema@.streams
+          WHERE (category, stream) > (n.category, '') AND (category, stream) < (n.category, n.category || '.')
+          ORDER BY category, stream LIMIT c.most) AS first) AS a
+WHERE n.category IS NOT NULL ORDER BY n.category
 
 -- name: record_snapshot
 INSERT INTO @schema@.snapshots AS s (source, version, type, data, metadata) VALUES ($1, $2, $3, $4::@data_param@::@data_type@, $5::text::json)
