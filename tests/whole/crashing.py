@@ -9,6 +9,7 @@ server that crashes, not the machine, and so `fsync` can be off.
 
 import asyncio
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,13 +19,14 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from tests.conftest import POSTGRES_SETTINGS
-from trunkline_consumer import Options, Subscription
+from trunkline_consumer import Consumer, Options, Subscription
+from trunkline_consumer.subscription import State
 from trunkline_ops.servers import PostgresServer, postgres_server
 from trunkline_ops.servers.postgres import postgres_programs
 from trunkline_relay import Relay
 from trunkline_store import ANY_VERSION, EventData, EventStore, RecordedEvent, Unavailable
 from trunkline_store.migrate import initialise
-from trunkline_store.rights import Role
+from trunkline_store.rights import ROLES, Role
 from trunkline_store.roles import make_login, make_roles
 from trunkline_store.translate import STATEMENT_ERRORS
 
@@ -66,7 +68,7 @@ class Crashing:
         self.hand = await asyncpg.connect(self.dsn)
         await initialise(self.hand)
         await make_roles(self.hand)
-        for role in ("writer", "relay", "consumer"):
+        for role in ROLES:
             login = f"{role}_login"
             await make_login(self.hand, login, role)
             await self.hand.execute(f"ALTER ROLE {login} PASSWORD 'x'; ALTER ROLE {login} SET synchronous_commit = off")
@@ -110,7 +112,7 @@ class Crashing:
             drawn.append(await other.fetchval(_APPEND, "s-lost", uuid4(), type))
             await other.execute("SET LOCAL synchronous_commit = off; COMMIT")
         self._loose = other
-        return drawn[0]
+        return int(drawn[0])
 
     async def _append(self, type: str) -> int:
         return int(await self.hand.fetchval(_APPEND, "s-lost", uuid4(), type))
@@ -238,6 +240,9 @@ class Seen:
             await self.open.wait()
             await batch.ack()
 
+    def has_more_than(self, count: int) -> bool:
+        return len(self.events) > count
+
     @property
     def types(self) -> list[str]:
         return [event.type for event in self.events]
@@ -268,7 +273,52 @@ async def until(fact: Callable[[], bool], seconds: float = 20) -> None:
             await asyncio.sleep(0.01)  # between two looks
 
 
+@asynccontextmanager
+async def following(dsn: str, url: str, *control: str) -> AsyncIterator["Lines"]:
+    """A program that follows (`tests.whole.following`), from its start on; its lines are what it is given."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.whole.following", dsn, url, *control), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield Lines(process)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+class Lines:
+    """What a program says."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        self._out = process.stdout
+
+    async def get(self, seconds: float = 30) -> str:
+        """The next one."""
+        async with asyncio.timeout(seconds):
+            return (await self._out.readline()).decode().strip()
+
+
 def without(ids: Sequence[UUID], known: Sequence[UUID]) -> list[UUID]:
     """Those that are known, in their order."""
     there = set(known)
     return [each for each in ids if each in there]
+
+
+@asynccontextmanager
+async def flowing(vhost: str) -> AsyncIterator[tuple[Crashing, EventStore, Seen, Subscription]]:
+    """A writer, a relay and one live subscription, whose checkpoint does not move before a batch is acknowledged."""
+    async with (
+        crashing() as server,
+        EventStore(server.as_role("writer")) as writer,
+        relaying(server.as_role("relay"), vhost),
+        EventStore(server.as_role("consumer"), application_name="subscriber") as store,
+        Consumer(store, vhost) as consumer,
+        consumer.subscribe_to_all_streams("seen", options=OPTIONS) as subscription,
+    ):
+        seen = Seen(subscription)
+        async with seen.following():
+            (first,) = await appended(writer, "First")
+            await until(lambda: subscription.checkpoint == first and subscription.state is State.LIVE)
+            yield server, writer, seen, subscription
