@@ -166,7 +166,7 @@ async def test_two_standbys_that_are_promoted_in_turn(vhost: str) -> None:
             (
                 "transient",
                 consumer.subscribe(start_from=ORIGIN, options=QUICK),
-            ),  # with no lease that tells servers apart
+            ),  # no lease tells it of another server
         ):
             await stack.enter_async_context(subscription)
             watched[name] = Watched(subscription)
