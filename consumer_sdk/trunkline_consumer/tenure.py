@@ -73,8 +73,8 @@ class Tenure:
         self._handed_out = claim.checkpoint
         self._before = list(claim.finished)
         self._anchor: dict[int, UUID] = {}
-        """The last event that was proved, by its place. It is proved each time: a copy of the data folder that is older,
-        and is put back, has the same history."""
+        """The last event that was proved, by its place. It is proved each time: a copy of the data folder that is
+        older, and is put back, has the same history."""
         self._unproven: dict[
             int, UUID
         ] = {}  # the last event of each batch, by its place, until the store has confirmed it

@@ -57,6 +57,7 @@ class Crashing:
     the next crash."""
 
     hand: asyncpg.Connection
+    other: asyncpg.Connection
 
     def __init__(self, server: PostgresServer) -> None:
         self.server = server
@@ -65,7 +66,7 @@ class Crashing:
 
     async def prepare(self) -> None:
         """Makes the store, a table `effects`, and logins whose roles have `synchronous_commit = off`."""
-        self.hand = await asyncpg.connect(self.dsn)
+        self.hand = self.other = await asyncpg.connect(self.dsn)
         await initialise(self.hand)
         await make_roles(self.hand)
         for role in ROLES:
@@ -102,7 +103,7 @@ class Crashing:
         neither a checkpoint nor the relay's position is written, since that would flush it. Returns the first position.
         """
         await self.hand.execute("CHECKPOINT")
-        other = await asyncpg.connect(self.dsn)  # it goes with the server
+        other = self.other = await asyncpg.connect(self.dsn)  # it goes with the server
         await self.hand.execute(
             "BEGIN; SELECT FROM eventstore.relays FOR UPDATE; SELECT FROM eventstore.subscriptions FOR UPDATE"
         )
@@ -111,7 +112,6 @@ class Crashing:
             await other.execute("BEGIN")
             drawn.append(await other.fetchval(_APPEND, "s-lost", uuid4(), type))
             await other.execute("SET LOCAL synchronous_commit = off; COMMIT")
-        self._loose = other
         return int(drawn[0])
 
     async def _append(self, type: str) -> int:
@@ -195,8 +195,11 @@ async def crashing() -> AsyncIterator[Crashing]:
     with postgres_server(private=True, bin_dir=postgres_programs(), settings=SETTINGS) as server:
         crashing = Crashing(server)
         await crashing.prepare()
-        yield crashing
-        await crashing.hand.close()
+        try:
+            yield crashing
+        finally:
+            for each in (crashing.hand, crashing.other):
+                each.terminate()
 
 
 @asynccontextmanager
