@@ -28,6 +28,7 @@ class Proxy:
         self._connections: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._hanging_up = False
 
     @property
     def url(self) -> str:
@@ -77,6 +78,15 @@ class Proxy:
         """Forwards again, first what was held back."""
         self._flowing.set()
 
+    async def hang_up(self) -> None:
+        """Cuts all connections, and closes new ones at once, as a load balancer does whose server is away."""
+        self._hanging_up = True
+        await self.cut()
+
+    def answer(self) -> None:
+        """Serves new connections again, after `hang_up`."""
+        self._hanging_up = False
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -84,6 +94,8 @@ class Proxy:
         ends = [writer]
         ways: list[asyncio.Task[None]] = []
         try:
+            if self._hanging_up:
+                return
             await self._flowing.wait()
             server = next(self._next)
             server_reader, server_writer = await asyncio.open_connection(server.hostname, server.port)
