@@ -19,7 +19,7 @@ _ACKNOWLEDGED = """
 
 # What comes again has come before: the order is that of the first occurrences. Where several streams are handled at
 # once, it is the order within each stream; so it is where some wait, being parked. What fills a hole comes when it may:
-# a relay that was paused may send once more what was lost. Where a message was forged, the events that get its positions
+# a relay that was paused may send once more what was lost. Where a message was forged, events that get its positions
 # may come late. A handler without a transaction is given what was forged; $3: where it has one, that counts.
 _HANDLED = """
     WITH handled AS (

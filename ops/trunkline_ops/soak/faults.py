@@ -143,7 +143,7 @@ async def _break(network: Proxy, fault: Fault) -> None:
 
 
 async def _roll_back(stage: Stage, fault: Fault) -> None:
-    """Draws a number in an append that rolls back, and kills PostgreSQL: the number is given again, unless a commit came
+    """Draw a number in an append that rolls back, and kill PostgreSQL: the number is given again, unless a commit came
     between. After a checkpoint, the first draw is logged, and a rollback does not flush what was logged."""
     async with _connected(stage.dsn) as connection:
         await connection.execute("CHECKPOINT; BEGIN")

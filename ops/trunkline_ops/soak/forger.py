@@ -1,5 +1,5 @@
-"""An attacker: forges and damages messages, by the store's exchange as one with the relay's rights could, or straight into
-a subscription's queue.
+"""An attacker: publishes forged and damaged messages, to the store's exchange as with the relay's rights, or with less
+straight into a subscription's queue.
 
 A forged message goes on where the store ends, with the store's history and chains, and holds an event that was never
 appended. Its position is given to a real event soon.

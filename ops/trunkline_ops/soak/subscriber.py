@@ -1,7 +1,8 @@
 """A program with one subscription, which writes down what it is given.
 
-python -m trunkline_ops.soak.subscriber KIND LEASE LOOP [CONTROL]: the last one is of `controls`. Kinds: `plain` acknowledges
-when it has written; `tx` writes in the checkpoint's transaction; `concurrent` too, several streams at once; `parking`
+python -m trunkline_ops.soak.subscriber KIND LEASE LOOP [CONTROL]
+
+LOOP is `asyncio` or `uvloop`, CONTROL one of `controls`. Kinds: `plain` acknowledges when it has written; `tx` writes in the checkpoint's transaction; `concurrent` too, several streams at once; `parking`
 too, and cannot handle some events before they are mended: those are parked, with what comes behind them in a stream.
 """
 
