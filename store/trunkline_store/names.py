@@ -34,8 +34,9 @@ def exchange(store: str) -> str:
 
 
 def links_exchange(store: str) -> str:
-    """The topic exchange of a store's links. No store's own exchange can have this name: no schema has a dot."""
-    return f"{store}.links"
+    """The topic exchange of a store's links. No store's own exchange can have this name, since no schema has a `-`, and
+    no subscription's queue: rights are patterns of names, whether a queue or an exchange has the name."""
+    return f"{store}-links"
 
 
 def app_id(store: str) -> str:
@@ -80,8 +81,4 @@ def check_subscription(name: str) -> str:
     """Returns the name if a subscription can have it, else raises `InvalidArgument`."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name.encode()) > 128:
         raise InvalidArgument(f"subscription {name!r}: use 1 to 128 bytes of printable text")
-    if name == "links":  # a consumer's rights cannot tell its queue from the exchange of links
-        raise InvalidArgument(
-            "subscription 'links': its queue would have the name of the links' exchange; use another one"
-        )
     return name

@@ -56,7 +56,7 @@ LINKS = sent(link(2048), link(2049))
 
 
 def received(message: Message) -> Received:
-    exchange = f"{STORE}.links" if message.linked else STORE
+    exchange = f"{STORE}-links" if message.linked else STORE
     return Received(1, message.headers, message.body, exchange, message.routing_key)
 
 
@@ -85,7 +85,7 @@ DAMAGED: dict[str, Received] = {
     "dead-lettered": with_headers(ONE, {"x-death": [{"queue": "q"}]}),
     "another exchange": ONE._replace(exchange="eventstore.mine"),
     "the default exchange": ONE._replace(exchange="", routing_key="eventstore.s"),
-    "the links' exchange": ONE._replace(exchange="eventstore.links"),
+    "the links' exchange": ONE._replace(exchange="eventstore-links"),
     "links by the events' exchange": OF_LINKS._replace(exchange="eventstore"),
     "links by another key": OF_LINKS._replace(routing_key="b-1"),
     "another key": ONE._replace(routing_key="b.E.b-1"),
@@ -102,7 +102,7 @@ DAMAGED: dict[str, Received] = {
     "fewer versions": with_headers(ONE, {"last_version": 9}),
     "before its previous": with_headers(ONE, {"previous_position": 2048}),
     "before its stream's previous": with_headers(ONE, {"previous_in_stream": 5000}),
-    "called links": with_headers(ONE, {"linked": True})._replace(exchange="eventstore.links", routing_key="a-1"),
+    "called links": with_headers(ONE, {"linked": True})._replace(exchange="eventstore-links", routing_key="a-1"),
     "an event's subject": with_attribute(ONE, {"subject": "a-2"}),
     "an event's position": with_attribute(ONE, {"sequence": str(2**62)}),
     "an event's version": with_attribute(ONE, {"streamversion": "11"}),
@@ -192,7 +192,7 @@ def mutated(draw: st.DrawFn) -> tuple[Received, Received]:
             case "events":
                 message = with_body(message, draw(st.lists(st.sampled_from(body(true)), max_size=4)))
             case "way":
-                exchange = draw(st.sampled_from(["", STORE, f"{STORE}.links", "other"]))
+                exchange = draw(st.sampled_from(["", STORE, f"{STORE}-links", "other"]))
                 key = draw(st.sampled_from(["a.E.a-1", "a.F.a-1", "a-1", "a.E.a-2", ""]))
                 message = message._replace(exchange=exchange, routing_key=key)
             case "dead":

@@ -30,7 +30,7 @@ def linked(position: int) -> StoredLink:
 
 def message(events: list[StoredEvent], content_type: str = "application/json") -> Received:
     made = encode(events, Chain(0, 0, 0), store="s", history="h", content_type=content_type)
-    return Received(1, made.headers, made.body, "s.links" if made.linked else "s", made.routing_key)
+    return Received(1, made.headers, made.body, "s-links" if made.linked else "s", made.routing_key)
 
 
 def unpacked(message: Received, after: int, *, by_version: bool = False) -> Unpacked:
