@@ -15,16 +15,22 @@ MAX_CATEGORY_WORD: Final = 64
 MAX_TYPE_WORD: Final = 96
 
 _STORE = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_RESERVED = re.compile("amq|information_schema|pg_.*")
+"""No queue of a store `amq` could be declared: RabbitMQ keeps names that begin with `amq.` to itself
+(https://www.rabbitmq.com/docs/queues#names). PostgreSQL has the schemas
+(https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-CATALOG)."""
 _QUEUE_UNSAFE = re.compile(r"[^A-Za-z0-9_.:@#,/+-]")
 _ESCAPES: Final = {ord(c): f"%{ord(c):02X}" for c in "%.*#"}
 
 
 def check_store(name: str) -> str:
     """Returns the name if a store (schema and exchange) can have it, else raises `InvalidArgument`."""
-    if not isinstance(name, str) or not _STORE.fullmatch(name) or name.startswith("pg_"):
+    if not isinstance(name, str) or not _STORE.fullmatch(name):
         raise InvalidArgument(
             f"schema {name!r}: use 1 to 48 lower-case letters, digits and _, beginning with a letter (not pg_)"
         )
+    if _RESERVED.fullmatch(name):
+        raise InvalidArgument(f"schema {name!r} is reserved by RabbitMQ or PostgreSQL: use another name")
     return name
 
 
