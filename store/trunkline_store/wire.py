@@ -71,6 +71,22 @@ class Chain(msgspec.Struct, frozen=True):
     previous_in_stream: int
 
 
+class Replayed(msgspec.Struct, frozen=True):
+    """A message's place in a replay, which has a chain of its own.
+
+    id: of the replay. of: what was chosen: `$all`, `$category-<category>` or a stream; types: of it, or all. previous:
+    the position before the message among what is replayed; of the first one, the position behind which the replay
+    begins. end: everything chosen is replayed up to here. first, last: messages of the replay."""
+
+    id: str
+    of: str
+    types: tuple[str, ...]
+    previous: int
+    end: int
+    first: bool
+    last: bool
+
+
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """A batch ready to be published; linked: to the exchange of links. traceparents: its events' trace contexts, for
     whoever traces the publishing; they travel in the body."""
@@ -113,10 +129,16 @@ class BadMessage(ValueError):
 
 
 def encode(
-    batch: Sequence[StoredEvent], chain: Chain | None, *, store: str, history: str, epoch: int = 0, content_type: str
+    batch: Sequence[StoredEvent],
+    chain: Chain | Replayed,
+    *,
+    store: str,
+    history: str,
+    epoch: int = 0,
+    content_type: str,
 ) -> Message:
-    """The message that carries `batch`, which holds events or links. Equal arguments give equal bytes. chain, epoch:
-    of the relay; a replay has none, and says so."""
+    """The message that carries `batch`, which holds events or links. Equal arguments give equal bytes. epoch: of the
+    relay; a replay has none."""
     first, last = batch[0], batch[-1]
     linked = isinstance(first, StoredLink)
     types = list(dict.fromkeys([event.type for event in batch]))
@@ -132,7 +154,7 @@ def encode(
         "first_position": first.position,
         "last_position": last.position,
         **({"linked": True} if linked else {}),
-        **({"replayed": True} if chain is None else _chained(chain, linked, epoch)),
+        **(_replayed(chain) if isinstance(chain, Replayed) else _chained(chain, linked, epoch)),
     }
     time = datetime.fromisoformat(first.time)
     return Message(
@@ -154,6 +176,20 @@ def encode(
 def _chained(chain: Chain, linked: bool, epoch: int) -> dict[str, Any]:
     of_all = {"previous_position": chain.previous, "previous_in_category": chain.previous_in_category}
     return {**({} if linked else of_all), "previous_in_stream": chain.previous_in_stream, "relay_epoch": epoch}
+
+
+def _replayed(place: Replayed) -> dict[str, Any]:
+    """Marked where it is the first or the last one, or has not all types."""
+    return {
+        "replayed": True,
+        "replay_id": place.id,
+        "replay_of": place.of,
+        **({"replay_types": list(place.types)} if place.types else {}),
+        "replay_end": place.end,
+        "previous_in_replay": place.previous,
+        **({"replay_first": True} if place.first else {}),
+        **({"replay_last": True} if place.last else {}),
+    }
 
 
 def _body(batch: Sequence[StoredEvent], store: str, content_type: str) -> bytes:
