@@ -28,7 +28,7 @@ from trunkline_consumer.unpack import unpacked
 from trunkline_store import EventStore, JsonSerializer
 from trunkline_store.wire import BadMessage, Chain, Message, StoredEvent, StoredLink, encode
 
-HISTORY, STORE, BEFORE = "h", "eventstore", 2000
+HISTORY, STORE, BEFORE = "h/1", "eventstore", 2000
 WIDE = Options(buffer_size=10_000)
 SERIALIZER = JsonSerializer()
 
@@ -292,7 +292,7 @@ async def test_a_forged_event_is_not_believed(
                 [first] = await append(store, "a-1", "True")
                 await handed_out(subscription, first)
             [forged] = await next_positions(store, 1)
-            history = str(await store.fetchval(store.sql["history"]))
+            history = (await store.look()).history
             version = (await store.stream_info("a-1")).version + 1
             message = encode(
                 [event(forged, stream_version=version, type="Forged")], Chain(first, first, first),

@@ -48,7 +48,7 @@ def encode(batch: Sequence[StoredEvent], **given: Any) -> Message:
     """Its message, with everything fixed that a golden file holds."""
     arguments: dict[str, Any] = {
         "store": "eventstore",
-        "history": "h/1/2/00000001",
+        "history": "h/1/2/3/00000001/i",
         "epoch": 3,
         "content_type": "application/json",
     }
@@ -73,14 +73,14 @@ CASES: dict[str, Message] = {
         [stored(2048, type="OrderPlaced"), stored(2049, type="OrderPaid")],
         Replayed(REPLAY, "$category-order", (), previous=1999, end=4095, first=True, last=False),
         store="eventstore",
-        history="h/1/2/00000001",
+        history="h/1/2/3/00000001/i",
         content_type="application/json",
     ),
     "replayed-last": wire.encode(
         [stored(2050)],
         Replayed(REPLAY, "order-42", ("OrderPlaced",), previous=2049, end=4095, first=False, last=True),
         store="eventstore",
-        history="h/1/2/00000001",
+        history="h/1/2/3/00000001/i",
         content_type="application/json",
     ),
     "linked": encode(
