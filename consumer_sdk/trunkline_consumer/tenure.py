@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from trunkline_consumer.acks import AckMap, Unit
@@ -33,6 +34,12 @@ class Shape(NamedTuple):
     selector: Callable[[RecordedEvent], bool] | None = None
     mapper: Callable[[RecordedEvent], Any] | None = None
     partition_by: Callable[[RecordedEvent], Hashable] | None = None
+
+
+def _position_before(batch: Sequence[RecordedEvent], event: RecordedEvent) -> int:
+    """Return the position of the event before this one, 0 if it is the first."""
+    at = bisect_left(batch, event.feed_position, key=attrgetter("feed_position"))
+    return batch[at - 1].feed_position if at else 0
 
 
 class _Finished(Exception):
@@ -95,14 +102,14 @@ class Tenure:
         """Hands over a batch, as it was cut, of events above `delivered`."""
         last = events[-1].feed_position
         for run in self._unfinished(events) if self._before else (events,):
-            self._offer(run)
+            self._offer(run, events)
         self.delivered = last
         if self.acks.end < last:
             self.acks.filtered(last)
             self.hold_nothing_up()
 
-    def _offer(self, chosen: Sequence[RecordedEvent]) -> None:
-        """What of these is wanted, in units that hold nothing else."""
+    def _offer(self, chosen: Sequence[RecordedEvent], batch: Sequence[RecordedEvent]) -> None:
+        """What of these is wanted, in units that hold nothing else. batch: as it was cut."""
         selector, partition_by = self._shape.selector, self._shape.partition_by
         keys: Sequence[Hashable] = ()  # one for each event, if they may differ
         key: Hashable = None
@@ -120,12 +127,18 @@ class Tenure:
         begin = 0
         for end in range(1, len(keys)):
             if keys[end] != keys[begin]:
-                self._ready(chosen[begin:end], keys[begin], error)
+                self._ready(chosen[begin:end], keys[begin], error, batch)
                 begin = end
         if chosen:
-            self._ready(chosen[begin:] if begin else chosen, keys[begin] if keys else key, error)
+            self._ready(chosen[begin:] if begin else chosen, keys[begin] if keys else key, error, batch)
 
-    def _ready(self, events: Sequence[RecordedEvent], key: Hashable, error: BaseException | None) -> None:
+    def _ready(
+        self,
+        events: Sequence[RecordedEvent],
+        key: Hashable,
+        error: BaseException | None,
+        batch: Sequence[RecordedEvent],
+    ) -> None:
         values: Sequence[Any] = events
         if self._shape.mapper is not None and error is None:
             try:
@@ -139,6 +152,7 @@ class Tenure:
             events[-1].feed_position,
             count=len(events),
             size=sum([event.size for event in events]),
+            passed=0 if events[0] is batch[0] else _position_before(batch, events[0]),
         )
         stream = self._feed.name if self._feed.kind is Kind.STREAM else events[0].stream
         self.ready.append(Batch(events, values, stream=stream, key=key, tenure=self, unit=unit, error=error))

@@ -120,6 +120,38 @@ async def test_what_a_selector_leaves_out_counts_as_finished(store: EventStore, 
         await store.subscriptions.wait_for("s", last.last_position)
 
 
+async def test_what_a_selector_leaves_out_of_one_append_moves_the_checkpoint(
+    store: EventStore, consumer: Consumer
+) -> None:
+    """Up to the first event that is handed out, while it is in flight, and between two that are."""
+    await append(store, *range(10))
+    positions = [event.position for event in await store.read_all_streams_forward()]
+    begun, ended = asyncio.Event(), {3: asyncio.Event(), 8: asyncio.Event()}
+
+    @consumer.handler(
+        "s",
+        selector=lambda event: event.data in ended,
+        partition_by=lambda event: str(event.data),
+        concurrency=2,
+        options=QUICK,
+        checkpoint_threshold=1,
+    )
+    async def handle(batch: Batch) -> None:
+        begun.set()
+        await ended[batch[0].data].wait()
+
+    running = asyncio.create_task(consumer.run())
+    await asyncio.wait_for(begun.wait(), 20)
+    for last, end in ((2, 3), (7, 8), (9, None)):
+        async with asyncio.timeout(20):
+            while (await store.subscriptions.get("s")).checkpoint != positions[last]:
+                await asyncio.sleep(0.01)  # between two looks
+        if end is not None:
+            ended[end].set()
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_a_name_follows_one_feed(store: EventStore, consumer: Consumer) -> None:
     """P9: the same name with another feed is refused; deleted, it can begin again anywhere."""
     await append(store, 1)
