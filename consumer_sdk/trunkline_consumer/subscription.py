@@ -13,7 +13,7 @@ import enum
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Self
+from typing import NamedTuple, Self
 from uuid import uuid4
 
 from trunkline_consumer.batch import Batch
@@ -55,6 +55,14 @@ class State(enum.Enum):
     LOST = "lost"
 
 
+class Working(NamedTuple):
+    """What the subscriptions of one consumer share in the event loop in which they run."""
+
+    loop: asyncio.AbstractEventLoop
+    keeper: Keeper
+    sessions: Sessions
+
+
 class Subscription:
     """A subscription with one owner at a time: iterate over it, and acknowledge what was handled.
 
@@ -64,8 +72,7 @@ class Subscription:
     def __init__(
         self,
         store: EventStore,
-        keeper: Keeper,
-        sessions: Sessions,
+        working: Callable[[], Working],
         amqp_url: str,
         name: str,
         feed: Feed,
@@ -92,7 +99,8 @@ class Subscription:
         self._work = work
         self._grace = grace
         self._forget = forget
-        self._owner = Owner(store, keeper, sessions, name, feed, self._start_from, uuid4(), options)
+        self._working = working
+        self._owner: Owner | None = None
         self._receiver = Receiver(
             amqp_url,
             Queue(
@@ -184,6 +192,9 @@ class Subscription:
                 self._over()
 
     async def _start(self) -> None:
+        _, keeper, sessions = self._working()
+        args = self.name, self.feed, self._start_from, uuid4(), self._options
+        self._owner = Owner(self._store, keeper, sessions, *args)
         tenure = self._begin(await self._claim(standby=self._standby))
         self._living = asyncio.create_task(self._live(tenure), name=f"subscription {self.name}")
 
@@ -247,6 +258,7 @@ class Subscription:
     # --- its life
 
     async def _claim(self, *, standby: bool) -> Claim | NoClaim:
+        assert self._owner is not None
         if not self._transient:
             return await self._owner.claim(standby=standby)
         history = str(await self._store.fetchval(self._store.sql["history"]))
@@ -353,7 +365,7 @@ class Subscription:
                 tenure.end(SubscriptionLost(self.name, "was stopped"))
         finally:
             await self._receiver.close()
-            if isinstance(tenure.claim, Claim):
+            if isinstance(tenure.claim, Claim) and self._owner is not None:
                 await self._owner.release(tenure.claim.lease)
             self._over()
 

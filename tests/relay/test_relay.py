@@ -13,7 +13,7 @@ from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
 from trunkline_relay import Relay
 from trunkline_relay.tail import Tail
-from trunkline_store import ANY_VERSION, EventData, EventStore, LeaseLost, names, wire
+from trunkline_store import ANY_VERSION, EventData, EventStore, InvalidArgument, LeaseLost, names, wire
 from trunkline_store.lease import Lease
 
 pytestmark = pytest.mark.both_loops
@@ -154,6 +154,31 @@ async def test_a_relay_keeps_leading_while_an_address_accepts_and_closes(store: 
             relay.stop()
             async with asyncio.timeout(10):
                 await running
+
+
+async def test_a_relay_can_be_run_again(store: EventStore, database: str, vhost: str) -> None:
+    """After a stop, also in another event loop; not while it runs."""
+    relay: Relay
+    async with plain(vhost, "#") as consumer:
+
+        async def run(count: int) -> None:
+            async with relay.store:
+                running = asyncio.create_task(relay.run())
+                async with asyncio.timeout(20):
+                    await relay.leading.wait()
+                    with pytest.raises(InvalidArgument, match="running already"):
+                        await relay.run()
+                    await append(relay.store, "a-1", "E")
+                    while relay.metrics.confirmed._value.get() < count:
+                        await asyncio.sleep(0.01)  # between two looks
+                relay.stop()
+                await running
+
+        relay = Relay(EventStore(database), vhost, lease=1)
+        await run(1)
+        await run(2)
+        await asyncio.to_thread(asyncio.run, run(3))
+        await consumer.until(3)
 
 
 async def test_a_clean_stop_hands_over_at_once(store: EventStore, database: str, vhost: str) -> None:
