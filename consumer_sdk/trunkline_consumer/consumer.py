@@ -200,7 +200,8 @@ class Consumer:
     # --- ending them
 
     async def unsubscribe_from_all_streams(self, name: str) -> None:
-        """Stops this consumer's subscription of the name, if there is one; its checkpoint is kept."""
+        """Stops this consumer's subscription of the name, if there is one; its checkpoint is kept. Raises
+        `InvalidArgument` if the name follows something else."""
         await self._stop(name, Feed.all())
 
     async def unsubscribe_from_category(self, category: str, name: str) -> None:
@@ -225,6 +226,11 @@ class Consumer:
         await self._delete(name, Feed.stream(stream))
 
     async def _stop(self, name: str, feed: Feed) -> None:
+        for subscription in self._subscriptions:
+            if subscription.name == name and subscription.feed != feed:
+                raise InvalidArgument(
+                    f"subscription {name!r} follows {subscription.feed.label!r}, not {feed.label!r}: name that"
+                )
         for subscription in [each for each in self._subscriptions if (each.name, each.feed) == (name, feed)]:
             await subscription.stop()
             self._forget(subscription)

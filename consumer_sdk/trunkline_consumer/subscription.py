@@ -90,6 +90,7 @@ class Subscription:
         self.feed = feed
         self.state = State.STARTING
         self.counts = Counts()
+        self._handled_before = 0  # by its earlier tenures
         self._store = store
         self._options = options
         self._shape = shape or Shape()
@@ -130,7 +131,7 @@ class Subscription:
     @property
     def handled(self) -> int:
         """Events that were finished since it was started."""
-        return self.counts.handled + (0 if self._tenure is None else self._tenure.acks.finished)
+        return self._handled_before + (0 if self._tenure is None else self._tenure.acks.finished)
 
     # --- the user's side
 
@@ -162,6 +163,26 @@ class Subscription:
             if self._stopping or not self._started:
                 raise StopAsyncIteration
             await self._arrived.wait()
+
+    async def next(self, *, timeout: float | None = None) -> Batch | None:  # noqa: ASYNC109 - what it returns then is the point
+        """Return the next batch, or None where none came in time. A caller that is cancelled loses no batch.
+
+        Args:
+            timeout: seconds to wait; None: for ever.
+
+        Raises:
+            SubscriptionLost: it was lost, or stopped.
+        """
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await anext(self)
+        except StopAsyncIteration:
+            raise SubscriptionLost(self.name, "was stopped") from None
+        except TimeoutError:
+            if not limit.expired():  # a mapper's own
+                raise
+            return None
 
     @property
     def checkpoint(self) -> int:
@@ -269,7 +290,7 @@ class Subscription:
 
     def _begin(self, claim: Claim | NoClaim) -> Tenure:
         if self._tenure is not None:
-            self.counts.handled += self._tenure.acks.finished
+            self._handled_before += self._tenure.acks.finished
         self._tenure = Tenure(claim, self.feed, self._options, self._shape, self._arrived, self._outages)
         if self._stopping:
             self._tenure.close()
