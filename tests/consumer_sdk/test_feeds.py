@@ -178,7 +178,8 @@ async def test_an_unsubscribed_subscription_is_stopped_and_keeps_its_place(
         subscribe(*followed, "s", options=QUICK) as subscription,
     ):
         await (await take(subscription)).ack()
-        await consumer.unsubscribe_from_category("another", "s")  # a name that follows something else is let be
+        with pytest.raises(InvalidArgument, match="category-another"):
+            await consumer.unsubscribe_from_category("another", "s")  # the name follows something else
         assert set(consumer.subscriptions) == {subscription, other}
         await unsubscribe(*followed, "s")
         assert await rest(subscription) == []
@@ -447,3 +448,21 @@ async def test_of_a_deleted_stream_nothing_comes(store: EventStore, consumer: Co
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(2 * QUICK.idle):  # it has looked meanwhile
                 await anext(own)
+
+
+async def test_of_a_stream_that_is_deleted_while_its_follower_is_behind_nothing_more_comes(
+    store: EventStore, consumer: Consumer
+) -> None:
+    """It is no error for its follower; who follows its category gets all of its events."""
+    for n in range(3):
+        await append(store, n, stream="gone-1")
+    async with consumer.subscribe_to_stream("gone-1", "own", options=QUICK, checkpoint_threshold=1) as own:
+        await (await take(own)).ack()
+    await store.delete_stream("gone-1", ANY_VERSION)
+    async with (
+        consumer.subscribe_to_stream("gone-1", "own", options=QUICK) as own,
+        consumer.subscribe_to_category("gone", "category", options=QUICK) as category,
+    ):
+        assert [data(await take(category)) for _ in range(3)] == [[0], [1], [2]]
+        assert await own.next(timeout=2 * QUICK.idle) is None  # it has looked meanwhile
+        assert own.state not in (State.HALTED, State.LOST)

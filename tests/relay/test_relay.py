@@ -7,6 +7,7 @@ from typing import Any
 
 import aio_pika
 import pytest
+from structlog.testing import capture_logs
 
 from tests.closing_server import closing_server
 from tests.relay.plain import append, plain, recorded
@@ -152,8 +153,9 @@ async def test_a_relay_waits_for_a_broker_and_an_append_does_not(store: EventSto
 
 
 async def test_a_relay_keeps_leading_while_an_address_accepts_and_closes(store: EventStore, database: str) -> None:
-    """A load balancer whose broker is away is a broker that is away: no failure of the relay, and no new leader."""
-    with closing_server() as broker:
+    """A load balancer whose broker is away is a broker that is away: no failure of the relay, no new leader, and one
+    line in the log however often it tries."""
+    with closing_server() as broker, capture_logs() as logs:
         async with EventStore(database) as relays_store:
             relay = Relay(relays_store, broker.url, lease=1)
             running = asyncio.create_task(relay.run())
@@ -163,6 +165,8 @@ async def test_a_relay_keeps_leading_while_an_address_accepts_and_closes(store: 
             relay.stop()
             async with asyncio.timeout(10):
                 await running
+    warned = [entry["event"] for entry in logs if entry["log_level"] not in ("debug", "info")]
+    assert warned == ["broker unavailable"], logs
 
 
 async def test_a_relay_can_be_run_again(store: EventStore, database: str, vhost: str) -> None:
