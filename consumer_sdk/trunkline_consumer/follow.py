@@ -55,7 +55,8 @@ UNREADABLE_LOSSES: Final = 3
 
 class Counts(msgspec.Struct):
     """What happened so far: events by where they came from, messages that brought nothing new, holes that were seen; of
-    a handler, attempts that failed and were followed by another, and batches that were parked."""
+    a handler, attempts that failed and were followed by another, and batches that were parked. `Subscription.handled`
+    counts the events that were finished."""
 
     from_queue: int = 0
     from_store: int = 0
@@ -63,8 +64,6 @@ class Counts(msgspec.Struct):
     holes: int = 0
     healed: int = 0
     """Events from the store after the subscription had been live for the first time."""
-    handled: int = 0
-    """Events, until the last reset; see `Subscription.handled`."""
     retries: int = 0
     parked: int = 0
     damaged: int = 0

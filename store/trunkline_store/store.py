@@ -735,6 +735,9 @@ async def _nothing_to_reset(_: Connection) -> None:
 
 
 def _id_of(event: object) -> UUID:
+    if isinstance(event, str):
+        with suppress(ValueError):
+            return UUID(event)
     if not isinstance(event, RecordedEvent):
         raise InvalidArgument(f"a RecordedEvent or a UUID is needed, not {event!r}")
     return event.event_id
