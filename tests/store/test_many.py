@@ -195,7 +195,8 @@ async def test_the_same_again_with_a_version_check_gives_the_original_answers(st
     """As after a lost answer: parts without events are not checked again where all others are stored as sent, though
     their streams have moved, were made, or were deleted since; with one event more, they are."""
     await store.append_to_stream("moved-1", 0, events(1, 2))
-    parts = [StreamAppend("moved-1", 2, []), part("a-1", 0, 1, 2), StreamAppend("made-1", NO_STREAM, []), part("b-1", 0)]
+    moved, made = StreamAppend("moved-1", 2, []), StreamAppend("made-1", NO_STREAM, [])
+    parts = [moved, part("a-1", 0, 1, 2), made, part("b-1", 0)]
     original = await store.append_to_streams(parts)
     await store.append_to_stream("moved-1", 2, events(3))
     await store.append_to_stream("made-1", 0, events(1))
