@@ -122,6 +122,12 @@ async def plan(connection: asyncpg.Connection, query: str, *args: Any, options: 
     return found
 
 
+def asked(name: str) -> list[Any]:
+    """A query and its arguments; the history is the last one, where it is asked for."""
+    query, (args, _) = EventStore("postgresql://localhost/unused").sql[name], QUERIES[name]
+    return [query, *args, *(["history"] if "same_history_v1" in query else [])]
+
+
 def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A plan's node, and all below it."""
     yield node
@@ -142,8 +148,8 @@ def indexes(found: dict[str, Any]) -> dict[str, set[str]]:
 async def test_a_read_uses_its_index_whatever_is_known_of_the_tables(connection: asyncpg.Connection, name: str) -> None:
     """Each table is read by an index that leads straight to the rows, by nothing else, and no feed is sorted: its order
     is the index's. Only linked events that are mixed with a stream's own are sorted, and subscriptions by name."""
-    args, expected = QUERIES[name]
-    found = await plan(connection, EventStore("postgresql://localhost/unused").sql[name], *args)
+    _, expected = QUERIES[name]
+    found = await plan(connection, *asked(name))
     used = indexes(found)
     assert used.keys() == expected.keys()
     assert all(used[table] <= expected[table] for table in used), used
@@ -160,15 +166,15 @@ async def test_the_comparison_would_notice(connection: asyncpg.Connection) -> No
     assert any("Sort" in node["Node Type"] for node in nodes(ordered))
 
 
-def category_read(name: str, category: str, position: int) -> tuple[str, tuple[Any, ...]]:
+def category_read(name: str, category: str, position: int, history: str) -> tuple[str, tuple[Any, ...]]:
     """One of the statements that read a category, and its arguments for ten events from a position on."""
     if name == "ahead_v1":
         return AHEAD, (f"$category-{category}", position, "{}", FAR, 10)
     args: dict[str, tuple[Any, ...]] = {
-        "read_category_forward": (position, FAR, 10, FAR, category),
-        "page_category": (position, FAR, 10, 8192, category),
-        "replay_category": (position, FAR, 10, FAR, 262144, category),
-        "previous_in_category": ([category], [position]),
+        "read_category_forward": (position, FAR, 10, FAR, category, history),
+        "page_category": (position, FAR, 10, 8192, category, history),
+        "replay_category": (position, FAR, 10, FAR, 262144, category, history),
+        "previous_in_category": ([category], [position], history),
     }
     return EventStore("postgresql://localhost/unused").sql[name], args[name]
 
@@ -185,6 +191,7 @@ async def test_a_category_is_read_from_a_position_and_not_up_to_it(connection: a
     """Ten events of a category that holds nearly all events, or one in 500, are read between two bounds of the
     category's index and cost a page, early and late, with a plan for the given values and with one for any, and
     whether the tables were analyzed or not."""
+    history = await connection.fetchval("SELECT history FROM eventstore.look_v1('', true)")
     for analyzed, plans, category, position in product(
         (False, True),
         ("force_custom_plan", "force_generic_plan"),
@@ -194,7 +201,7 @@ async def test_a_category_is_read_from_a_position_and_not_up_to_it(connection: a
         if analyzed:
             await connection.execute("ANALYZE eventstore.events, eventstore.streams")
         await connection.execute(f"SET plan_cache_mode = {plans}")
-        query, args = category_read(name, category, position)
+        query, args = category_read(name, category, position, history)
         for _ in range(2):  # the first one reads the catalog as well
             found = await plan(connection, query, *args, options="ANALYZE, BUFFERS")
             await connection.execute("DEALLOCATE asked")
@@ -251,7 +258,7 @@ async def test_a_page_of_streams_costs_a_page(connection: asyncpg.Connection) ->
     await connection.execute(MANY_STREAMS)
     await connection.execute("ANALYZE eventstore.events, eventstore.streams")
     sql = EventStore("postgresql://localhost/unused").sql
-    asked: list[tuple[str, list[Any], int]] = [(sql["categories"], ["a", 10], 5000)]
+    pages: list[tuple[str, list[Any], int]] = [(sql["categories"], ["a", 10], 5000)]
     for sort_by, sort_dir, category, deleted, number in product(
         get_args(SortBy), get_args(SortDir), (None, "usual", "seldom"), (None, True), (2000, 39_000)
     ):
@@ -268,8 +275,8 @@ async def test_a_page_of_streams_costs_a_page(connection: asyncpg.Connection) ->
             category=category,
             deleted=deleted,
         )
-        asked.append((query, args, 200 if deleted else A_PAGE))
-    for plans, (query, args, most) in product(("force_custom_plan", "force_generic_plan"), asked):
+        pages.append((query, args, 200 if deleted else A_PAGE))
+    for plans, (query, args, most) in product(("force_custom_plan", "force_generic_plan"), pages):
         await connection.execute(f"SET plan_cache_mode = {plans}")
         for _ in range(2):  # the first one reads the catalog as well
             found = await plan(connection, query, *args, options="ANALYZE, BUFFERS")
