@@ -273,13 +273,28 @@ async def current_end(store: EventStore) -> int:
     return int(await store.fetchval(store.sql["last_feed_position"], *await store.look()))
 
 
-class NoClaim:
-    """Of a transient subscription: nobody else can own it, and nothing of it is kept."""
+REMEMBERED: Final = 1000
+"""Batches of a transient subscription by which the end of a common history is found."""
 
-    def __init__(self, name: str, history: str, checkpoint: int) -> None:
+
+async def resumed(store: EventStore, history: str, start: int, handled: Mapping[int, UUID]) -> int:
+    """Return where a transient subscription goes on in another history: behind the last event it has handled that the
+    store still holds. A position alone says nothing, since another event may have it by now."""
+    held = await store.fetchval(store.sql["last_held"], [*handled], [*handled.values()], history)
+    return min(await current_end(store), start) if held is None else int(held)
+
+
+class NoClaim:
+    """Of a transient subscription: nobody else can own it, and nothing of it is kept.
+
+    `handed`: the last events that it was handed, by their feed positions; the last one of each batch.
+    """
+
+    def __init__(self, name: str, history: str, checkpoint: int, handed: Mapping[int, UUID] | None = None) -> None:
         self.name = name
         self.history = history
         self.checkpoint = checkpoint
+        self.handed = dict(handed or {})
         self.finished: Sequence[tuple[int, int]] = ()
         self.held = True
 
@@ -290,6 +305,10 @@ class NoClaim:
         await asyncio.Event().wait()
 
     async def write(self, position: int, proof: Mapping[int, UUID]) -> int:
+        """Keeps the proof for `resumed`."""
+        self.handed.update(proof)
+        for place in [*self.handed][:-REMEMBERED]:
+            del self.handed[place]
         return position
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:

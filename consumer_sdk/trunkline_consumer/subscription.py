@@ -22,7 +22,7 @@ from trunkline_consumer.feed import Feed
 from trunkline_consumer.follow import Counts, Follower
 from trunkline_consumer.options import Options
 from trunkline_consumer.outages import Outages, database_pause
-from trunkline_consumer.own import BeginAgain, Claim, Disproved, NoClaim, Owner, current_end, first_checkpoint
+from trunkline_consumer.own import BeginAgain, Claim, Disproved, NoClaim, Owner, first_checkpoint, resumed
 from trunkline_consumer.receive import Queue, Receiver
 from trunkline_consumer.sessions import Sessions
 from trunkline_consumer.tenure import Shape, Tenure
@@ -253,9 +253,10 @@ class Subscription:
         history = (await self._store.look()).history
         if self._tenure is None:
             first = await first_checkpoint(self._store, self.feed, self._start_from)
-        else:  # the history changed: it goes on behind what was acknowledged, or where this history ends before that
-            first = min(await current_end(self._store), self._tenure.acks.low_water)
-        return NoClaim(self.name, history, first)
+            return NoClaim(self.name, history, first)
+        start, handled = self._tenure.claim.checkpoint, self._tenure.handled()
+        first = await resumed(self._store, history, start, handled)
+        return NoClaim(self.name, history, first, {place: id for place, id in handled.items() if place <= first})
 
     def _begin(self, claim: Claim | NoClaim) -> Tenure:
         if self._tenure is not None:

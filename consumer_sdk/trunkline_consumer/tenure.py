@@ -83,6 +83,9 @@ class Tenure:
         self._counted = 0
         self._handed_out = claim.checkpoint
         self._before = list(claim.finished)
+        self._anchor: dict[int, UUID] = {}
+        """The last event that was proved, by its place. It is proved each time: a copy of the data folder that is
+        older, and is put back, has the same history."""
         self._unproven: dict[
             int, UUID
         ] = {}  # the last event of each batch, by its place, until the store has confirmed it
@@ -248,11 +251,21 @@ class Tenure:
 
     def _proof_of(self, unit: Unit) -> dict[int, UUID]:
         """The places and ids of events that a unit stands on, and of what was filtered before it."""
-        return {place: id for place, id in self._unproven.items() if unit.start < place <= unit.last}
+        return self._anchor | {place: id for place, id in self._unproven.items() if unit.start < place <= unit.last}
 
     def _proved(self, proof: Mapping[int, UUID]) -> None:
         for place in proof:
             self._unproven.pop(place, None)
+        last = max(proof, default=0)
+        if last > max(self._anchor, default=0):
+            self._anchor = {last: proof[last]}
+
+    def handled(self) -> dict[int, UUID]:
+        """The last event of each finished batch, by its place, as far as they are remembered."""
+        known = self._anchor | self._unproven
+        if isinstance(self.claim, NoClaim):
+            known = self.claim.handed | known
+        return {place: id for place, id in known.items() if place <= self.acks.low_water}
 
     # --- checkpoints
 
@@ -260,7 +273,7 @@ class Tenure:
         """In this order: handled, written in PostgreSQL; then the broker may be told. Raises as the claim does."""
         position = self.acks.low_water
         if position > self.durable or len(self._unproven) > UNPROVEN:
-            self._counted, proof = self.acks.finished, dict(self._unproven)
+            self._counted, proof = self.acks.finished, self._anchor | self._unproven
             self.durable = max(self.durable, await self.claim.write(position, proof))
             self._proved(proof)
             self.settled.ring()

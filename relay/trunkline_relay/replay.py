@@ -98,7 +98,7 @@ class Replay:
         self.end = end = safe if self.end is None else min(self.end, safe)
         if self._stream is not None:
             before = block_start(self.start) - 1
-            version = await store.fetchval(store.sql["version_above"], self._stream, before)
+            version = await store.fetchval(store.sql["version_above"], self._stream, before, self._history)
             if version is None:
                 raise StreamNotFound(self._stream)
             self._version = version

@@ -104,7 +104,6 @@ class Connections:
         as he may, does not wait again for a server that may hang to end what is still under way."""
         if is_read_only(error) or is_left_behind(error):
             await self._leave()
-        if is_left_behind(error):
             connection.terminate()  # also in an application's pool
         if isinstance(error, asyncio.CancelledError | OperationTimeout):
             self._soon(self.release(connection))

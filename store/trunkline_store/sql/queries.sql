@@ -571,6 +571,14 @@ SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.sett
 WHERE (SELECT @schema@.same_history_v1($5)) AND (SELECT @schema@.durable_v1()) AND (SELECT @schema@.holds_v1($6, $7))
   AND subscription_id = $1 AND owner = $2 AND epoch = $3 RETURNING checkpoint
 
+-- name: last_held
+-- Of events at feed positions $1, with ids $2, the last one that the store holds, in history $3.
+SELECT max(h.place) FROM unnest($1::bigint[], $2::uuid[]) AS h (place, id)
+WHERE (SELECT @schema@.same_history_v1($3)) AND (
+    EXISTS (SELECT FROM @schema@.events AS e WHERE e.position = h.place AND e.event_id = h.id)
+    OR EXISTS (SELECT FROM @schema@.links AS l JOIN @schema@.events AS e ON e.position = l.position
+               WHERE l.feed_position = h.place AND e.event_id = h.id))
+
 -- name: finish
 -- As checkpoint, of one batch that covers its feed from $4 (exclusive) to $6: once only. No row may also mean that it
 -- is finished: the answer to a commit was lost, and the work is not to be done again.
@@ -691,6 +699,7 @@ CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 1) AS
 SELECT coalesce((SELECT position FROM @schema@.events
                  WHERE position < (SELECT @schema@.first_since_v1($1)) AND position <= $2
                  ORDER BY position DESC LIMIT 1), 0)
+WHERE (SELECT @schema@.same_history_v1($3))
 
 -- name: feed_position_of
 -- Where a version of a stream stands in it; null if it is not there.
@@ -706,7 +715,8 @@ WHERE (SELECT @schema@.same_history_v1($3)) AND stream = $1 AND deleted_at IS NU
 
 -- name: version_above
 -- The first version of stream $1 whose feed position is above $2, of a deleted stream too. No row: it is not there.
-SELECT @schema@.version_above_v1(stream_id, $2) FROM @schema@.streams WHERE stream = $1
+SELECT @schema@.version_above_v1(stream_id, $2) FROM @schema@.streams
+WHERE (SELECT @schema@.same_history_v1($3)) AND stream = $1
 
 -- name: page_stream
 -- Of stream $1 from version $2 on, its own events and linked ones, up to the safe position $3: at most $4, and none that
