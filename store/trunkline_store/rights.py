@@ -93,5 +93,7 @@ def identifier(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A text in SQL, whatever is in it."""
-    return "'" + text.replace("'", "''") + "'"
+    """A text in SQL, whatever is in it and whatever `standard_conforming_strings` is: with a backslash it is written as
+    `E'…'`, which means the same under both (PostgreSQL, "String Constants with C-Style Escapes")."""
+    quoted_text = "'" + text.replace("'", "''") + "'"
+    return "E" + quoted_text.replace("\\", "\\\\") if "\\" in text else quoted_text

@@ -316,7 +316,8 @@ class EventStore:
         self, appends: Sequence[append.StreamAppend], *, connection: Connection | None = None
     ) -> list[Appended]:
         """Appends to several streams, each named once: all of it, or nothing. Answers and errors are those of
-        `append_to_stream`; the error is that of the first append that was refused."""
+        `append_to_stream`; the error is that of the first append that was refused. Sent again when all events are
+        stored, it answers as the first time: versions are not checked again, of parts without events neither."""
         names = [part.stream for part in appends]
         if len(set(names)) < len(names):
             raise InvalidArgument("append_to_streams: a stream stands twice in the list")
