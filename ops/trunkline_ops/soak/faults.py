@@ -15,6 +15,7 @@ from trunkline_ops.servers.proxy import Proxy
 from trunkline_ops.soak.cast import Actor, Cast
 from trunkline_ops.soak.forger import damage, forge
 from trunkline_ops.soak.plain import QUEUE, SUBSCRIBER
+from trunkline_ops.soak.purger import purge_replay
 from trunkline_ops.soak.schedule import Fault
 from trunkline_ops.soak.stage import Stage
 from trunkline_store import Unavailable, names
@@ -33,10 +34,11 @@ ASK_SECONDS: Final = 5.0
 
 
 class Faults:
-    """`survived`: how many there were of each kind."""
+    """survived: how many there were of each kind. unnoticed: replays that lost messages, without a break in their chain."""
 
     def __init__(self, stage: Stage, cast: Cast, tell: Callable[[str], None]) -> None:
         self.survived: Counter[str] = Counter()
+        self.unnoticed = 0
         self._stage = stage
         self._cast = cast
         self._tell = tell
@@ -97,6 +99,10 @@ class Faults:
                 async with asyncio.timeout(ASK_SECONDS):
                     queue = None if fault.target == "exchange" else queue_of(fault.target)
                     await {"forge": forge, "damage": damage}[fault.kind](stage.store, stage.amqp_url, queue)
+            case "purge replay":
+                noticed = await purge_replay(stage.store, stage.amqp_url)
+                self.unnoticed += noticed is False
+                return noticed is not None
             case "roll back":
                 await _roll_back(stage, fault)
             case "stop" | "crash" | "freeze":
