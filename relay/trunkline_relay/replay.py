@@ -96,8 +96,12 @@ class Replay:
         store = self._store
         safe, self._history = await store.look(follow=False)
         self.end = end = safe if self.end is None else min(self.end, safe)
-        if self._stream is not None and await store.fetchrow(store.sql["stream_state"], self._stream) is None:
-            raise StreamNotFound(self._stream)
+        if self._stream is not None:
+            before = block_start(self.start) - 1
+            version = await store.fetchval(store.sql["version_above"], self._stream, before, self._history)
+            if version is None:
+                raise StreamNotFound(self._stream)
+            self._version = version
         async with self._channel() as channel:
             sending = _Sending(self, channel, self._queue, self._window, app_id(store.schema))
             try:

@@ -45,7 +45,7 @@ from trunkline_store.queries import statements
 from trunkline_store.send import Sender
 from trunkline_store.serialize import ANY_CONTENT, JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
-from trunkline_store.streams import CategoryInfo, Page, SortBy, SortDir, StreamInfo
+from trunkline_store.streams import CategoryInfo, SortBy, SortDir, StreamInfo
 from trunkline_store.subscriptions import Subscriptions
 from trunkline_store.translate import STATEMENT_ERRORS, dsn_checked, translated
 
@@ -635,34 +635,64 @@ class EventStore:
     async def paginate_streams(
         self,
         *,
+        after: str | None = None,
         page_size: int = 50,
-        page_number: int = 1,
         search: str = "",
-        sort_by: SortBy = "stream_id",
+        sort_by: SortBy = "stream",
         sort_dir: SortDir = "asc",
         category: str | None = None,
         status: Literal["created", "deleted"] | None = None,
-    ) -> Page:
-        """A page of streams, with `$all` and deleted ones, of those whose name holds `search`; of one category, and of
-        one status, if these are given.
+    ) -> list[StreamInfo]:
+        """Return a page of streams, with `$all` and deleted ones.
 
-        Raises `InvalidArgument`, `Unavailable`.
+        A page costs the same wherever it is; a search reads streams until it has found enough.
+
+        Args:
+            after: The name of the last page's last stream; without it, the first page.
+            page_size: Streams on a page. One that has fewer is the last.
+            search: A part of the name.
+            sort_by: `stream`, the name, byte by byte; or `stream_id`, the age, which goes without a category.
+            sort_dir: `asc` or `desc`.
+            category: Only streams of this category.
+            status: Only streams that are deleted, or only those that are not (`created`).
+
+        Raises:
+            InvalidArgument: An argument is out of bounds.
+            StreamNotFound: The stream `after` was deleted for good, so its age is not known: sort by name.
+            Unavailable: The store cannot be asked now.
         """
-        page_size, page_number = _count(page_size, "page_size"), _count(page_number, "page_number")
+        page_size = _count(page_size, "page_size")
         if not isinstance(search, str):
             raise InvalidArgument(f"search: a str is needed, not {search!r}")
-        query = streams.sorted_query(self.sql["paginate_streams"], sort_by, sort_dir)
         if status not in (None, "created", "deleted"):
             raise InvalidArgument(f"status: {status!r} is neither created nor deleted")
-        only = None if category is None else check_category(category), None if status is None else status == "deleted"
-        rows = await self.fetch(query, search, page_size, page_size * (page_number - 1), *only)
-        entries = [streams.info(row) for row in rows if row["stream"] is not None]
-        return Page(entries, page_number, page_size, rows[0]["count"])
+        behind: str | int | None = after if after in (None, streams.ALL) else check_stream(after)
+        if behind is not None and sort_by == "stream_id":
+            behind = await self._age(str(behind))
+        query, arguments = streams.page_query(
+            self.sql["paginate_streams"],
+            page_size,
+            after=behind,
+            search=search,
+            sort_by=sort_by,
+            sort_dir=sort_dir,
+            category=None if category is None else check_category(category),
+            deleted=None if status is None else status == "deleted",
+        )
+        return [streams.info(row) for row in await self.fetch(query, *arguments)]
+
+    async def _age(self, stream: str) -> int:
+        if stream == streams.ALL:
+            return 0
+        row = await self.fetchrow(self.sql["stream_info"], stream)
+        if row is None:
+            raise StreamNotFound(stream)
+        return int(row["stream_id"])
 
     async def categories(self, *, after: str | None = None, count: int = 1000) -> list[CategoryInfo]:
         """At most `count` categories by name, behind `after`; without it from the first, which may be empty: that of
         streams such as `-1`. Raises `InvalidArgument`, `Unavailable`."""
-        rows = await self._read(None, "categories", after or "", _count(count), after is None)
+        rows = await self._read(None, "categories", after, _count(count))
         return [CategoryInfo(*row) for row in rows]
 
     # --- snapshots
@@ -718,7 +748,7 @@ def _start(start: int | None, default: int) -> int:
     return start
 
 
-def _count(count: int, name: Literal["count", "page_size", "page_number"] = "count") -> int:
+def _count(count: int, name: Literal["count", "page_size"] = "count") -> int:
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 2**31:
         raise InvalidArgument(f"{name}: {count!r} is not at least 1")
     return count

@@ -155,7 +155,8 @@ class Subscriptions:
             case datetime():
                 if to.tzinfo is None:
                     raise InvalidArgument("to: the time has no zone")
-                return int(await self._store.fetchval(self._store.sql["position_before"], to))
+                look = await self._look()  # above the safe position an event of that time may still appear
+                return int(await self._store.fetchval(self._store.sql["position_before"], to, *look))
             case int() if not isinstance(to, bool) and 0 <= to < 2**63:
                 return to
         raise InvalidArgument(f"to: {to!r} is neither ORIGIN, CURRENT, a position nor a time")

@@ -56,7 +56,7 @@ async def test_a_reader_reads_everything(store: EventStore, logins: Logins) -> N
         assert len(await reader.read_all_streams_backward()) == 3
         assert len(await reader.read_category_forward("a")) == 3
         assert (await reader.stream_info("a-1")).version == 3
-        assert (await reader.paginate_streams()).total_entries == 2
+        assert len(await reader.paginate_streams()) == 2
         assert (await reader.read_snapshot("a-1")).version == 3
         assert await reader.subscriptions.list() == []
         await reader.until_safe((await reader.stream_info("$all")).version)

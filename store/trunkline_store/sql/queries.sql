@@ -72,27 +72,40 @@ SELECT 0::bigint AS stream_id, '$all' AS stream,
 FROM @schema@.store
 
 -- name: paginate_streams
--- Streams, and `$all` beside them, whose name holds $1 (empty: all of them); of category $4, and deleted or not as $5 says,
--- where these are not null. @sort@ is one of a few in streams.py.
-WITH matching AS (
-    SELECT stream_id, stream, version, created_at, deleted_at FROM (
-        SELECT stream_id, stream, version, created_at, deleted_at FROM @schema@.streams
-        WHERE ($4::text IS NULL OR category = $4) AND ($5::boolean IS NULL OR (deleted_at IS NOT NULL) = $5)
-        UNION ALL
-        SELECT 0, '$all', coalesce((SELECT max(position) FROM @schema@.events), 0), created_at, NULL FROM @schema@.store
-        WHERE $4 IS NULL AND $5 IS NOT TRUE
-    ) AS everything WHERE $1 = '' OR position($1 IN stream) > 0)
-SELECT total.count, page.*
-FROM (SELECT count(*) FROM matching) AS total
-LEFT JOIN LATERAL (SELECT * FROM matching ORDER BY @sort@, stream_id LIMIT $2 OFFSET $3) AS page ON true
+-- At most $1 streams, and `$all` beside them, in the order @sort@, of which streams.py knows those that an index has;
+-- @where@ begins behind the last page, and chooses.
+SELECT stream_id, stream, version, created_at, deleted_at FROM (
+    (SELECT stream_id, stream, category, version, created_at, deleted_at FROM @schema@.streams
+     WHERE @where@ ORDER BY @sort@ LIMIT $1)
+    UNION ALL
+    SELECT * FROM (SELECT 0::bigint AS stream_id, '$all' COLLATE "C" AS stream, '$all' COLLATE "C" AS category,
+                          coalesce((SELECT position FROM @schema@.events ORDER BY position DESC LIMIT 1), 0) AS version,
+                          created_at, NULL::timestamptz AS deleted_at FROM @schema@.store) AS all_streams
+    WHERE @where@) AS page
+ORDER BY @sort@ LIMIT $1
 
 -- name: categories
--- What there is in each: streams that are not deleted, and those that are; events and links that were appended. Behind $1,
--- with $3 from $1 on, at most $2.
-SELECT category, count(*) FILTER (WHERE deleted_at IS NULL) AS streams, count(deleted_at) AS deleted,
-       sum(version)::bigint AS events
-FROM @schema@.streams WHERE category >= $1 COLLATE "C" AND ($3 OR category > $1 COLLATE "C")
-GROUP BY category ORDER BY category LIMIT $2
+-- At most $2 categories behind $1 (null: from the first one on), found by jumping from one to the next in their index.
+-- Streams that are not deleted, and those that are; events and links that were appended: counted over a category's first
+-- 10,000 streams; where there are many categories, over fewer, so that a page reads half a million at most.
+WITH RECURSIVE names AS (
+    SELECT (CASE WHEN $1::text IS NULL THEN (SELECT category FROM @schema@.streams ORDER BY category LIMIT 1)
+            ELSE (SELECT category FROM @schema@.streams WHERE category > $1::text ORDER BY category LIMIT 1)
+            END)::text COLLATE "C" AS category, 1 AS number
+    UNION ALL
+    SELECT (SELECT s.category FROM @schema@.streams AS s WHERE s.category > n.category ORDER BY s.category LIMIT 1)::text
+               COLLATE "C", n.number + 1
+    FROM names AS n WHERE n.category IS NOT NULL AND n.number < $2::integer)
+SELECT n.category, a.streams, a.deleted, a.events, a.streams + a.deleted >= c.most AS or_more
+FROM names AS n
+CROSS JOIN (SELECT greatest(100, least(10000, 500000 / greatest(1, count(*)))) AS most FROM names) AS c
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE deleted_at IS NULL) AS streams, count(deleted_at) AS deleted,
+           coalesce(sum(version), 0)::bigint AS events
+    FROM (SELECT version, deleted_at FROM @schema@.streams
+          WHERE (category, stream) > (n.category, '') AND (category, stream) < (n.category, n.category || '.')
+          ORDER BY category, stream LIMIT c.most) AS first) AS a
+WHERE n.category IS NOT NULL ORDER BY n.category
 
 -- name: record_snapshot
 INSERT INTO @schema@.snapshots AS s (source, version, type, data, metadata) VALUES ($1, $2, $3, $4::@data_param@::@data_type@, $5::text::json)
@@ -237,16 +250,17 @@ WHERE (SELECT @schema@.same_history_v1($5)) AND e.bytes_before < $4
 ORDER BY e.position DESC
 
 -- name: read_category_forward
--- As read_all_forward, of category $5. Its bounds are pairs, which only the category's index serves: with bounds of the
--- position alone, a plan for any values goes through all events and leaves out the others'.
+-- As read_all_forward, of category $5. Both bounds and the order are pairs, as the category's index is, and nothing else
+-- names the category: with an equality beside them the planner takes the order of positions for enough, and goes through
+-- all events, or through the category from its first event on.
 SELECT e.position, s.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
        e.correlation_id, e.causation_id, e.created_at, e.size
-FROM (SELECT *, sum(size) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - size AS bytes_before
-      FROM @schema@.events WHERE category = $5 AND (category, position) >= ($5, $1) AND (category, position) <= ($5, $2)
-      ORDER BY position LIMIT $3) AS e
+FROM (SELECT *, sum(size) OVER (ORDER BY category, position ROWS UNBOUNDED PRECEDING) - size AS bytes_before
+      FROM @schema@.events WHERE (category, position) >= ($5, $1) AND (category, position) <= ($5, $2)
+      ORDER BY category, position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE (SELECT @schema@.same_history_v1($6)) AND e.bytes_before < $4
-ORDER BY e.position
+ORDER BY e.category, e.position
 
 -- name: page_all
 -- As read_all_forward, in its barest form: streams by their ids, and nothing of an event above $4 bytes but that it is
@@ -258,12 +272,13 @@ FROM @schema@.events AS e
 WHERE (SELECT @schema@.same_history_v1($5)) AND e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
 
 -- name: page_category
--- As page_all, of category $5.
+-- As page_all, of category $5; the bounds as in read_category_forward.
 SELECT e.position, e.stream_id, e.stream_version, e.event_id, e.type,
        CASE WHEN e.size <= $4 THEN e.data@data_out@ END AS data, CASE WHEN e.size <= $4 THEN e.metadata::text END AS metadata,
        e.correlation_id, e.causation_id, e.created_at, e.size
-FROM @schema@.events AS e WHERE (SELECT @schema@.same_history_v1($6)) AND e.category = $5 AND (e.category, e.position) >= ($5, $1) AND (e.category, e.position) <= ($5, $2)
-ORDER BY e.position LIMIT $3
+FROM @schema@.events AS e
+WHERE (SELECT @schema@.same_history_v1($6)) AND (e.category, e.position) >= ($5, $1) AND (e.category, e.position) <= ($5, $2)
+ORDER BY e.category, e.position LIMIT $3
 
 -- name: stream_names
 SELECT i.stream_id, s.stream FROM unnest($1::bigint[]) AS i (stream_id)
@@ -332,18 +347,18 @@ WHERE (SELECT @schema@.same_history_v1($6)) AND e.bytes_before < $4
 ORDER BY e.feed_position
 
 -- name: replay_category
--- As relay_page, of category $6.
+-- As relay_page, of category $6; the bounds as in read_category_forward.
 SELECT e.position, s.stream, e.category, e.stream_version, e.event_id::text, e.type, e.size,
        CASE WHEN e.size <= $5 THEN e.data@data_out@ END AS data, e.metadata::text,
        e.correlation_id, e.causation_id, e.traceparent,
        to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time
-FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - least(size, $5) AS bytes_before
-      FROM @schema@.events
-      WHERE category = $6 AND (category, position) >= ($6, $1) AND (category, position) <= ($6, $2)
-      ORDER BY position LIMIT $3) AS e
+FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY category, position ROWS UNBOUNDED PRECEDING) - least(size, $5)
+                    AS bytes_before
+      FROM @schema@.events WHERE (category, position) >= ($6, $1) AND (category, position) <= ($6, $2)
+      ORDER BY category, position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE (SELECT @schema@.same_history_v1($7)) AND e.bytes_before < $4
-ORDER BY e.position
+ORDER BY e.category, e.position
 
 -- name: replay_stream
 -- As relay_page, of stream $6, and from version $1 on: in a stream, the versions' order is the positions'.
@@ -379,10 +394,11 @@ WHERE (SELECT @schema@.same_history_v1($7)) AND e.bytes_before < $4 AND e.feed_p
 ORDER BY e.number
 
 -- name: previous_in_category
--- The last position below $2[i] in category $1[i], for each i; 0 where there is none.
+-- The last position below $2[i] in category $1[i], for each i; 0 where there is none. The bounds as in
+-- read_category_forward.
 SELECT coalesce((SELECT e.position FROM @schema@.events AS e
-                 WHERE e.category = w.category AND (e.category, e.position) < (w.category, w.position)
-                 ORDER BY e.position DESC LIMIT 1), 0) AS previous
+                 WHERE (e.category, e.position) >= (w.category, 0) AND (e.category, e.position) < (w.category, w.position)
+                 ORDER BY e.category DESC, e.position DESC LIMIT 1), 0) AS previous
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (category, position, ord)
 WHERE (SELECT @schema@.same_history_v1($3)) ORDER BY w.ord
 
@@ -679,11 +695,11 @@ SELECT a.events, s.halted::text AS halted FROM @schema@.subscriptions AS s
 CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 1) AS a WHERE (SELECT @schema@.same_history_v1($3)) AND s.name = $1
 
 -- name: position_before
--- The last position before the first event that was appended at a time or later.
+-- The last position, at or below the safe position $2, before the first event that was created at $1 or later.
 SELECT coalesce((SELECT position FROM @schema@.events
-                 WHERE position < coalesce((SELECT min(position) FROM (SELECT position FROM @schema@.events
-                                            WHERE created_at >= $1 OFFSET 0) AS later), 9223372036854775807)
+                 WHERE position < (SELECT @schema@.first_since_v1($1)) AND position <= $2
                  ORDER BY position DESC LIMIT 1), 0)
+WHERE (SELECT @schema@.same_history_v1($3))
 
 -- name: feed_position_of
 -- Where a version of a stream stands in it; null if it is not there.
@@ -696,6 +712,11 @@ FROM @schema@.streams AS s WHERE s.stream = $1
 -- Where to read a stream on above a position.
 SELECT stream_id, @schema@.version_above_v1(stream_id, $2) AS version FROM @schema@.streams
 WHERE (SELECT @schema@.same_history_v1($3)) AND stream = $1 AND deleted_at IS NULL
+
+-- name: version_above
+-- The first version of stream $1 whose feed position is above $2, of a deleted stream too. No row: it is not there.
+SELECT @schema@.version_above_v1(stream_id, $2) FROM @schema@.streams
+WHERE (SELECT @schema@.same_history_v1($3)) AND stream = $1
 
 -- name: page_stream
 -- Of stream $1 from version $2 on, its own events and linked ones, up to the safe position $3: at most $4, and none that

@@ -19,8 +19,9 @@ CREATE TABLE @schema@.snapshots (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- Streams of a category, in the order of their age.
-CREATE INDEX streams_category ON @schema@.streams (category, stream_id);
+-- Streams of a category, and those that are deleted, which are few.
+CREATE INDEX streams_category ON @schema@.streams (category, stream);
+CREATE INDEX streams_deleted ON @schema@.streams (stream) WHERE deleted_at IS NOT NULL;
 
 -- Only a hard delete removes events, and only within its own transaction.
 CREATE OR REPLACE FUNCTION @schema@.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
