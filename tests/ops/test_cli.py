@@ -201,7 +201,7 @@ def test_the_commands_and_their_options_are_these() -> None:
             [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
         ),
         "asyncapi": ["--help", "--json", "--schema"],
-        "definitions": ["--help", "--json", "--passwords", "--schema", "--vhost"],
+        "definitions": ["--help", "--json", "--passwords", "--schema", "--subscription", "--vhost"],
         "consume": ["--help", "--json", "--listen", "where"],
         "subscriptions list": common,
         "subscriptions show": [*common, "name"],
