@@ -34,7 +34,7 @@ ASK_SECONDS: Final = 5.0
 
 
 class Faults:
-    """survived: how many there were of each kind. unnoticed: replays that lost messages without a break in their chain."""
+    """survived: how often each kind happened. unnoticed: replays that lost messages without a break in their chain."""
 
     def __init__(self, stage: Stage, cast: Cast, tell: Callable[[str], None]) -> None:
         self.survived: Counter[str] = Counter()
