@@ -28,6 +28,7 @@ _END_SESSIONS: Final = """
 _MEND: Final = "UPDATE soak.mended SET position = (SELECT coalesce(max(position), 0) FROM eventstore.events)"
 _NOT_NOW: Final = (
     Unavailable, httpx.HTTPError, TimeoutError, OSError, AMQPError, asyncpg.PostgresError, asyncpg.InterfaceError,
+    RuntimeError,  # of aiormq, of a channel that is closed
 )  # fmt: skip
 ASK_SECONDS: Final = 5.0
 """For a question to a server that may be away."""

@@ -12,12 +12,15 @@ from aio_pika.abc import AbstractChannel
 from trunkline_relay import Replay
 from trunkline_store import EventStore, MessagesLost
 
-_SECONDS: Final = 10.0
+_SECONDS: Final = 15.0
+_START: Final = """
+    SELECT coalesce((SELECT position FROM eventstore.events ORDER BY position DESC OFFSET 500 LIMIT 1), 1)
+"""
 
 
 async def purge_replay(store: EventStore, url: str) -> bool | None:
-    """Replay all events to a queue, and purge it on the way. Return whether the consumer notices what is missing; None
-    where nothing is."""
+    """Replay the last events to a queue, and purge it on the way. Return True if the consumer notices what is missing,
+    None where nothing is."""
     name = f"soak.replay-{uuid4().hex[:8]}"
     async with (
         asyncio.timeout(_SECONDS),
@@ -26,7 +29,8 @@ async def purge_replay(store: EventStore, url: str) -> bool | None:
     ):
         queue = await channel.declare_queue(name, exclusive=False, auto_delete=False, durable=True)
         try:
-            replay = Replay(store, url, name)
+            start = await store.fetchval(_START)
+            replay = Replay(store, url, name, start=start)
             purged = 0
 
             async def purge() -> None:
@@ -41,7 +45,7 @@ async def purge_replay(store: EventStore, url: str) -> bool | None:
             finally:
                 purging.cancel()
                 await asyncio.gather(purging, return_exceptions=True)
-            return not _is_whole(await _taken(channel, name), replay.end or 0) if purged else None
+            return not _is_whole(await _taken(channel, name), start - 1, replay.end or 0) if purged else None
         finally:
             await queue.delete(if_unused=False, if_empty=False)
 
@@ -54,9 +58,8 @@ async def _taken(channel: AbstractChannel, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _is_whole(messages: Sequence[dict[str, Any]], end: int) -> bool:
-    """True if a consumer takes these for the whole replay: each begins where it stands, and the last one is marked."""
-    place = 0
+def _is_whole(messages: Sequence[dict[str, Any]], place: int, end: int) -> bool:
+    """True if a consumer takes these for the whole replay: each goes on at its place, and the last one is marked."""
     for headers in messages:
         if headers["previous_in_replay"] > place:
             return False

@@ -140,7 +140,7 @@ class Soak:
             **found.counts,
             holes_replayed=replayed,
             faults=faults.survived.total(),
-            met=dict(sorted(faults.survived.items())),
+            met={kind: count for kind, count in sorted(faults.survived.items()) if count},
             language=language,
             loop=self._loop,
             kills=cast.kills,
