@@ -77,8 +77,8 @@ async def test_the_broker_is_killed_and_started_again(database: str, own_rabbitm
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
 async def test_the_database_is_restarted(own_database: str, own_postgres: PostgresServer, vhost: str, how: str) -> None:
-    """Crash or clean: writers send again what they are unsure of, subscriber and relay go on by themselves. After a crash,
-    what was in flight comes again, since the history is another one."""
+    """Crash or clean: writers send again what they are unsure of, subscriber and relay go on by themselves. What was in
+    flight at a crash comes again, since the history is another one."""
     async with Flow(own_database, vhost) as flow:
         await flow.more()
         await asyncio.to_thread(getattr(own_postgres, how))

@@ -133,11 +133,14 @@ class Soak:
             crashes = cast.crashes
             await cast.leave(*roles)
             found = await audit(stage.store, company.subscribers, self._acknowledged, plain=company.plain > 0)
+            if faults.unnoticed:
+                found.counts["lost"] += faults.unnoticed
+                found = found._replace(details=[*found.details, f"{faults.unnoticed} replays lost messages unnoticed"])
         figures = Figures(
             **found.counts,
             holes_replayed=replayed,
             faults=faults.survived.total(),
-            met=dict(sorted(faults.survived.items())),
+            met={kind: count for kind, count in sorted(faults.survived.items()) if count},
             language=language,
             loop=self._loop,
             kills=cast.kills,
