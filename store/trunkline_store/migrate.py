@@ -5,6 +5,8 @@ The files `sql/migrations/NNN_name.sql` are applied in their order and never cha
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -12,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import asyncpg
 
+from trunkline_store.connections import OUR_PATH
 from trunkline_store.errors import (
     InvalidArgument,
     NotInitialised,
@@ -79,8 +82,7 @@ async def initialise(
     if data_type not in (None, "json", "jsonb", "bytea"):
         raise InvalidArgument(f"data_type {data_type!r}: use json, jsonb or bytea")
     with translated(schema):
-        async with connection.transaction():
-            await _lock(connection, schema)
+        async with alone(connection, schema):
             kept = await _kept(connection, schema)
             if kept is None:
                 new = data_type or "json"
@@ -114,8 +116,7 @@ async def migrate(connection: asyncpg.Connection, schema: str = "eventstore") ->
     applied: list[int] = []
     with translated(schema):
         while True:
-            async with connection.transaction():
-                await _lock(connection, schema)
+            async with alone(connection, schema):
                 data_type = await _data_type(connection, schema)
                 if data_type is None:
                     raise NotInitialised(schema)
@@ -155,8 +156,7 @@ async def reset(connection: asyncpg.Connection, schema: str = "eventstore") -> N
     `NotInitialised`, `SchemaTooNew`, and `InvalidArgument` as `drop` does."""
     check_store(schema)
     with translated(schema):
-        async with connection.transaction():
-            await _lock(connection, schema)
+        async with alone(connection, schema):
             kept = await connection.fetchrow(statements(schema)["kept_at_reset"])
             if kept is None:
                 raise NotInitialised(schema)
@@ -174,8 +174,7 @@ async def drop(connection: asyncpg.Connection, schema: str = "eventstore") -> bo
     something else stand in its schema."""
     check_store(schema)
     with translated(schema):
-        async with connection.transaction():
-            await _lock(connection, schema)
+        async with alone(connection, schema):
             there = await _data_type(connection, schema) is not None
             if there:
                 others = await connection.fetchval(statements(schema)["others_there"])
@@ -194,8 +193,18 @@ async def _check_place(connection: asyncpg.Connection, schema: str) -> None:
         raise InvalidArgument(f"schema {schema!r} holds {others}: give the store a schema of its own")
 
 
-async def _lock(connection: asyncpg.Connection, schema: str) -> None:
-    await connection.execute(statements(schema)["lock_schema"], schema)
+@asynccontextmanager
+async def alone(connection: asyncpg.Connection, schema: str) -> AsyncIterator[None]:
+    """Open a transaction, or a savepoint of the caller's, in which nobody else makes, changes or removes this schema.
+
+    Names mean PostgreSQL's own objects in it, whatever the caller's search path is.
+    """
+    async with connection.transaction():
+        path = await connection.fetchval("SELECT pg_catalog.current_setting('search_path')")
+        await connection.execute(f"SET LOCAL search_path = {OUR_PATH}")
+        await connection.execute(statements(schema)["lock_schema"], schema)
+        yield
+        await connection.execute("SELECT pg_catalog.set_config('search_path', $1, true)", path)
 
 
 async def _kept(connection: asyncpg.Connection, schema: str) -> asyncpg.Record | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from trunkline_store.errors import MigrationPending, SchemaTooNew
-from trunkline_store.migrate import latest
+from trunkline_store.migrate import alone, latest
 from trunkline_store.names import check_store
 from trunkline_store.queries import statements
 from trunkline_store.rights import ROLES, Role, create_sql, grant_sql, login_sql, role_name
@@ -20,8 +20,7 @@ async def make_roles(connection: asyncpg.Connection, schema: str = "eventstore")
     check_store(schema)
     sql = statements(schema)
     with translated(schema):
-        async with connection.transaction():
-            await connection.execute(sql["lock_schema"], schema)
+        async with alone(connection, schema):
             found, needed = await connection.fetchval(sql["schema_version"]), latest()
             if found < needed:
                 raise MigrationPending(schema, found, needed)
@@ -41,8 +40,7 @@ async def make_login(connection: asyncpg.Connection, login: str, role: Role, sch
     """
     check_store(schema)
     with translated(schema):
-        async with connection.transaction():
-            await connection.execute(statements(schema)["lock_schema"], schema)
+        async with alone(connection, schema):
             await connection.execute(login_sql(await _database(connection), schema, login, role))
 
 

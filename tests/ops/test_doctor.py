@@ -214,6 +214,7 @@ DATABASE = [
     Seed("trigger-disabled", "ALTER TABLE eventstore.events DISABLE TRIGGER events_are_immutable"),
     Seed("isolation-default", "ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'"),
     Seed("commit-asynchronous", "ALTER DATABASE {database} SET synchronous_commit = off"),
+    Seed("search-path-open", "GRANT CREATE ON SCHEMA public TO PUBLIC"),
     Seed("rights-public", "GRANT EXECUTE ON FUNCTION eventstore.hard_delete_v1 TO PUBLIC"),
     Seed("rights-public", "GRANT SELECT ON eventstore.events TO PUBLIC"),
     Seed("rights-public", "GRANT USAGE ON SEQUENCE eventstore.blocks TO PUBLIC"),
@@ -258,8 +259,8 @@ async def test_a_defect_of_the_database_is_found(seed: Seed, database: str) -> N
 
 @pytest.mark.parametrize("seed", [each for each in DATABASE if each.code in (
     "sequence-cache", "sequence-options", "sequence-behind", "index-missing", "index-invalid", "trigger-missing",
-    "trigger-disabled", "isolation-default", "commit-asynchronous", "rights-public", "rights-bypass", "lease-orphan",
-    "checkpoint-ahead",
+    "trigger-disabled", "isolation-default", "commit-asynchronous", "search-path-open", "rights-public",
+    "rights-bypass", "lease-orphan", "checkpoint-ahead",
 ) and not each.also], ids=lambda seed: seed.code)  # fmt: skip
 async def test_what_is_said_to_mend_a_defect_mends_it(seed: Seed, database: str) -> None:
     """The SQL, or the command of trunkline, run as it stands."""

@@ -285,8 +285,8 @@ TRAPS = """
     CREATE TEMP TABLE pg_locks AS SELECT 'advisory' AS locktype, 0::oid AS classid, 0::oid AS objid, 2 AS objsubid,
         0::oid AS database;
     CREATE TEMP TABLE pg_database AS SELECT 0::oid AS oid, current_database() AS datname;
-    CREATE TEMP TABLE events AS TABLE eventstore.events;
-    CREATE TEMP TABLE streams AS TABLE eventstore.streams;
+    CREATE TEMP TABLE events AS SELECT position, event_id, stream_id FROM eventstore.events;
+    CREATE TEMP TABLE streams AS SELECT stream_id, version FROM eventstore.streams;
     CREATE TEMP TABLE store AS TABLE eventstore.store;
 """
 

@@ -11,6 +11,7 @@ from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.settings import Settings
+from trunkline_store.connections import OUR_PATH
 from trunkline_store.rights import Role, create_sql, grant_sql, login_sql
 from trunkline_store.roles import make_login, make_roles
 
@@ -40,7 +41,7 @@ def roles(
         parts = [create_sql(database, settings.store), grant_sql(database, settings.store)]
         if login is not None and role is not None:
             parts.append(login_sql(database, settings.store, login, role))
-        print("\n\n".join(["BEGIN;", *parts, "COMMIT;"]))
+        print("\n\n".join(["BEGIN;", f"SET LOCAL search_path = {OUR_PATH};", *parts, "COMMIT;"]))
     else:
         asyncio.run(_roles(settings, login, role, Output(as_json=as_json)))
 

@@ -20,6 +20,7 @@ def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding
     """patience: seconds for which a transaction may be open, or a relay or checkpoint stand still, before that is a
     finding."""
     yield from _server(facts)
+    yield from _creators(facts)
     yield from transactions(facts, patience)
     yield from _schema(facts)
     if facts.store is not None:
@@ -91,6 +92,20 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
             "others' transactions were not looked at, but for one that has held readers back for long",
             f"GRANT pg_read_all_stats TO {identifier(server.login)}",
         )
+
+
+def _creators(facts: DatabaseFacts) -> Iterator[Finding]:
+    """PostgreSQL 14 lets everybody create in `public`, and a database that was made then keeps that when upgraded."""
+    for schema, role in facts.creators:
+        everybody = role == "PUBLIC"
+        found = Finding(
+            "search-path-open",
+            f"schema {schema}",
+            f"{'everybody' if everybody else role} may create objects in it, and it is in the search path",
+            "functions and operators put there run with the rights of applications whose statements find them",
+            f"REVOKE CREATE ON SCHEMA {identifier(schema)} FROM {role if everybody else identifier(role)}",
+        )
+        yield found if everybody else found._replace(level="note")
 
 
 def _schema(facts: DatabaseFacts) -> Iterator[Finding]:

@@ -40,6 +40,13 @@ class Server(NamedTuple):
     there: bool
 
 
+class Creator(NamedTuple):
+    """Somebody who may create objects in a schema of the search path."""
+
+    schema: str
+    role: str
+
+
 class Sequence(NamedTuple):
     """drawn: its last block; 0 where none was drawn since a restart, None where we may not know."""
 
@@ -120,6 +127,7 @@ class DatabaseFacts(NamedTuple):
 
     schema: str
     server: Server
+    creators: list[Creator]
     found: int | None
     needed: int
     transactions: list[Transaction]
@@ -133,6 +141,7 @@ async def database_facts(settings: Settings) -> DatabaseFacts:
     async with connected(settings, "doctor") as connection:
         with translated(schema):
             server = Server(**dict(await _row(connection, sql["server"])))
+            creators = await _rows(Creator, connection, sql["creators"])
             found = None
             if server.there:
                 found = (await _row(connection, sql["schema_version"]))["version"]
@@ -141,7 +150,7 @@ async def database_facts(settings: Settings) -> DatabaseFacts:
             if found == latest():
                 seen, unseen = await _overview(settings)
                 store = await _store_facts(connection, sql, schema, server, seen, unseen)
-    return DatabaseFacts(schema, server, found, latest(), transactions, store)
+    return DatabaseFacts(schema, server, creators, found, latest(), transactions, store)
 
 
 async def _store_facts(

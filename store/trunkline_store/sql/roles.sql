@@ -69,3 +69,4 @@ ALTER ROLE @login@ IN DATABASE @database@ SET tcp_user_timeout = '60s';
 -- Its statements are ours, and short. The other roles' logins are applications', with statements of their own.
 ALTER ROLE @login@ IN DATABASE @database@ SET statement_timeout = '60s';
 ALTER ROLE @login@ IN DATABASE @database@ SET lock_timeout = '15s';
+ALTER ROLE @login@ IN DATABASE @database@ SET search_path = pg_catalog, pg_temp;

@@ -23,7 +23,8 @@ CREATE TABLE @schema@.snapshots (
 CREATE INDEX streams_category ON @schema@.streams (category, stream_id);
 
 -- Only a hard delete removes events, and only within its own transaction.
-CREATE OR REPLACE FUNCTION @schema@.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION @schema@.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'DELETE' AND current_setting('trunkline.hard_delete', true) = pg_current_xact_id()::text THEN
         RETURN NULL;
