@@ -32,16 +32,30 @@ async def make_roles(connection: asyncpg.Connection, schema: str = "eventstore")
     return {role: role_name(database, schema, role) for role in ROLES}
 
 
-async def make_login(connection: asyncpg.Connection, login: str, role: Role, schema: str = "eventstore") -> None:
+async def make_login(
+    connection: asyncpg.Connection,
+    login: str,
+    role: Role,
+    schema: str = "eventstore",
+    *,
+    subscriptions: str | None = None,
+) -> None:
     """Makes a role that logs in, if it is missing, and a member of one of the store's groups of it. A transaction that
     it leaves open in this database is ended after a minute, also when its host has vanished.
 
-    A password is not set. It takes CREATEROLE. Raises `PermissionRefused`, `InvalidArgument`.
+    subscriptions: of a consumer, the only ones that it may own: one name, or a prefix with `*` at its end; given again,
+    the login may own those as well. None: all.
+
+    A password is not set. It takes CREATEROLE, and the store's owner where subscriptions are given. Raises
+    `PermissionRefused`, `InvalidArgument`.
     """
     check_store(schema)
     with translated(schema):
         async with alone(connection, schema):
-            await connection.execute(login_sql(await _database(connection), schema, login, role))
+            database = await _database(connection)
+            await connection.execute(login_sql(database, schema, login, role, subscriptions))
+            if subscriptions is not None:
+                await connection.execute(grant_sql(database, schema))
 
 
 async def _database(connection: asyncpg.Connection) -> str:

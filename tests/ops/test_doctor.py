@@ -195,7 +195,7 @@ DATABASE = [
     Seed("sequence-behind", "SELECT setval('eventstore.blocks', 1)"),
     Seed("sequence-behind", "ALTER SEQUENCE eventstore.blocks RESTART"),
     Seed("sequence-behind", "ALTER SEQUENCE eventstore.blocks RESTART WITH 7"),
-    Seed("store-row", "DELETE FROM eventstore.store"),
+    Seed("store-row", "SET session_replication_role = replica; DELETE FROM eventstore.store"),
     Seed("table-missing", "DROP TABLE eventstore.snapshots"),
     Seed("function-missing", "DROP FUNCTION eventstore.delete_v1"),
     Seed("index-missing", "DROP INDEX eventstore.events_category"),

@@ -182,6 +182,7 @@ async def test_names_are_those_of_the_history(store: EventStore) -> None:
         return [event.stream async for events in feed for event in events]
 
     assert await streams("one") == ["before-1"]
+    await store.fetch("ALTER TABLE eventstore.streams DISABLE TRIGGER USER")
     await store.fetch("UPDATE eventstore.streams SET stream = 'after-1'")  # as a restored database may have it
     assert await streams("one") == ["before-1"]
     assert await streams("another") == ["after-1"]

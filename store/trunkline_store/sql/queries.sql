@@ -719,6 +719,11 @@ WITH gone AS (DELETE FROM @schema@.subscriptions WHERE name = $1 RETURNING subsc
 unparked AS (DELETE FROM @schema@.parked WHERE subscription_id IN (SELECT subscription_id FROM gone))
 DELETE FROM @schema@.leases WHERE name IN (SELECT 'subscription ' || subscription_id::text FROM gone)
 
+-- name: owned_subscription
+-- None where it is not there, or where this login may not own it: to lock a row takes the right to change it. No owner
+-- waits for this lock.
+SELECT subscription_id FROM @schema@.subscriptions WHERE name = $1 FOR KEY SHARE
+
 -- name: lock_subscription
 SELECT subscription_id FROM @schema@.subscriptions WHERE name = $1 FOR NO KEY UPDATE
 
