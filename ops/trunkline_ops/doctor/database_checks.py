@@ -26,6 +26,7 @@ def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding
     if facts.store is not None:
         yield from _sequence(facts, facts.store)
         yield from _objects(facts, facts.store)
+        yield from _row_security(facts.schema, facts.store)
         yield from _rights(facts, facts.store)
         yield from leases(facts.schema, facts.store)
         if facts.store.seen is not None:
@@ -242,6 +243,17 @@ def _objects(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             )
 
 
+def _row_security(schema: str, store: StoreFacts) -> Iterator[Finding]:
+    for table in sorted(promise().row_security & store.open_tables):
+        yield Finding(
+            "row-security-off",
+            f"table {schema}.{table}",
+            "its row-level security is off",
+            "every consumer can move or take subscriptions that are not its own, and the relay's lease",
+            f"ALTER TABLE {relation(schema, table)} ENABLE ROW LEVEL SECURITY",
+        )
+
+
 def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
     schema = facts.schema
     roles = trunkline("roles", schema)
@@ -297,11 +309,13 @@ def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
     for login in store.logins:
         lacking = [setting for setting in _LOGIN_SETTINGS if setting not in login.settings]
         if lacking:
-            role = groups[login.group]
+            role = groups.get(login.group, "consumer")
+            pattern = login.group.removeprefix(f"{store.groups['consumer']}.")
+            narrow = {} if login.group in groups else {"subscriptions": pattern}
             yield Finding(
                 "login-settings",
                 f"login {login.login}",
                 f"it has no {lacking[0]}",
                 "a transaction that its program forgets, or a host that vanishes, holds readers back for hours",
-                trunkline("roles", schema, login=login.login, as_=role),
+                trunkline("roles", schema, login=login.login, as_=role, **narrow),
             )

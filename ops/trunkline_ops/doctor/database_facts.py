@@ -110,6 +110,7 @@ class StoreFacts(NamedTuple):
     keys: frozenset[Key]
     functions: frozenset[str]
     triggers: Mapping[str, bool]
+    open_tables: frozenset[str]
     groups: Mapping[Role, str]
     made: frozenset[str]
     missing: list[Right]
@@ -186,12 +187,13 @@ async def _store_facts(
         ),
         functions=frozenset(row["name"] for row in await connection.fetch(sql["functions"])),
         triggers={row["name"]: row["enabled"] for row in await connection.fetch(sql["triggers"])},
+        open_tables=frozenset(row["name"] for row in await connection.fetch(sql["open_tables"])),
         groups=groups,
         made=made,
         missing=[right for number, right in enumerate(wanted, 1) if granted.get(number) is False],
         unusable=frozenset(row["role"] for row in await connection.fetch(sql["schema_usage"], sorted(made))),
         foreign=await _rows(Foreign, connection, sql["foreign_rights"]),
-        logins=await _rows(Login, connection, sql["logins"], names),
+        logins=await _rows(Login, connection, sql["logins"], names, f"{groups['consumer']}."),
         leases=await _rows(LeaseRow, connection, sql["leases"]) if {"leases", "subscriptions"} <= tables else [],
         seen=seen,
         unseen=unseen,

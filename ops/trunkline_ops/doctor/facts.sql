@@ -58,6 +58,11 @@ SELECT t.tgname::text AS name, t.tgenabled IN ('O', 'A') AS enabled
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
 WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND NOT t.tgisinternal
 
+-- name: open_tables
+-- Tables whose rows are all writable for whoever may write to the table.
+SELECT relname::text AS name FROM pg_class
+WHERE relnamespace = to_regnamespace('@schema@')::oid AND relkind = 'r' AND NOT relrowsecurity
+
 -- name: roles
 SELECT rolname::text AS name FROM pg_roles WHERE rolname = ANY ($1::text[])
 
@@ -90,14 +95,15 @@ WHERE p.pronamespace = to_regnamespace('@schema@')::oid AND a.grantee = 0::oid
 ORDER BY 3, 4, 1, 2
 
 -- name: logins
--- Logins that are members of a group, and the settings that they have here.
+-- Logins that are members of a group, and the settings that they have here. $2: with what the names of groups begin that
+-- may own some subscriptions only.
 SELECT m.rolname::text AS login, g.rolname::text AS group,
        coalesce((SELECT array_agg(split_part(c, '=', 1)) FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c
                  WHERE s.setrole = m.oid
                    AND s.setdatabase IN (0::oid, (SELECT oid FROM pg_database WHERE datname = current_database()))),
                 '{}'::text[]) AS settings
 FROM pg_auth_members AS a JOIN pg_roles AS g ON g.oid = a.roleid JOIN pg_roles AS m ON m.oid = a.member
-WHERE g.rolname = ANY ($1::text[]) AND m.rolcanlogin ORDER BY 1, 2
+WHERE (g.rolname = ANY ($1::text[]) OR starts_with(g.rolname::text, $2::text)) AND m.rolcanlogin ORDER BY 1, 2
 
 -- name: transactions
 -- Open ones of this database. Without pg_read_all_stats, others' are not among them, unless they are prepared.
