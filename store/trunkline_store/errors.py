@@ -28,6 +28,7 @@
     ├── PermissionRefused              the login lacks a right, which waiting does not heal
     └── Unavailable                    trying again may help
         ├── StoreUnavailable           the database cannot be reached, or refuses the connection
+        ├── HistoryChanged             the database was restored or replaced, or has crashed, while it was read
         ├── ConcurrencyFailure         a deadlock or serialization failure of the caller's own transaction
         ├── OperationTimeout
         └── BrokerUnavailable          the broker cannot be reached, or refuses us
@@ -38,6 +39,7 @@ The message says what happened and what to do; the attributes say it to a progra
 from __future__ import annotations
 
 import ssl
+from asyncio import CancelledError
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
@@ -48,6 +50,7 @@ __all__ = [
     "Conflict",
     "DuplicateEvent",
     "EventNotFound",
+    "HistoryChanged",
     "InvalidArgument",
     "InvalidEvent",
     "LeaseLost",
@@ -308,6 +311,11 @@ class StoreUnavailable(Unavailable):
     """The database cannot be reached."""
 
 
+class HistoryChanged(Unavailable):
+    """The database was restored or replaced, or has crashed, since a position was learned: what was kept in memory is
+    void. Read again from the last event that was handled."""
+
+
 class ConcurrencyFailure(Unavailable):
     """PostgreSQL aborted the transaction (deadlock or serialization failure): run all of it again."""
 
@@ -340,6 +348,9 @@ _REFUSALS: Final = frozenset({"ProbableAuthenticationError", "ChannelClosed"})
 """What aiormq raises where RabbitMQ answers, and says no: to the password, or to what is asked on a channel."""
 
 
+_WORDLESS: Final = (StopAsyncIteration, EOFError, ConnectionResetError, CancelledError)
+
+
 def tls_problem(server: str, parameter: str, error: BaseException) -> str | None:
     """What is wrong with a server's certificate, or with the files that its URL names, in words; else None.
 
@@ -361,4 +372,8 @@ def tls_problem(server: str, parameter: str, error: BaseException) -> str | None
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error.__cause__, EOFError | ConnectionResetError):
+        error = error.__cause__
+    if isinstance(error, _WORDLESS) or type(error) is Exception:
+        return "the connection was closed without a word"  # that is how the client library says so
     return str(error) or type(error).__name__
