@@ -10,7 +10,9 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _SPECIAL = r"(?:coalesce|greatest|least|nullif|extract|position)\(|unnest\([^()]*,"  # syntax, which needs no schema
 _FUNCTION = re.compile(rf"(?<![\w.@'\"])(?!{_SPECIAL})(?=[a-z]\w*\()")
 _CATALOGUE = re.compile(r"(?:(?<=FROM )|(?<=JOIN )|(?<=, )(?=pg_\w+ AS ))(?=pg_(?!catalog\.)\w+\b(?!\())")
-_TYPE = re.compile(r"(?<=::)(?!bigint|integer|boolean)(?=[a-z])")  # these three are keywords, which nobody can redefine
+_TYPE = re.compile(
+    r"(?<=::)(?!bigint|integer|boolean|pg_catalog)(?=[a-z])"
+)  # these three are keywords, which nobody can redefine
 
 
 def quoted(schema: str) -> str:
@@ -37,7 +39,7 @@ def parts_of(text: str) -> dict[str, str]:
 
 
 def qualified(sql: str) -> str:
-    """Write `pg_catalog.` before each function, catalogue and type of a statement.
+    """Write `pg_catalog.` before each function, catalogue and type of a statement that has no schema there.
 
     In a schema of the search path, `unnest(bigint[])` of somebody else fits a call better than PostgreSQL's own
     `unnest(anyarray)`, and runs with the caller's rights; a temporary table hides a catalogue. Operators need nothing

@@ -245,7 +245,7 @@ async def lived(store: EventStore, name: str) -> int:
     number = int(await store.fetchval(store.sql["create_subscription"], name, "$all", 5))
     lease = await Lease.acquire(store, f"subscription {number}", uuid4(), 0.0)
     assert lease is not None
-    await store.fetch(store.sql["fence_subscription"], number, lease.owner, lease.epoch)
+    await store.fetch(store.sql["fence_subscription"], number, lease.owner, lease.epoch, store.history)
     await store.fetch(store.sql["park"], number, 3, 3, "a-1", "a-1", 1, "E", "trace")
     return number
 
