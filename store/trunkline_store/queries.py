@@ -10,9 +10,8 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _SPECIAL = r"(?:coalesce|greatest|least|nullif|extract|position)\(|unnest\([^()]*,"  # syntax, which needs no schema
 _FUNCTION = re.compile(rf"(?<![\w.@'\"])(?!{_SPECIAL})(?=[a-z]\w*\()")
 _CATALOGUE = re.compile(r"(?:(?<=FROM )|(?<=JOIN )|(?<=, )(?=pg_\w+ AS ))(?=pg_(?!catalog\.)\w+\b(?!\())")
-_TYPE = re.compile(
-    r"(?<=::)(?!bigint|integer|boolean|pg_catalog)(?=[a-z])"
-)  # these three are keywords, which nobody can redefine
+_KEYWORDS = r"bigint|integer|boolean|pg_catalog"  # which nobody can redefine
+_TYPE = re.compile(rf"(?<=::)(?!{_KEYWORDS})(?=[a-z])")
 
 
 def quoted(schema: str) -> str:
