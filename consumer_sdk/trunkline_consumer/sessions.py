@@ -17,7 +17,7 @@ import asyncpg
 
 from trunkline_consumer.bell import Bell
 from trunkline_store import EventStore
-from trunkline_store.connections import Connection, alive
+from trunkline_store.connections import LEND, Connection, alive
 from trunkline_store.translate import translated
 
 KEPT_SECONDS: Final = 0.2
@@ -85,8 +85,11 @@ class Sessions:
         self._free -= 1
         stack = AsyncExitStack()
         try:
-            return _Session(await stack.enter_async_context(self._store.acquire()), stack)
+            connection = await stack.enter_async_context(self._store.acquire())
+            await self._store.lend(connection)
+            return _Session(connection, stack)
         except BaseException:
+            await stack.aclose()
             self._one_more()
             raise
 
@@ -97,7 +100,7 @@ class Sessions:
             if not self._keeps or not alive(connection) or connection.is_in_transaction():
                 await self._give_back(session)
                 return
-            await connection.execute(f"{connection.get_reset_query()}\n{_limits('SET', limit)}")
+            await connection.execute(f"{connection.get_reset_query()}\n{LEND};\n{_limits('SET', limit)}")
         except Exception:  # noqa: BLE001 - whatever it is, the session is given back: its place must not get lost
             _terminate(connection)
             await self._give_back(session)

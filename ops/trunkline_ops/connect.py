@@ -10,6 +10,7 @@ import asyncpg
 from trunkline_ops.as_stored import AsStored
 from trunkline_ops.settings import ManagementApi, Settings, masked
 from trunkline_store import EventStore, PermissionRefused, StoreUnavailable
+from trunkline_store.connections import make_ours
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.serialize import ANY_CONTENT
 from trunkline_store.translate import dsn_checked, translated
@@ -70,6 +71,8 @@ async def connected(
             statement_cache_size=0,  # PgBouncer may stand between; and what is done here is done once
         )
     try:
+        if settings.statement_cache_size:  # behind PgBouncer it would be the path of other programs
+            await make_ours(connection)
         yield connection
     finally:
         await _close(connection)

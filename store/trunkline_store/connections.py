@@ -22,7 +22,26 @@ from trunkline_store.translate import LEFT_BEHIND, STATEMENT_ERRORS, translated
 
 KEPT_SECONDS: Final = 5.0
 
+OUR_PATH: Final = "pg_catalog, pg_temp"
+"""The search path with which names mean PostgreSQL's own objects: none that others made in `public`, and no temporary
+ones, which come first where `pg_temp` is not named (https://www.postgresql.org/docs/current/runtime-config-client.html)."""
+LEND: Final = "RESET search_path"
+"""Gives a session of ours the search path that the application's login has in this database."""
+
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+
+
+class OurConnection(asyncpg.Connection):
+    """A connection of the store's own pool: its search path is ours, but while it is lent to the application."""
+
+    def get_reset_query(self) -> str:
+        """Return what makes the session ours again, whatever the application set in it, its role included."""
+        return f"RESET SESSION AUTHORIZATION;\n{super().get_reset_query()}\nSET search_path = {OUR_PATH};"
+
+
+async def make_ours(connection: Connection) -> None:
+    """Give a new session our search path. Not at connecting: RESET would not undo that."""
+    await connection.execute(f"SET search_path = {OUR_PATH}")
 
 
 class Connections:

@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from trunkline_store import append, nudge, read, snapshots, streams
-from trunkline_store.connections import Connection, Connections
+from trunkline_store.connections import LEND, OUR_PATH, Connection, Connections, OurConnection, make_ours
 from trunkline_store.context import span
 from trunkline_store.errors import (
     ConcurrencyFailure,
@@ -100,6 +100,8 @@ class EventStore:
             "timeout": timeout,
             "command_timeout": timeout,
             "statement_cache_size": statement_cache_size,
+            # Behind a pooler a session is another client's the next moment.
+            **({} if self._pooler else {"init": make_ours, "connection_class": OurConnection}),
             # Poolers refuse settings that they do not know; without a cache, plans are made for the values at hand, and
             # cannot look so dear that PostgreSQL compiles them.
             "server_settings": {
@@ -187,7 +189,8 @@ class EventStore:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
-        """A connection of the pool, in autocommit. Raises `OperationTimeout` where none gets free in time."""
+        """A connection of the pool, in autocommit, with the search path of the store's own statements. Raises
+        `OperationTimeout` where none gets free in time."""
         connections = self.open_connections()
         connection = await connections.take()
         try:
@@ -218,11 +221,19 @@ class EventStore:
         """
         async with self.acquire() as connection:
             try:
+                await self.lend(connection)
                 async with self.transaction_on(connection):
                     yield connection
             finally:
                 if self.has_sessions:
                     await _end_session(connection)
+
+    async def lend(self, connection: Connection) -> None:
+        """Make a session of `acquire` the application's: names mean what they mean in its own sessions. A reset takes
+        it back. Raises `StoreUnavailable`, `OperationTimeout`."""
+        if self.has_sessions and self._own_pool:
+            with translated(self.schema):
+                await connection.execute(LEND)
 
     @asynccontextmanager
     async def transaction_on(self, connection: Connection) -> AsyncIterator[None]:
@@ -413,7 +424,7 @@ class EventStore:
                     self._dsn,
                     timeout=self.timeout,
                     command_timeout=self.timeout,
-                    server_settings={**settings, "application_name": name},
+                    server_settings={**settings, "application_name": name, "search_path": OUR_PATH},
                 )
 
             await nudge.listen(connect, self.schema, wake)

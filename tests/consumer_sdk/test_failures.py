@@ -36,7 +36,7 @@ async def test_an_attempt_that_takes_too_long_is_a_failure(store: EventStore, vh
         @consumer.handler("s", tx=tx, timeout=0.3, attempts=2, wait_initial=0.01, on_failure="park", options=QUICK)
         async def handle(batch: Batch, *given: Any) -> None:
             for connection in given:
-                await connection.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+                await connection.execute("INSERT INTO public.effects VALUES ($1)", batch[0].position)
             if batch[0].data == "slow":
                 try:
                     await asyncio.sleep(60)  # the case
@@ -94,7 +94,7 @@ async def test_a_restart_of_the_database_is_not_the_handlers_failure(vhost: str)
     with postgres_server(private=True) as server:
         connection = await asyncpg.connect(server.dsn)
         await initialise(connection)
-        await connection.execute("CREATE TABLE effects (position bigint)")
+        await connection.execute("CREATE TABLE public.effects (position bigint)")
         await connection.close()
         async with EventStore(server.dsn) as store, Consumer(store, vhost) as consumer:
 
@@ -102,7 +102,7 @@ async def test_a_restart_of_the_database_is_not_the_handlers_failure(vhost: str)
             async def handle(batch: Batch, tx: Any) -> None:
                 nonlocal calls
                 calls += 1
-                await tx.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+                await tx.execute("INSERT INTO public.effects VALUES ($1)", batch[0].position)
                 if calls == 1:
                     for _ in range(25):
                         await asyncio.sleep(0.1)  # it takes long, and is never idle
@@ -437,7 +437,7 @@ async def test_a_database_that_is_read_only_is_not_the_handlers_failure(
             calls += 1
             if batch[0].data == 2:
                 await read_only.wait()
-            await tx.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+            await tx.execute("INSERT INTO public.effects VALUES ($1)", batch[0].position)
 
         await append(store, 1)
         await append(store, 2)

@@ -198,7 +198,7 @@ DATABASE = [
     Seed("sequence-behind", "SELECT setval('eventstore.blocks', 1)"),
     Seed("sequence-behind", "ALTER SEQUENCE eventstore.blocks RESTART"),
     Seed("sequence-behind", "ALTER SEQUENCE eventstore.blocks RESTART WITH 7"),
-    Seed("store-row", "DELETE FROM eventstore.store"),
+    Seed("store-row", "SET session_replication_role = replica; DELETE FROM eventstore.store"),
     Seed("table-missing", "DROP TABLE eventstore.snapshots"),
     Seed("function-missing", "DROP FUNCTION eventstore.delete_v1"),
     Seed("index-missing", "DROP INDEX eventstore.events_category"),
@@ -215,8 +215,10 @@ DATABASE = [
          "WHERE indexrelid = 'eventstore.events_created_at'::regclass"),
     Seed("trigger-missing", "DROP TRIGGER links_are_immutable ON eventstore.links"),
     Seed("trigger-disabled", "ALTER TABLE eventstore.events DISABLE TRIGGER events_are_immutable"),
+    Seed("row-security-off", "ALTER TABLE eventstore.leases DISABLE ROW LEVEL SECURITY"),
     Seed("isolation-default", "ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'"),
     Seed("commit-asynchronous", "ALTER DATABASE {database} SET synchronous_commit = off"),
+    Seed("search-path-open", "GRANT CREATE ON SCHEMA public TO PUBLIC"),
     Seed("rights-public", "GRANT EXECUTE ON FUNCTION eventstore.hard_delete_v1 TO PUBLIC"),
     Seed("rights-public", "GRANT SELECT ON eventstore.events TO PUBLIC"),
     Seed("rights-public", "GRANT USAGE ON SEQUENCE eventstore.blocks TO PUBLIC"),
@@ -261,8 +263,8 @@ async def test_a_defect_of_the_database_is_found(seed: Seed, database: str) -> N
 
 @pytest.mark.parametrize("seed", [each for each in DATABASE if each.code in (
     "sequence-cache", "sequence-options", "sequence-behind", "index-missing", "index-invalid", "trigger-missing",
-    "trigger-disabled", "isolation-default", "commit-asynchronous", "rights-public", "rights-bypass", "lease-orphan",
-    "checkpoint-ahead",
+    "trigger-disabled", "isolation-default", "commit-asynchronous", "search-path-open", "rights-public",
+    "row-security-off", "rights-bypass", "lease-orphan", "checkpoint-ahead",
 ) and not each.also], ids=lambda seed: seed.code)  # fmt: skip
 async def test_what_is_said_to_mend_a_defect_mends_it(seed: Seed, database: str) -> None:
     """The SQL, or the command of trunkline, run as it stands."""

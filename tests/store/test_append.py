@@ -357,6 +357,37 @@ async def test_recorded_events_cannot_be_changed_or_removed(store: EventStore) -
         await store.fetchval("TRUNCATE eventstore.events")
 
 
+async def test_a_stream_keeps_its_name_and_its_events(store: EventStore) -> None:
+    """Also for the owner: another number or name, or no row at all, would hide events or give them to another stream.
+    The same holds for links, and for what the store is; bounds of batches, and streams without events, may change."""
+    first = await store.append_to_stream("order-1", 0, [event()])
+    await store.link_to_stream("links-1", 0, [e.event_id for e in await store.read_stream_forward("order-1")])
+    for refused in (
+        "UPDATE eventstore.streams SET stream = 'order-2' WHERE stream = 'order-1'",
+        "UPDATE eventstore.streams SET category = 'x'",
+        "UPDATE eventstore.streams SET stream_id = DEFAULT",
+        "UPDATE eventstore.streams SET created_at = now(), version = version",
+        "DELETE FROM eventstore.streams WHERE stream = 'order-1'",
+        "DELETE FROM eventstore.streams WHERE stream = 'links-1'",
+        "TRUNCATE eventstore.streams",
+        "UPDATE eventstore.links SET position = 0",
+        "DELETE FROM eventstore.links",
+        "TRUNCATE eventstore.links",
+        "UPDATE eventstore.store SET data_type = 'bytea'",
+        "DELETE FROM eventstore.store",
+        "TRUNCATE eventstore.store",
+    ):
+        with pytest.raises(asyncpg.FeatureNotSupportedError, match="never changed"):
+            await store.fetch(refused)
+    await store.fetch("UPDATE eventstore.store SET batch_count = 7")
+    await store.fetch("UPDATE eventstore.streams SET version = version, deleted_at = NULL")
+    await store.fetch(
+        "INSERT INTO eventstore.streams (stream, category, version, created_at) VALUES ('x', 'x', 0, now())"
+    )
+    assert len(await store.fetch("DELETE FROM eventstore.streams WHERE stream = 'x' RETURNING 1")) == 1
+    assert (await store.read_all_streams_forward())[0].position == first.first_position
+
+
 BAD_STREAMS = [
     "", " ", "\t", "$all", "$x", "a\nb", "a\x00b", "x-" + "x" * 254, "x-" + "ü" * 127, "c" * 65 + "-1",
     "\ud800", None, 7,
