@@ -10,7 +10,6 @@ import asyncpg
 from trunkline_store import append, nudge
 from trunkline_store.coalesce import Coalescer
 from trunkline_store.connections import Connection, Connections
-from trunkline_store.errors import StoreUnavailable
 from trunkline_store.translate import translated
 
 if TYPE_CHECKING:
@@ -30,17 +29,10 @@ class Sender:
         return await self._coalescer.append(args)
 
     async def send(self, stream: str, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
-        """The answers of a statement that appends by itself; after a lost connection it is sent again."""
-        store = self._store
-        for last in (False, True):
-            try:
-                async with store.open_connections().statement() as connection:
-                    rows = await self.run(connection, stream, query, args)
-                return self.told(rows)
-            except StoreUnavailable:
-                if last or not store.is_open:
-                    raise
-        raise AssertionError
+        """The answers of a statement that appends by itself; after a lost connection it is sent again, on a new one."""
+        return self.told(
+            await self._store.open_connections().run(lambda connection: self.run(connection, stream, query, args))
+        )
 
     async def run(self, connection: Connection, stream: str, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
         """The answers of a statement that appends, on a connection that may be the caller's. Raises `DuplicateEvent`

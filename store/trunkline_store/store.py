@@ -23,7 +23,6 @@ from trunkline_store.errors import (
     SchemaTooNew,
     SnapshotNotFound,
     StoreNotReady,
-    StoreUnavailable,
     StreamDeleted,
     StreamNotFound,
 )
@@ -251,17 +250,14 @@ class EventStore:
         return not self._pooler
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
-        """The rows of a statement in autocommit; after a lost connection it is asked again."""
-        for last in (False, True):
-            try:
-                async with self.open_connections().statement() as connection:
-                    with translated(self.schema):
-                        rows: list[asyncpg.Record] = await connection.fetch(query, *args)
-                        return rows
-            except StoreUnavailable:
-                if last or self._connections is None:
-                    raise
-        raise AssertionError
+        """The rows of a statement in autocommit; after a lost connection it is asked again, on a new one."""
+
+        async def asked(connection: Connection) -> list[asyncpg.Record]:
+            with translated(self.schema):
+                rows: list[asyncpg.Record] = await connection.fetch(query, *args)
+                return rows
+
+        return await self.open_connections().run(asked)
 
     async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
         """The first row of a statement in autocommit, or None."""

@@ -27,6 +27,24 @@ from trunkline_store.errors import (
 STATEMENT_ERRORS: Final = (asyncpg.PostgresError, InterfaceError, InternalClientError, OSError, TimeoutError)
 """What any statement may raise while its connection goes."""
 
+LEFT_BEHIND: Final = "TK002"
+"""The SQLSTATE with which our functions refuse to answer on a server that is behind one that was seen before."""
+_UNUSABLE: Final = frozenset(
+    {
+        "25006",  # read_only_sql_transaction: a former primary, or a standby
+        "25P03",  # idle_in_transaction_session_timeout
+        "25P04",  # transaction_timeout
+        "57P01",  # admin_shutdown
+        "57P02",  # crash_shutdown
+        "57P03",  # cannot_connect_now
+        "57P04",  # database_dropped
+        "57P05",  # idle_session_timeout
+        LEFT_BEHIND,
+    }
+)
+"""SQLSTATEs after which a session, and those that were opened before, are not used again, beside class 08
+(https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+
 _GONE: Final = (
     asyncpg.PostgresConnectionError,
     InterfaceError,
@@ -87,6 +105,8 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")  # it is being replaced, say
         case asyncpg.InvalidCatalogNameError(detail=str()):  # this very moment; one that is missing has no detail
             return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")
+        case asyncpg.PostgresError() if error.sqlstate == LEFT_BEHIND:
+            return StoreUnavailable(f"PostgreSQL was left behind: {_shown(error)}; connect to its successor")
         case asyncpg.ReadOnlySQLTransactionError():
             return StoreUnavailable(
                 f"PostgreSQL is read-only: {_shown(error)}; it is a standby, or default_transaction_read_only is on"
@@ -111,6 +131,24 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             )
         case _:
             return None
+
+
+def is_unusable(error: BaseException | None) -> bool:
+    """Return True if `error` says that its connection is no good: it is lost, or leads to a server that is read-only or
+    was left behind. Connections that were opened before are suspect, too.
+
+    asyncpg's internal errors mean that a connection is lost: they come where it is used while it is going.
+    """
+    if isinstance(error, StoreUnavailable):
+        error = error.__cause__
+        if isinstance(error, OSError):
+            return True
+    match error:
+        case asyncpg.PostgresError():
+            return error.sqlstate is not None and (error.sqlstate in _UNUSABLE or error.sqlstate.startswith("08"))
+        case InternalClientError():
+            return True
+    return False
 
 
 @contextmanager
