@@ -42,6 +42,8 @@ from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
+from trunkline_store.masking import shown
+
 __all__ = [
     "BrokerUnavailable",
     "ConcurrencyFailure",
@@ -332,8 +334,8 @@ class BrokerUnavailable(Unavailable):
             vhost = "" if url is None else f" {unquote(urlsplit(url).path.removeprefix('/')) or '/'!r}"
             return cls(f"RabbitMQ refuses the URL's vhost{vhost}: it does not exist, or is closed to this user")
         if kinds & _REFUSALS:
-            return cls(f"RabbitMQ refuses us: {_words(error)}")
-        return cls(tls_problem("RabbitMQ", "cafile", error) or f"RabbitMQ cannot be reached: {_words(error)}")
+            return cls(f"RabbitMQ refuses us: {shown(error)}")
+        return cls(tls_problem("RabbitMQ", "cafile", error) or f"RabbitMQ cannot be reached: {shown(error)}")
 
 
 _REFUSALS: Final = frozenset({"ProbableAuthenticationError", "ChannelClosed"})
@@ -358,7 +360,3 @@ def tls_problem(server: str, parameter: str, error: BaseException) -> str | None
             case FileNotFoundError():
                 return f"{server} cannot be reached: a socket, or a file like the URL's {parameter}, is not there"
     return None
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
