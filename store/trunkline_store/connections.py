@@ -22,8 +22,8 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from trunkline_store.errors import OperationTimeout, StoreUnavailable
-from trunkline_store.translate import STATEMENT_ERRORS, is_unusable, translated
+from trunkline_store.errors import InvalidArgument, OperationTimeout, StoreUnavailable
+from trunkline_store.translate import STATEMENT_ERRORS, is_alive, is_unusable, translated
 
 KEPT_SECONDS: Final = 5.0
 
@@ -85,7 +85,7 @@ class Connections:
                 try:
                     while self._kept:
                         connection, _ = self._kept.pop()
-                        if alive(connection):
+                        if is_alive(connection):
                             return connection
                         await self._leave()
                         await self._pool.release(connection)
@@ -116,7 +116,7 @@ class Connections:
     def at_hand(self) -> asyncpg.pool.PoolConnectionProxy | None:
         """A connection, if that takes no time: as `take`."""
         # One that is kept may be promised to whoever waited for it, and has not come to take it yet.
-        if self._kept and self._taken < self._pool.get_max_size() and alive(self._kept[-1][0]):
+        if self._kept and self._taken < self._pool.get_max_size() and is_alive(self._kept[-1][0]):
             self._taken += 1
             return self._kept.pop()[0]
         return None
@@ -141,7 +141,7 @@ class Connections:
         may hang.
         """
         gave_up = isinstance(error, asyncio.CancelledError | OperationTimeout)
-        if is_unusable(error) or not (gave_up or error is None or alive(connection)):
+        if is_unusable(error) or not (gave_up or error is None or is_alive(connection)):
             with suppress(asyncpg.InterfaceError):  # the pool has taken it back
                 connection.terminate()
             await self._leave()
@@ -227,12 +227,22 @@ def is_read_only(error: BaseException | None) -> bool:
     )
 
 
-def alive(connection: Connection) -> bool:
-    """Whether it can still be used, as far as is known."""
-    try:
-        return not connection.is_closed()
-    except asyncpg.InterfaceError:  # it was lost, and the pool has taken it back
-        return False
+def callers(connection: object) -> Connection:
+    """Return `connection`, which a caller gave. Raises `InvalidArgument` if it is no connection of asyncpg's."""
+    if not isinstance(connection, asyncpg.Connection | asyncpg.pool.PoolConnectionProxy):
+        raise InvalidArgument(f"connection: one of asyncpg's is needed, not {type(connection).__name__}")
+    return connection
+
+
+def callers_transaction(connection: object) -> Connection:
+    """Return `connection` for a statement that writes. Raises `InvalidArgument` as `callers`, and if it is in no
+    transaction: the statement would be committed by itself."""
+    found = callers(connection)
+    if is_alive(found) and not found.is_in_transaction():
+        raise InvalidArgument(
+            "connection: it is in no transaction: write `async with connection.transaction():` around the statements"
+        )
+    return found
 
 
 async def is_lost(connection: Connection) -> bool:
@@ -243,7 +253,7 @@ async def is_lost(connection: Connection) -> bool:
     except (asyncpg.InFailedSQLTransactionError, asyncpg.QueryCanceledError):  # the last one's cancellation came late
         return False
     except asyncpg.InterfaceError:
-        return not alive(connection)  # or another statement is still under way in it
+        return not is_alive(connection)  # or another statement is still under way in it
     except STATEMENT_ERRORS:
         return True
     return False
