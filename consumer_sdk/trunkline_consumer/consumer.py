@@ -34,6 +34,7 @@ from trunkline_store import (
     names,
 )
 from trunkline_store.lease import Keeper
+from trunkline_store.urls import check_amqp_url
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -51,7 +52,8 @@ class Consumer:
                     ...
                     await batch.ack()
 
-    amqp_url: of the broker, with its virtual host. While it cannot be reached, subscriptions go on from PostgreSQL.
+    amqp_url: of the broker, with its virtual host; one that is no AMQP URL is an `InvalidArgument`. While the broker
+    cannot be reached, subscriptions go on from PostgreSQL.
 
     What all `subscribe_to_…` have in common: start_from is ORIGIN, CURRENT, or a position (of a stream: a version),
     which is left out; it counts only when the subscription is new. selector: which events are handed out; the others
@@ -61,7 +63,7 @@ class Consumer:
 
     def __init__(self, store: EventStore, amqp_url: str) -> None:
         self._store = store
-        self._url = amqp_url
+        self._url = check_amqp_url(amqp_url)
         self._keeper = Keeper(store)
         self._subscriptions: list[Subscription] = []
         self._handlers: list[Callable[[], Subscription]] = []

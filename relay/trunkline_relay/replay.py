@@ -26,6 +26,7 @@ from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.names import app_id
 from trunkline_store.presence import client_properties
+from trunkline_store.urls import check_amqp_url
 from trunkline_store.wire import CONTENT_TYPE, Message, StoredEvent, StoredLink, encode
 
 WINDOW: Final = 200
@@ -77,7 +78,7 @@ class Replay:
         self.events = 0
         self.messages = 0
         self._store = store
-        self._url = amqp_url
+        self._url = check_amqp_url(amqp_url)
         self._queue = queue
         self._category = category
         self._stream = stream

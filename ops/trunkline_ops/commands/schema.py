@@ -13,8 +13,9 @@ from trunkline_ops.connect import connected
 from trunkline_ops.failure import FAILED
 from trunkline_ops.options import AsJson, Dsn, Schema, Yes, confirm
 from trunkline_ops.output import Output
-from trunkline_ops.settings import InvalidSettings, Settings, masked
+from trunkline_ops.settings import InvalidSettings, Settings
 from trunkline_store import PermissionRefused
+from trunkline_store.masking import masked
 from trunkline_store.migrate import DataType, initialise, status
 from trunkline_store.migrate import drop as drop_store
 from trunkline_store.migrate import migrate as apply_pending
