@@ -9,20 +9,28 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from trunkline_consumer.acks import AckMap, Unit
 from trunkline_consumer.batch import Batch
 from trunkline_consumer.bell import Bell
 from trunkline_consumer.feed import Feed, Kind
 from trunkline_consumer.options import Options
+from trunkline_consumer.outages import Outages
 from trunkline_consumer.own import Claim, NoClaim
-from trunkline_store import InvalidArgument, RecordedEvent, SubscriptionLost, UnexpectedAck
+from trunkline_store import RecordedEvent, SubscriptionLost, UnexpectedAck
+from trunkline_store.batch import block_start
+from trunkline_store.cancellation import ends_program
 from trunkline_store.connections import Connection
+from trunkline_store.events import BLOCK
 from trunkline_store.store import MAX_POSITION
+
+UNPROVEN: Final = 256
+"""Batches that may wait to be proved, where the checkpoint itself cannot move."""
 
 
 class Shape(NamedTuple):
@@ -40,11 +48,22 @@ class _Finished(Exception):
 class Tenure:
     """`arrived`: rung when a batch is ready, or the tenure has ended."""
 
-    def __init__(self, claim: Claim | NoClaim, feed: Feed, options: Options, shape: Shape, arrived: Bell) -> None:
+    def __init__(
+        self,
+        claim: Claim | NoClaim,
+        feed: Feed,
+        options: Options,
+        shape: Shape,
+        arrived: Bell,
+        outages: Outages | None = None,
+    ) -> None:
         self.claim = claim
+        self.outages = outages or Outages(claim.name)
         self.acks = AckMap(claim.checkpoint)
         self.delivered = claim.checkpoint
-        """The feed was handed over, or read, up to here."""
+        """The feed was handed over up to here: to an event that was seen, or to the end of its block."""
+        self.looked = 0
+        """The safe position up to which the store was read. Nothing that is handed over or written rests on it."""
         self.durable = claim.checkpoint
         self.ready: deque[Batch] = deque()
         self.closing = False
@@ -64,6 +83,12 @@ class Tenure:
         self._counted = 0
         self._handed_out = claim.checkpoint
         self._before = list(claim.finished)
+        self._anchor: dict[int, UUID] = {}
+        """The last event that was proved, by its place. It is proved each time: a copy of the data folder that is
+        older, and is put back, has the same history."""
+        self._unproven: dict[
+            int, UUID
+        ] = {}  # the last event of each batch, by its place, until the store has confirmed it
 
     def shelf(self, claim: NoClaim) -> Tenure:
         """Where batches are made of events that are read again; nothing of it is a part of this tenure, and acks wait
@@ -86,23 +111,33 @@ class Tenure:
         for run in self._unfinished(events) if self._before else (events,):
             self._offer(run)
         self.delivered = last
+        self._unproven[last] = events[-1].event_id
         if self.acks.end < last:
             self.acks.filtered(last)
             self.hold_nothing_up()
+
+    def looked_to(self, safe: int) -> None:
+        """The store was read to its end: up to the safe position."""
+        self.looked = safe
+        end = block_start(self.delivered) + BLOCK - 1  # a block is seen whole, and never drawn again once it was seen
+        if end <= safe:
+            self.delivered = max(self.delivered, end)
 
     def _offer(self, chosen: Sequence[RecordedEvent]) -> None:
         """What of these is wanted, in units that hold nothing else."""
         selector, partition_by = self._shape.selector, self._shape.partition_by
         keys: Sequence[Hashable] = ()  # one for each event, if they may differ
         key: Hashable = None
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             if selector is not None:
                 chosen = [event for event in chosen if selector(event)]
             if partition_by is not None:
                 keys = [partition_by(event) for event in chosen]
-                hash(tuple(keys))
-        except Exception as raised:  # noqa: BLE001 - the application's: it is an error of this batch alone
+                hash((*keys, *map(str, keys)))  # whatever a key cannot do is found here
+        except BaseException as raised:  # the application's: it is an error of this batch alone
+            if ends_program(raised):
+                raise
             error, keys, key = raised, (), chosen[0].stream
         begin = 0
         for end in range(1, len(keys)):
@@ -112,12 +147,14 @@ class Tenure:
         if chosen:
             self._ready(chosen[begin:] if begin else chosen, keys[begin] if keys else key, error)
 
-    def _ready(self, events: Sequence[RecordedEvent], key: Hashable, error: Exception | None) -> None:
+    def _ready(self, events: Sequence[RecordedEvent], key: Hashable, error: BaseException | None) -> None:
         values: Sequence[Any] = events
         if self._shape.mapper is not None and error is None:
             try:
                 values = [self._shape.mapper(event) for event in events]
-            except Exception as raised:  # noqa: BLE001 - as above
+            except BaseException as raised:  # as above
+                if ends_program(raised):
+                    raise
                 error = raised
         unit = self.acks.deliver(
             events[0].feed_position,
@@ -125,6 +162,7 @@ class Tenure:
             count=len(events),
             size=sum([event.size for event in events]),
         )
+        self._unproven[events[-1].feed_position] = events[-1].event_id
         stream = self._feed.name if self._feed.kind is Kind.STREAM else events[0].stream
         self.ready.append(Batch(events, values, stream=stream, key=key, tenure=self, unit=unit, error=error))
         self.arrived.ring()
@@ -157,13 +195,8 @@ class Tenure:
         self._handed_out = batch.unit.last
         return batch
 
-    async def ack(self, handled: RecordedEvent | Sequence[RecordedEvent] | int) -> None:
-        """See `Subscription.ack`."""
-        if isinstance(handled, Sequence):
-            if not handled:
-                raise InvalidArgument("ack: there is no event in the list")
-            handled = handled[-1]
-        position = handled if isinstance(handled, int) else handled.feed_position
+    async def ack(self, position: int) -> None:
+        """See `Subscription.ack`; `position` is that of the last event."""
         if self._is_over():
             return
         if position > self._handed_out or not self.acks.ack(position):
@@ -209,19 +242,40 @@ class Tenure:
         with suppress(_Finished):
             async with claim.transaction() as connection:
                 yield connection
-                checkpoint = await claim.finish(connection, batch.unit)
+                proof = self._proof_of(batch.unit)
+                checkpoint = await claim.finish(connection, batch.unit, proof)
                 if checkpoint is None:
                     raise _Finished
+        self._proved(proof)
         self.finished(batch.unit, self.durable if checkpoint is None else checkpoint)
+
+    def _proof_of(self, unit: Unit) -> dict[int, UUID]:
+        """The places and ids of events that a unit stands on, and of what was filtered before it."""
+        return self._anchor | {place: id for place, id in self._unproven.items() if unit.start < place <= unit.last}
+
+    def _proved(self, proof: Mapping[int, UUID]) -> None:
+        for place in proof:
+            self._unproven.pop(place, None)
+        last = max(proof, default=0)
+        if last > max(self._anchor, default=0):
+            self._anchor = {last: proof[last]}
+
+    def handled(self) -> dict[int, UUID]:
+        """The last event of each finished batch, by its place, as far as they are remembered."""
+        known = self._anchor | self._unproven
+        if isinstance(self.claim, NoClaim):
+            known = self.claim.handed | known
+        return {place: id for place, id in known.items() if place <= self.acks.low_water}
 
     # --- checkpoints
 
     async def write(self) -> None:
         """In this order: handled, written in PostgreSQL; then the broker may be told. Raises as the claim does."""
         position = self.acks.low_water
-        if position > self.durable:
-            self._counted = self.acks.finished
-            self.durable = max(self.durable, await self.claim.write(position))
+        if position > self.durable or len(self._unproven) > UNPROVEN:
+            self._counted, proof = self.acks.finished, self._anchor | self._unproven
+            self.durable = max(self.durable, await self.claim.write(position, proof))
+            self._proved(proof)
             self.settled.ring()
 
     def close(self) -> None:

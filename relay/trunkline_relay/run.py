@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +21,7 @@ from trunkline_relay.tail import Tail
 from trunkline_store import EventStore
 from trunkline_store.errors import (
     BrokerUnavailable,
+    HistoryChanged,
     LeaseLost,
     PermissionRefused,
     StoreNotReady,
@@ -29,6 +29,7 @@ from trunkline_store.errors import (
     Unavailable,
 )
 from trunkline_store.lease import Lease
+from trunkline_store.outage import Outage, Pause
 from trunkline_store.overview import RELAY
 from trunkline_store.urls import check_amqp_url
 
@@ -48,14 +49,7 @@ STOP_SECONDS: Final = 3.0
 """From `stop` on, what was published has so long to be confirmed; what is not is sent again by the next leader."""
 HAND_OVER_SECONDS: Final = 1.0
 """After that, for PostgreSQL to record what was confirmed; and as long again to take the lease back."""
-PAUSE_SECONDS: Final = (0.1, 5.0)
-"""After a fault, before the next try; and at most, however often it has failed."""
-
 log = structlog.get_logger("trunkline.relay")
-
-
-class _AnotherPast(Exception):
-    """All that is remembered was learned in another history."""
 
 
 class Relay:
@@ -96,8 +90,8 @@ class Relay:
         self._stop = asyncio.Event()
         self._woken = asyncio.Event()  # by a nudge, or to stop
         self._poll = poll
-        self._safe = 0
         self._history = ""
+        self._store_outage, self._broker_outage = Outage(), Outage()
         self._allowed = window  # messages in flight: one after a refusal, then twice as many with each success
 
     def stop(self) -> None:
@@ -121,10 +115,11 @@ class Relay:
             self.metrics.forget()
 
     async def _until_stopped(self) -> None:
-        pause = _Pause()
+        pause = Pause()
         while not self._stop.is_set():
             try:
                 lease = await Lease.acquire(self.store, RELAY, self.owner, self._lease)
+                self._store_outage.over(time.monotonic())
                 if lease is None:
                     log.debug("standby", owner=str(self.owner))
                     self.status.blame(None)
@@ -135,10 +130,11 @@ class Relay:
                 raise
             except LeaseLost:
                 log.warning("replaced", owner=str(self.owner))
-            except _AnotherPast:
+            except HistoryChanged:
                 self.metrics.retries.inc()
             except Unavailable as error:
-                log.warning("store unavailable", error=str(error))
+                if self._store_outage.is_news(str(error), time.monotonic()):
+                    log.warning("store unavailable", error=str(error))
                 self.metrics.database_faults.inc()
                 self.status.blame(str(error))
                 await self._sleep(pause.next())
@@ -146,7 +142,7 @@ class Relay:
                 log.exception("failed", owner=str(self.owner))  # a bug must not stop the line for good
                 await self._sleep(pause.next())
 
-    async def _lead(self, lease: Lease, pause: _Pause) -> None:
+    async def _lead(self, lease: Lease, pause: Pause) -> None:
         log.info("leading", epoch=lease.epoch, owner=str(lease.owner))
         self.leading.set()
         self.status.lead(True)
@@ -164,7 +160,8 @@ class Relay:
                 try:
                     await work
                 except BrokerUnavailable as error:
-                    log.warning("broker unavailable", error=str(error))
+                    if self._broker_outage.is_news(str(error), time.monotonic()):
+                        log.warning("broker unavailable", error=str(error))
                     self.metrics.broker_faults.inc()
                     self.metrics.retries.inc()
                     self.status.blame(str(error))
@@ -179,17 +176,18 @@ class Relay:
                 async with asyncio.timeout(HAND_OVER_SECONDS):
                     await lease.release()
 
-    async def _publish(self, lease: Lease, pause: _Pause) -> None:
+    async def _publish(self, lease: Lease, pause: Pause) -> None:
         """From the recorded position on, until `stop` or a fault."""
         store = self.store
-        history = str(await store.fetchval(store.sql["history"]))
-        if self._history not in ("", history):
-            log.warning("history changed", was=self._history, now=history)
-        self._history, self._safe = history, 0
+        look = await store.look()
+        if self._history not in ("", look.history):
+            log.warning("history changed", was=self._history, now=look.history)
+        self._history = look.history
         start = self._start_from
         if start is None:
-            start = int(await store.fetchval(store.sql["last_feed_position"], await store.safe_position()))
-        row = await store.fetchrow(store.sql["fence_relay"], RELAY, lease.owner, lease.epoch, start)
+            start = int(await store.fetchval(store.sql["last_feed_position"], *look))
+        fence = RELAY, lease.owner, lease.epoch, start, self._history
+        row = await store.fetchrow(store.sql["fence_relay"], *fence)
         if row is None:
             raise LeaseLost(lease.name)
         position: int = row["position"]
@@ -237,22 +235,19 @@ class Relay:
     async def _pump(self, lease: Lease, publisher: Publisher, tail: Tail, recorder: asyncio.Task[None]) -> None:
         store = self.store
         shortest, longest = self._poll
-        looked = tail.position  # all of it was seen up to here, and nothing can appear there any more
+        looked = -1  # the safe position of the last look: while it stays, there is nothing new
         wait = shortest
         while not self._stop.is_set():
             self._woken.clear()  # whatever comes from here on may be missed by this look
             begun = time.monotonic()
-            row = await store.fetchrow(store.sql["poll"])
-            assert row is not None
-            safe, history = row
+            safe, history = await store.look()
             if history != self._history:
-                raise _AnotherPast
+                raise HistoryChanged(f"the history is {history}, not {self._history}")
             if lease.fault is not None and lease.lapsed:
                 raise lease.fault  # a database may answer, and be read-only
-            self._safe = safe
             self.metrics.safe_position.set(safe)
             moved = False
-            if safe > looked:
+            if safe != looked:
                 async for messages in tail.until(safe):
                     await publisher.publish(messages)
                     moved = True
@@ -272,12 +267,13 @@ class Relay:
             if wait > pause:
                 await self._until_woken(wait - pause)
 
-    async def _record(self, lease: Lease, publisher: Publisher, position: int, pause: _Pause) -> None:
+    async def _record(self, lease: Lease, publisher: Publisher, position: int, pause: Pause) -> None:
         while True:
             await publisher.beyond(position)
             await asyncio.sleep(RECORD_SECONDS)
             position = await self._record_once(lease, publisher.window)
             pause.reset()
+            self._broker_outage.over(time.monotonic())
             publisher.limit = self._allowed = min(self._window, self._allowed * 2)
 
     async def _record_once(self, lease: Lease, window: Window) -> int:
@@ -286,12 +282,10 @@ class Relay:
         gone = window.passed(position)
         row = await self.store.fetchrow(
             self.store.sql["record_relay"],
-            *(RELAY, lease.owner, lease.epoch, position, self._safe, self._history),
+            *(RELAY, lease.owner, lease.epoch, position, self._history),
             *(gone or (0, 0, 0)),
         )
         if row is None:
-            if await self.store.fetchval(self.store.sql["history"]) != self._history:
-                raise _AnotherPast
             raise LeaseLost(lease.name)
         window.noted(position)
         self.metrics.position.set(row["position"])
@@ -306,20 +300,6 @@ class Relay:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
-
-
-class _Pause:
-    """Seconds to wait after a fault: doubling up to a ceiling, with jitter; short again after progress."""
-
-    def __init__(self) -> None:
-        self._seconds, self._longest = PAUSE_SECONDS
-
-    def next(self) -> float:
-        seconds, self._seconds = self._seconds, min(self._longest, self._seconds * 2)
-        return seconds * random.uniform(0.5, 1.0)
-
-    def reset(self) -> None:
-        self._seconds = PAUSE_SECONDS[0]
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -17,7 +17,7 @@ from trunkline_store.events import (
 from trunkline_store.serialize import JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
 from trunkline_store.store import EventStore
-from trunkline_store.streams import Page, StreamInfo
+from trunkline_store.streams import StreamInfo
 from trunkline_store.subscriptions import CURRENT, ORIGIN, Parked, Start, SubscriptionInfo
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "EventStore",
     "ExpectedVersion",
     "JsonSerializer",
-    "Page",
     "Parked",
     "RecordedEvent",
     "Serializer",

@@ -28,6 +28,7 @@
     ├── PermissionRefused              the login lacks a right, which waiting does not heal
     └── Unavailable                    trying again may help
         ├── StoreUnavailable           the database cannot be reached, or refuses the connection
+        ├── HistoryChanged             the database was restored or replaced, or has crashed, while it was read
         ├── ConcurrencyFailure         a deadlock or serialization failure of the caller's own transaction
         ├── OperationTimeout
         └── BrokerUnavailable          the broker cannot be reached, or refuses us
@@ -38,6 +39,7 @@ The message says what happened and what to do; the attributes say it to a progra
 from __future__ import annotations
 
 import ssl
+from asyncio import CancelledError
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
@@ -50,6 +52,7 @@ __all__ = [
     "Conflict",
     "DuplicateEvent",
     "EventNotFound",
+    "HistoryChanged",
     "InvalidArgument",
     "InvalidEvent",
     "LeaseLost",
@@ -310,6 +313,11 @@ class StoreUnavailable(Unavailable):
     """The database cannot be reached."""
 
 
+class HistoryChanged(Unavailable):
+    """The database was restored or replaced, or has crashed, since a position was learned: what was kept in memory is
+    void. Read again from the last event that was handled."""
+
+
 class ConcurrencyFailure(Unavailable):
     """PostgreSQL aborted the transaction (deadlock or serialization failure): run all of it again."""
 
@@ -334,12 +342,15 @@ class BrokerUnavailable(Unavailable):
             vhost = "" if url is None else f" {unquote(urlsplit(url).path.removeprefix('/')) or '/'!r}"
             return cls(f"RabbitMQ refuses the URL's vhost{vhost}: it does not exist, or is closed to this user")
         if kinds & _REFUSALS:
-            return cls(f"RabbitMQ refuses us: {shown(error)}")
-        return cls(tls_problem("RabbitMQ", "cafile", error) or f"RabbitMQ cannot be reached: {shown(error)}")
+            return cls(f"RabbitMQ refuses us: {_words(error)}")
+        return cls(tls_problem("RabbitMQ", "cafile", error) or f"RabbitMQ cannot be reached: {_words(error)}")
 
 
 _REFUSALS: Final = frozenset({"ProbableAuthenticationError", "ChannelClosed"})
 """What aiormq raises where RabbitMQ answers, and says no: to the password, or to what is asked on a channel."""
+
+
+_WORDLESS: Final = (StopAsyncIteration, EOFError, ConnectionResetError, CancelledError)
 
 
 def tls_problem(server: str, parameter: str, error: BaseException) -> str | None:
@@ -360,3 +371,11 @@ def tls_problem(server: str, parameter: str, error: BaseException) -> str | None
             case FileNotFoundError():
                 return f"{server} cannot be reached: a socket, or a file like the URL's {parameter}, is not there"
     return None
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error.__cause__, EOFError | ConnectionResetError):
+        error = error.__cause__
+    if isinstance(error, _WORDLESS) or type(error) is Exception:
+        return "the connection was closed without a word"  # that is how the client library says so
+    return shown(error)

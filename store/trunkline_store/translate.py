@@ -14,6 +14,7 @@ from asyncpg.exceptions._base import ClientConfigurationError, DataError, Interf
 
 from trunkline_store.errors import (
     ConcurrencyFailure,
+    HistoryChanged,
     InvalidArgument,
     InvalidEvent,
     NotInitialised,
@@ -29,11 +30,14 @@ from trunkline_store.urls import DSN_EXAMPLE
 
 log = logging.getLogger("trunkline.store")
 
+HISTORY_CHANGED: Final = "TK001"
+LEFT_BEHIND: Final = "TK002"
+"""SQLSTATEs that our functions raise; classes from I on are free for this
+(https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+
 STATEMENT_ERRORS: Final = (asyncpg.PostgresError, InterfaceError, InternalClientError, OSError, TimeoutError)
 """What any statement may raise while its connection goes."""
 
-LEFT_BEHIND: Final = "TK002"
-"""The SQLSTATE with which our functions refuse to answer on a server that is behind one that was seen before."""
 _UNUSABLE: Final = frozenset(
     {
         "25006",  # read_only_sql_transaction: a former primary, or a standby
@@ -128,6 +132,10 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
     SQLSTATEs tell them apart, never the text of a message: servers speak many languages.
     """
     match error:
+        case asyncpg.PostgresError(sqlstate=found) if found == HISTORY_CHANGED:
+            return HistoryChanged(f"the store's {_shown(error)}: read again from the last event that was handled")
+        case asyncpg.PostgresError(sqlstate=found) if found == LEFT_BEHIND:
+            return StoreUnavailable(f"PostgreSQL was replaced: {_shown(error)}; shut this one down")
         case asyncpg.DeadlockDetectedError() | asyncpg.SerializationError():
             return ConcurrencyFailure(f"{_shown(error)}: run the whole transaction again")
         case TimeoutError() | asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError():
@@ -136,8 +144,6 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")  # it is being replaced, say
         case asyncpg.InvalidCatalogNameError(detail=str()):  # this very moment; one that is missing has no detail
             return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")
-        case asyncpg.PostgresError() if error.sqlstate == LEFT_BEHIND:
-            return StoreUnavailable(f"PostgreSQL was left behind: {_shown(error)}; connect to its successor")
         case asyncpg.ReadOnlySQLTransactionError():
             return StoreUnavailable(
                 f"PostgreSQL is read-only: {_shown(error)}; it is a standby, or default_transaction_read_only is on"

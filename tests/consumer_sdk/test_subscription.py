@@ -19,6 +19,7 @@ from trunkline_store import (
     ANY_VERSION,
     EventData,
     EventStore,
+    HistoryChanged,
     InvalidArgument,
     StoreUnavailable,
     SubscriptionAlreadyExists,
@@ -111,6 +112,30 @@ async def test_an_ack_of_an_event_covers_all_before_it_in_flight(store: EventSto
     async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
         await append(store, 5)
         assert data(await take(subscription)) == [5]
+
+
+async def test_what_a_mapper_made_is_no_position(store: EventStore, consumer: Consumer) -> None:
+    """Acknowledging a batch finishes its own events, whatever its values are; the values alone are refused."""
+    for n in range(3):
+        await append(store, n)
+    positions = [event.position for event in await store.read_all_streams_forward()]
+    options = msgspec.structs.replace(ONE_BY_ONE, buffer_size=4)
+    async with consumer.subscribe_to_all_streams("s", mapper=lambda _: positions[-1], options=options) as subscription:
+        batches = [await take(subscription) for _ in range(3)]
+        assert list(batches[0]) == [positions[-1]], "the value would pass for the position of an event in flight"
+        for wrong in ([*batches[0]], True, "1", [1], None):
+            with pytest.raises(InvalidArgument):
+                await subscription.ack(wrong)  # type: ignore[arg-type] # the case
+        assert subscription.checkpoint == 0
+        await subscription.ack(batches[0])
+        assert subscription.checkpoint == positions[0]
+        for outside in (positions[0], positions[-1] + 1, 2**62, -1):
+            with pytest.raises(UnexpectedAck):
+                await subscription.ack(outside)
+        async with consumer.subscribe_to_all_streams("other", options=ONE_BY_ONE) as other:
+            with pytest.raises(InvalidArgument, match="of subscription 's', not 'other'"):
+                await other.ack(batches[1])
+        assert (await store.subscriptions.get("s")).checkpoint == positions[0]
 
 
 async def test_the_handler_holds_no_more_than_the_buffer(store: EventStore, consumer: Consumer) -> None:
@@ -301,13 +326,14 @@ async def test_a_replaced_owner_cannot_move_the_checkpoint(store: EventStore) ->
     row = await store.fetchrow(q["create_subscription"], "s", "$all", 0)
     assert row is not None
     number = row["subscription_id"]
-    assert await store.fetchval(q["fence_subscription"], number, old, 1) == 0
-    assert await store.fetchval(q["checkpoint"], number, old, 1, 50, store.history) == 50
-    assert await store.fetchval(q["fence_subscription"], number, new, 2) == 50
-    assert await store.fetchval(q["checkpoint"], number, old, 1, 90, store.history) is None
-    assert await store.fetchval(q["fence_subscription"], number, old, 1) is None
-    assert await store.fetchval(q["checkpoint"], number, new, 2, 40, store.history) == 50
-    assert await store.fetchval(q["checkpoint"], number, new, 2, 90, "another past") is None
+    assert await store.fetchval(q["fence_subscription"], number, old, 1, store.history) == 0
+    assert await store.fetchval(q["checkpoint"], number, old, 1, 50, store.history, [], []) == 50
+    assert await store.fetchval(q["fence_subscription"], number, new, 2, store.history) == 50
+    assert await store.fetchval(q["checkpoint"], number, old, 1, 90, store.history, [], []) is None
+    assert await store.fetchval(q["fence_subscription"], number, old, 1, store.history) is None
+    assert await store.fetchval(q["checkpoint"], number, new, 2, 40, store.history, [], []) == 50
+    with pytest.raises(HistoryChanged):
+        await store.fetchval(q["checkpoint"], number, new, 2, 90, "another history", [], [])
 
 
 async def test_another_history_is_begun_from_its_own_rows(
@@ -323,7 +349,7 @@ async def test_another_history_is_begun_from_its_own_rows(
             await seen[9].ack()
             backup = seen[3][-1].position
             async with store.acquire() as connection, connection.transaction():
-                await connection.execute("UPDATE eventstore.store SET store_id = gen_random_uuid()")
+                await connection.execute("TRUNCATE eventstore.incarnation")
                 await connection.execute("UPDATE eventstore.subscriptions SET checkpoint = $1", backup)
                 await connection.execute("UPDATE eventstore.relays SET position = $1", backup)
             assert [data(await take(subscription)) for _ in range(6)] == [[n] for n in range(4, 10)]
@@ -459,7 +485,7 @@ async def test_another_past_is_entered_in_one_step(store: EventStore, consumer: 
 
         subscription._claim = slow_and_failing  # type: ignore[method-assign] # the answer's way is what is tested
         async with store.acquire() as connection, connection.transaction():
-            await connection.execute("UPDATE eventstore.store SET store_id = gen_random_uuid()")
+            await connection.execute("TRUNCATE eventstore.incarnation")
             await connection.execute("DELETE FROM eventstore.leases")
             await connection.execute("UPDATE eventstore.subscriptions SET epoch = 0, owner = NULL")
         seen: list[int] = []

@@ -188,7 +188,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "streams": sorted(
             [
                 *common,
-                *("search", "--category", "--deleted", "--sort", "--desc", "--count", "--page", "--categories"),
+                *("search", "--category", "--deleted", "--sort", "--desc", "--count", "--after", "--categories"),
             ]
         ),
         "export": sorted([*common, "file"]),

@@ -115,6 +115,7 @@ async def test_nothing_is_found_on_a_healthy_system(rabbitmq: RabbitMQServer, vh
                     durable=True,
                     arguments={"x-queue-type": "quorum", "x-max-length": 1000, "x-dead-letter-exchange": "dead"},
                 )
+                await channel.declare_exchange("eventstore", aio_pika.ExchangeType.TOPIC, durable=True)
                 await queue.bind("eventstore", "#")
                 await queue.consume(acknowledged)
                 async with (

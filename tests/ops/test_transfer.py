@@ -75,7 +75,7 @@ async def told(store: EventStore) -> list[Any]:
              async for event in store.stream_all_forward()]  # fmt: skip
     linked = [(event.event_number, event.event_id) async for event in store.stream_forward("linked")]
     page = await store.paginate_streams(page_size=999)
-    streams = [(info.stream, info.version, info.status) for info in page.entries if info.stream != "$all"]
+    streams = [(info.stream, info.version, info.status) for info in page if info.stream != "$all"]
     snapshots = [await store.read_snapshot(f"order-{n}") for n in range(25)]
     return [found, linked, sorted(streams), [each._replace(created_at=None) for each in snapshots]]
 

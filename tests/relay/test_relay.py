@@ -8,12 +8,15 @@ from typing import Any
 import aio_pika
 import pytest
 
+from tests.closing_server import closing_server
 from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
 from trunkline_relay import Relay
 from trunkline_relay.tail import Tail
-from trunkline_store import ANY_VERSION, EventData, EventStore, LeaseLost, names, wire
+from trunkline_store import ANY_VERSION, EventData, EventStore, HistoryChanged, LeaseLost, names, wire
 from trunkline_store.lease import Lease
+
+pytestmark = pytest.mark.both_loops
 
 
 async def test_every_event_is_published_in_order_and_recorded(store: EventStore, database: str, vhost: str) -> None:
@@ -139,6 +142,20 @@ async def test_a_relay_waits_for_a_broker_and_an_append_does_not(store: EventSto
             await running
 
 
+async def test_a_relay_keeps_leading_while_an_address_accepts_and_closes(store: EventStore, database: str) -> None:
+    """A load balancer whose broker is away is a broker that is away: no failure of the relay, and no new leader."""
+    with closing_server() as broker:
+        async with EventStore(database) as relays_store:
+            relay = Relay(relays_store, broker.url, lease=1)
+            running = asyncio.create_task(relay.run())
+            await broker.until(4)
+            assert relay.leading.is_set()
+            assert await store.fetchval("SELECT epoch FROM eventstore.leases") == 1
+            relay.stop()
+            async with asyncio.timeout(10):
+                await running
+
+
 async def test_a_clean_stop_hands_over_at_once(store: EventStore, database: str, vhost: str) -> None:
     """A standby leads long before a lease of a minute would run out, in the next epoch."""
     async with plain(vhost, "#") as consumer, EventStore(database) as one, EventStore(database) as two:
@@ -200,13 +217,14 @@ async def test_a_relay_that_was_replaced_cannot_record(store: EventStore) -> Non
     from uuid import uuid4
 
     old, new, q = uuid4(), uuid4(), store.sql
-    assert await store.fetchval(q["fence_relay"], "relay", old, 1, 0) == 0
-    assert await store.fetchval(q["record_relay"], "relay", old, 1, 50, 50, store.history, 0, 0, 0) == 50
-    assert await store.fetchval(q["fence_relay"], "relay", new, 2, 0) == 50
-    assert await store.fetchval(q["record_relay"], "relay", old, 1, 90, 90, store.history, 0, 0, 0) is None
-    assert await store.fetchval(q["fence_relay"], "relay", old, 1, 0) is None
-    assert await store.fetchval(q["record_relay"], "relay", new, 2, 40, 40, store.history, 0, 0, 0) == 50
-    assert await store.fetchval(q["record_relay"], "relay", new, 2, 90, 90, "another past", 0, 0, 0) is None
+    assert await store.fetchval(q["fence_relay"], "relay", old, 1, 0, store.history) == 0
+    assert await store.fetchval(q["record_relay"], "relay", old, 1, 50, store.history, 0, 0, 0) == 50
+    assert await store.fetchval(q["fence_relay"], "relay", new, 2, 0, store.history) == 50
+    assert await store.fetchval(q["record_relay"], "relay", old, 1, 90, store.history, 0, 0, 0) is None
+    assert await store.fetchval(q["fence_relay"], "relay", old, 1, 0, store.history) is None
+    assert await store.fetchval(q["record_relay"], "relay", new, 2, 40, store.history, 0, 0, 0) == 50
+    with pytest.raises(HistoryChanged):
+        await store.fetchval(q["record_relay"], "relay", new, 2, 90, "another history", 0, 0, 0)
 
 
 async def test_a_queue_that_refuses_does_not_flood_the_others(store: EventStore, database: str, vhost: str) -> None:

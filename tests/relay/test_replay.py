@@ -176,6 +176,32 @@ async def test_a_stream_is_replayed_with_what_is_linked_into_it(
     assert [(m.headers["first_position"], m.headers["linked"]) for m in last] == [(linked.first_position + 1, True)]
 
 
+class Counting(EventStore):
+    """Counts the rows that are read of one stream."""
+
+    rows = 0
+
+    async def fetch(self, query: str, *args: object) -> list[Any]:
+        found = await super().fetch(query, *args)
+        if query in (self.sql["replay_stream"], self.sql["replay_links"]):
+            self.rows += len(found)
+        return found
+
+
+async def test_a_replay_of_a_stream_reads_it_from_where_it_starts(database: str, vhost: str) -> None:
+    """From the block of the position on, and nothing before it: of its own events, and of those linked into it."""
+    async with Counting(database) as store, queue(vhost) as channel:
+        for _ in range(50):
+            await append(store, "a-1", *["E"] * 10)
+            await append(store, "other-1", "E")
+        linked = await store.link_to_stream("a-1", ANY_VERSION, await store.read_stream_forward("other-1"))
+        own = (await store.read_stream_forward("a-1", start=495, count=1))[0].position
+        for start, expected in ((linked.first_position + 49, [50, 1]), (own, [60, 56]), (0, [550, 550])):
+            store.rows = 0
+            await Replay(store, vhost, QUEUE, stream="a-1", start=start).run()
+            assert [store.rows, len(positions(await received(channel)))] == expected
+
+
 async def test_a_replay_to_a_queue_that_is_not_there_is_refused(store: EventStore, vhost: str) -> None:
     """P9: a typed error before anything is sent, and no queue is made; so for a stream that does not exist, and for
     arguments that contradict each other."""

@@ -1,12 +1,21 @@
 """The rows of subscriptions: what an operator sees and changes. Following one is tested with the consumer SDK."""
 
-from datetime import timedelta
+import random
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from trunkline_store import ANY_VERSION, EventData, EventStore, InvalidArgument, LeaseLost, SubscriptionNotFound
+from trunkline_store import (
+    ANY_VERSION,
+    EventData,
+    EventStore,
+    HistoryChanged,
+    InvalidArgument,
+    LeaseLost,
+    SubscriptionNotFound,
+)
 from trunkline_store.lease import Lease
 
 
@@ -21,13 +30,13 @@ async def own(store: EventStore, number: int, owner: UUID, length: float = 60) -
     """Takes the subscription's lease, and shuts former owners out."""
     lease = await Lease.acquire(store, f"subscription {number}", owner, length)
     assert lease is not None
-    await store.fetch(store.sql["fence_subscription"], number, owner, lease.epoch)
+    await store.fetch(store.sql["fence_subscription"], number, owner, lease.epoch, store.history)
     return lease
 
 
 async def checkpoint(store: EventStore, number: int, lease: Lease, position: int) -> bool:
     """Writes a checkpoint as the lease's holder; gives whether it was taken."""
-    args = number, lease.owner, lease.epoch, position, store.history
+    args: tuple[Any, ...] = number, lease.owner, lease.epoch, position, store.history, [], []
     return await store.fetchrow(store.sql["checkpoint"], *args) is not None
 
 
@@ -159,6 +168,33 @@ async def test_a_subscription_that_nobody_ever_owned_can_be_reset(store: EventSt
     assert await checkpoint(store, number, await own(store, number, uuid4()), 4)
 
 
+async def test_a_reset_to_a_time_leaves_out_no_event_of_that_time_or_later(store: EventStore) -> None:
+    """Times need not grow with positions: wherever the first event of a time or later stands, among imported ones too,
+    the subscription is set to the event before it; a time after all events sets it to the last one."""
+    await create(store, "a")
+    rnd, start = random.Random(7), datetime(2020, 1, 1, tzinfo=UTC)
+    minutes = [*range(40), *range(-500, -460), *range(40, 60), *rnd.sample(range(30, 90), 40)]
+    times = [start + timedelta(minutes=minute) for minute in minutes]
+    events = [EventData("E", 1, created_at=time) for time in times]
+    positions = [(await store.append_to_stream("a-1", ANY_VERSION, [event])).first_position for event in events]
+    for when in [*times, start - timedelta(days=9), start + timedelta(seconds=30), start + timedelta(days=9)]:
+        await store.subscriptions.reset("a", when)
+        first = next((n for n, time in enumerate(times) if time >= when), len(times))
+        assert (await store.subscriptions.get("a")).checkpoint == (positions[first - 1] if first else 0), when
+
+
+async def test_a_reset_to_a_time_stays_below_what_may_still_appear(store: EventStore) -> None:
+    """An event of that time that is not committed yet comes as well, though a later position holds an older event."""
+    await create(store, "a")
+    [before] = await append(store, 0)
+    old = datetime(2020, 1, 1, tzinfo=UTC)
+    async with store.transaction() as connection:
+        await store.append_to_stream("b-1", 0, [EventData("E", 1)], connection=connection)
+        await store.append_to_stream("c-1", 0, [EventData("E", 2, created_at=old)])
+        await store.subscriptions.reset("a", datetime.now(UTC) + timedelta(minutes=1))
+    assert (await store.subscriptions.get("a")).checkpoint == before
+
+
 @pytest.mark.parametrize("position", [-1, 2**63, "1", None, True, 1.0])
 async def test_a_bad_position_is_refused(store: EventStore, position: Any) -> None:
     """P9: typed, and the checkpoint stays."""
@@ -181,17 +217,27 @@ async def test_a_bad_name_is_refused(store: EventStore, name: Any) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "taken"),
-    [({}, True), ({"owner": UUID(int=1)}, False), ({"epoch": 7}, False), ({"history": "another"}, False)],
-    ids=["right", "owner", "epoch", "history"],
+    [
+        ({}, True),
+        ({"owner": UUID(int=1)}, False),
+        ({"epoch": 7}, False),
+        ({"positions": [9]}, False),
+        ({"ids": [UUID(int=1)]}, False),
+    ],
+    ids=["right", "owner", "epoch", "position", "event"],
 )
 async def test_a_checkpoint_is_guarded(store: EventStore, wrong: dict[str, Any], taken: bool) -> None:
-    """P7: row, owner, epoch and history must fit, all of them."""
-    number = await create(store, "a", 5)
+    """P7: row, owner and epoch must fit, and the store must hold the events that it stands on; the history too."""
+    appended, number = await append(store, 1), await create(store, "a", 5)
+    stored = (await store.read_all_streams_forward())[0]
     lease = await own(store, number, uuid4())
-    right = {"owner": lease.owner, "epoch": lease.epoch, "position": 9, "history": store.history}
-    args = (right | wrong).values()
+    right: dict[str, Any] = {"owner": lease.owner, "epoch": lease.epoch, "position": appended[0]}
+    right |= {"history": store.history, "positions": appended, "ids": [stored.event_id]}
+    args: list[Any] = [*(right | wrong).values()]
     assert (await store.fetchrow(store.sql["checkpoint"], number, *args) is not None) is taken
-    assert (await store.subscriptions.get("a")).checkpoint == (9 if taken else 5)
+    assert (await store.subscriptions.get("a")).checkpoint == (appended[0] if taken else 5)
+    with pytest.raises(HistoryChanged):
+        await store.fetchrow(store.sql["checkpoint"], number, *(right | {"history": "another"}).values())
 
 
 async def test_a_checkpoint_never_goes_back(store: EventStore) -> None:

@@ -19,8 +19,9 @@ CREATE TABLE @schema@.snapshots (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- Streams of a category, in the order of their age.
-CREATE INDEX streams_category ON @schema@.streams (category, stream_id);
+-- Streams of a category, and those that are deleted, which are few.
+CREATE INDEX streams_category ON @schema@.streams (category, stream);
+CREATE INDEX streams_deleted ON @schema@.streams (stream) WHERE deleted_at IS NOT NULL;
 
 -- Only a hard delete removes events, and only within its own transaction.
 CREATE OR REPLACE FUNCTION @schema@.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -341,6 +342,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     _deleted boolean;
 BEGIN
+    PERFORM @schema@.durable_v1();
     SELECT s.stream_id, s.version, s.deleted_at IS NOT NULL INTO id, actual, _deleted
         FROM @schema@.streams AS s WHERE s.stream = _stream FOR UPDATE;
     status := CASE WHEN id IS NULL THEN 'stream_not_found' WHEN _deleted THEN 'stream_deleted'
