@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
@@ -80,6 +81,16 @@ class EventData(msgspec.Struct, frozen=True, kw_only=False):
     correlation_id: str | None = None
     causation_id: str | None = None
     created_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        """Take an id as text, and correlation and causation ids as UUIDs: other libraries have them so."""
+        if isinstance(self.id, str):
+            with suppress(ValueError):  # it is refused when it is appended
+                msgspec.structs.force_setattr(self, "id", UUID(self.id))
+        if isinstance(self.correlation_id, UUID):
+            msgspec.structs.force_setattr(self, "correlation_id", str(self.correlation_id))
+        if isinstance(self.causation_id, UUID):
+            msgspec.structs.force_setattr(self, "causation_id", str(self.causation_id))
 
 
 class Undecoded(msgspec.Struct, frozen=True, gc=False):

@@ -404,7 +404,8 @@ class EventStore:
         self, appends: Sequence[append.StreamAppend], *, connection: Connection | None = None
     ) -> list[Appended]:
         """Appends to several streams, each named once: all of it, or nothing. Answers and errors are those of
-        `append_to_stream`; the error is that of the first append that was refused."""
+        `append_to_stream`; the error is that of the first append that was refused. Sent again when all events are
+        stored, it answers as the first time: versions are not checked again, of parts without events neither."""
         names = [part.stream for part in appends]
         if len(set(names)) < len(names):
             raise InvalidArgument("append_to_streams: a stream stands twice in the list")
@@ -823,6 +824,9 @@ async def _nothing_to_reset(_: Connection) -> None:
 
 
 def _id_of(event: object) -> UUID:
+    if isinstance(event, str):
+        with suppress(ValueError):
+            return UUID(event)
     if not isinstance(event, RecordedEvent):
         raise InvalidArgument(f"a RecordedEvent or a UUID is needed, not {event!r}")
     return event.event_id

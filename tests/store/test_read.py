@@ -381,7 +381,9 @@ async def test_a_schema_of_something_else_is_left_alone(database: str) -> None:
     await connection.close()
 
 
-@pytest.mark.parametrize("name", ["", "Upper", "1a", "a-b", "pg_x", "x" * 49, 'a"; DROP', None])
+@pytest.mark.parametrize(
+    "name", ["", "Upper", "1a", "a-b", "pg_x", "amq", "information_schema", "x" * 49, 'a"; DROP', None]
+)
 def test_a_bad_store_name_is_refused(name: str) -> None:
     """It becomes a schema and an exchange: letters, digits and underscores."""
     with pytest.raises(InvalidArgument):

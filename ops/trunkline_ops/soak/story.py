@@ -21,7 +21,7 @@ from trunkline_ops.soak.schedule import PROMOTION, Fault
 from trunkline_ops.soak.stage import Stage, spoken
 from trunkline_ops.soak.subscriber import LOOPS, MIX
 from trunkline_relay import Replay
-from trunkline_store import BrokerUnavailable, QueueNotFound, SubscriptionNotFound, Unavailable
+from trunkline_store import BrokerUnavailable, MessagesLost, QueueNotFound, SubscriptionNotFound, Unavailable
 
 Happen = Callable[[Faults, Cast], Coroutine[Any, Any, None]]
 
@@ -248,7 +248,7 @@ class Soak:
                 try:
                     await Replay(stage.store, stage.amqp_url, QUEUE, start=start, end=end).run()
                     break
-                except (BrokerUnavailable, QueueNotFound):
+                except (BrokerUnavailable, MessagesLost, QueueNotFound):
                     await asyncio.sleep(0.5)  # until its consumer has connected again, and made it
         with suppress(TimeoutError):  # then the audit says what is wrong
             async with asyncio.timeout(SETTLE_SECONDS):
