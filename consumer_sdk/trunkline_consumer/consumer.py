@@ -35,6 +35,7 @@ from trunkline_store import (
 )
 from trunkline_store.lease import Keeper
 from trunkline_store.outage import Outage, Pause
+from trunkline_store.urls import check_amqp_url
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -52,7 +53,8 @@ class Consumer:
                     ...
                     await batch.ack()
 
-    amqp_url: of the broker, with its virtual host. While it cannot be reached, subscriptions go on from PostgreSQL.
+    amqp_url: of the broker, with its virtual host; one that is no AMQP URL is an `InvalidArgument`. While the broker
+    cannot be reached, subscriptions go on from PostgreSQL.
     A consumer that was left can be entered again, in any event loop; it is used in one loop at a time.
 
     What all `subscribe_to_…` have in common: start_from is ORIGIN, CURRENT, or a position (of a stream: a version),
@@ -63,7 +65,7 @@ class Consumer:
 
     def __init__(self, store: EventStore, amqp_url: str) -> None:
         self._store = store
-        self._url = amqp_url
+        self._url = check_amqp_url(amqp_url)
         self._subscriptions: list[Subscription] = []
         self._handlers: list[Callable[[], Subscription]] = []
         self._handled: set[str] = set()

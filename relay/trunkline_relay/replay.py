@@ -29,6 +29,7 @@ from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.names import app_id
 from trunkline_store.presence import client_properties
+from trunkline_store.urls import check_amqp_url
 from trunkline_store.wire import CONTENT_TYPE, Message, Replayed, StoredEvent, StoredLink, encode
 
 WINDOW: Final = 200
@@ -83,7 +84,7 @@ class Replay:
         self.messages = 0
         self.id = str(uuid4())
         self._store = store
-        self._url = amqp_url
+        self._url = check_amqp_url(amqp_url)
         self._queue = queue
         self._category = category
         self._stream = stream

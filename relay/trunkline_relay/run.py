@@ -32,6 +32,7 @@ from trunkline_store.errors import (
 from trunkline_store.lease import Lease
 from trunkline_store.outage import Outage, Pause
 from trunkline_store.overview import RELAY
+from trunkline_store.urls import check_amqp_url
 
 LEASE_SECONDS: Final = 5.0
 WINDOW: Final = 1000
@@ -55,6 +56,7 @@ log = structlog.get_logger("trunkline.relay")
 class Relay:
     """Publishes the events of one store, while it is the leader; a standby otherwise.
 
+    amqp_url: of the broker, with its virtual host; one that is no AMQP URL is an `InvalidArgument`.
     start_from: where a relay begins that has never run: a position (exclusive), 0 for the origin, or None for the
     current end. lease: seconds after which a leader that has vanished is replaced. window: messages that may be
     outstanding. patience: seconds for which a queue that refuses, or never confirms, may hold up the others; then the
@@ -78,7 +80,7 @@ class Relay:
     ) -> None:
         self.store = store
         self.owner = uuid4()
-        self._url = amqp_url
+        self._url = check_amqp_url(amqp_url)
         self._start_from = start_from
         self._lease = lease
         self._window = window

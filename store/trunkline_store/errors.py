@@ -45,6 +45,8 @@ from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
+from trunkline_store.masking import shown
+
 __all__ = [
     "BrokerUnavailable",
     "ConcurrencyFailure",
@@ -391,4 +393,4 @@ def _words(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, _WORDLESS) or type(error) is Exception:
         return "the connection was closed without a word"  # that is how the client library says so
-    return str(error) or type(error).__name__
+    return shown(error)

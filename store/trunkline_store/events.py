@@ -16,6 +16,7 @@ import msgspec
 from asyncpg.pgproto import pgproto
 
 from trunkline_store.errors import InvalidArgument, InvalidEvent, UndecodableEvent
+from trunkline_store.masking import shown
 
 if TYPE_CHECKING:
     from trunkline_store.serialize import Serializer
@@ -136,8 +137,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False, eq=False):
             assert data.raw is not None
             value = data.serializer.deserialize(data.raw, self.type)
         except Exception as error:  # whatever it is: the serializer is the application's
-            why = str(error) or repr(error)
-            raise UndecodableEvent(self.stream, self.stream_version, self.position, self.type, why) from error
+            raise UndecodableEvent(self.stream, self.stream_version, self.position, self.type, shown(error)) from error
         msgspec.structs.force_setattr(self, "_data", value)
         return value
 
@@ -173,7 +173,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False, eq=False):
             found: dict[str, Any] = _decode_metadata(self._metadata)
         except (msgspec.DecodeError, RecursionError) as error:
             raise UndecodableEvent(
-                self.stream, self.stream_version, self.position, self.type, f"metadata: {error}"
+                self.stream, self.stream_version, self.position, self.type, f"metadata: {shown(error)}"
             ) from error
         return found
 

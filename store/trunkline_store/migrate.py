@@ -206,9 +206,9 @@ async def _check_place(connection: asyncpg.Connection, schema: str) -> None:
 async def alone(connection: asyncpg.Connection, schema: str) -> AsyncIterator[None]:
     """Open a transaction, or a savepoint of the caller's, in which nobody else makes, changes or removes this schema.
 
-    At READ COMMITTED where it is ours to say: what another one did while this one waited has to be seen. Meanwhile the
-    session has the settings that the text of a migration depends on, and names mean PostgreSQL's own objects, whatever the
-    caller's search path is. After an error the end of the transaction, or of the savepoint, gives them back.
+    At READ COMMITTED where it is ours to say: what another one did while this one waited has to be seen. Within, the
+    session has the settings that the text of a migration depends on, and names mean PostgreSQL's own objects, whatever
+    the caller's search path is. After an error, the end of the transaction or savepoint gives them back.
     """
     async with connection.transaction(isolation=None if connection.is_in_transaction() else "read_committed"):
         own = {name: await connection.fetchval("SELECT pg_catalog.current_setting($1)", name) for name in _SETTINGS}

@@ -340,6 +340,8 @@ def decode(body: bytes) -> list[ReceivedEvent]:
         events = _decode_body(body)
     except (msgspec.DecodeError, ValueError) as error:
         raise BadMessage(str(error)) from error
+    except RecursionError as error:  # SQL writers may nest data deeper than Python can follow
+        raise BadMessage("an event is nested too deep to be decoded") from error
     if not events:
         raise BadMessage("a batch has at least one event")
     return events

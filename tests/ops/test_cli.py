@@ -35,8 +35,9 @@ from trunkline_ops.failure import FAILED, USAGE
 from trunkline_ops.lines import MAX_LINE_BYTES, bursts
 from trunkline_ops.servers import PostgresServer
 from trunkline_ops.servers.proxy import Proxy
-from trunkline_ops.settings import InvalidSettings, Settings, masked
+from trunkline_ops.settings import InvalidSettings, Settings
 from trunkline_store import ANY_VERSION, EventData, EventStore
+from trunkline_store.masking import masked
 from trunkline_store.migrate import latest, migrations
 
 PASSWORD = "geheim%40word"

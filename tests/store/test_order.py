@@ -58,7 +58,8 @@ class Writers:
         rnd = self._random
         kind = rnd.choices(["plain", "commit", "rollback", "prepare"], [4, 4, 1, 1])[0]
         if kind == "plain":
-            await self._append(connection)
+            async with connection.transaction():
+                await self._append(connection)
             self.done["plain"] += 1
             return
         await connection.execute("BEGIN")

@@ -113,7 +113,7 @@ ON CONFLICT (source) DO UPDATE
     SET version = excluded.version, type = excluded.type, data = excluded.data, metadata = excluded.metadata
 
 -- name: read_snapshot
-SELECT source, version, type, data@data_out@, metadata@data_out@, created_at FROM @schema@.snapshots WHERE source = $1
+SELECT source, version, type, data@data_out@, metadata::text, created_at FROM @schema@.snapshots WHERE source = $1
 
 -- name: delete_snapshot
 DELETE FROM @schema@.snapshots WHERE source = $1
