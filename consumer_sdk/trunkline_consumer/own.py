@@ -29,6 +29,7 @@ from trunkline_store import (
 )
 from trunkline_store.connections import Connection
 from trunkline_store.lease import Keeper, Lease
+from trunkline_store.store import MAX_POSITION
 from trunkline_store.translate import translated
 
 _NOTHING_KEPT: Final = "a transient subscription keeps no checkpoint that a transaction could write"
@@ -260,7 +261,13 @@ async def first_checkpoint(store: EventStore, feed: Feed, start: Start | int) ->
                 with suppress(StreamNotFound):  # it may come
                     await store.stream_info(feed.name)  # one that was deleted is an error
             return await current_end(store)
-    if feed.kind is not Kind.STREAM or start == 0:
+    if start == 0:
+        return 0
+    if feed.kind is not Kind.STREAM:
+        _, history = await store.look()
+        last = int(await store.fetchval(store.sql["last_feed_position"], MAX_POSITION, history))
+        if start > last:
+            raise InvalidArgument(f"start_from: no event has position {start} yet, the last has {last}: use CURRENT")
         return start
     position: int | None = await store.fetchval(store.sql["feed_position_of"], feed.name, start)
     if position is None:

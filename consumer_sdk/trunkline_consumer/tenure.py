@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -39,6 +40,12 @@ class Shape(NamedTuple):
     selector: Callable[[RecordedEvent], bool] | None = None
     mapper: Callable[[RecordedEvent], Any] | None = None
     partition_by: Callable[[RecordedEvent], Hashable] | None = None
+
+
+def _position_before(batch: Sequence[RecordedEvent], event: RecordedEvent) -> int:
+    """Return the position of the event before this one, 0 if it is the first."""
+    at = bisect_left(batch, event.feed_position, key=attrgetter("feed_position"))
+    return batch[at - 1].feed_position if at else 0
 
 
 class _Finished(Exception):
@@ -109,7 +116,7 @@ class Tenure:
         """Hands over a batch, as it was cut, of events above `delivered`."""
         last = events[-1].feed_position
         for run in self._unfinished(events) if self._before else (events,):
-            self._offer(run)
+            self._offer(run, events)
         self.delivered = last
         self._unproven[last] = events[-1].event_id
         if self.acks.end < last:
@@ -123,8 +130,8 @@ class Tenure:
         if end <= safe:
             self.delivered = max(self.delivered, end)
 
-    def _offer(self, chosen: Sequence[RecordedEvent]) -> None:
-        """What of these is wanted, in units that hold nothing else."""
+    def _offer(self, chosen: Sequence[RecordedEvent], batch: Sequence[RecordedEvent]) -> None:
+        """What of these is wanted, in units that hold nothing else. batch: as it was cut."""
         selector, partition_by = self._shape.selector, self._shape.partition_by
         keys: Sequence[Hashable] = ()  # one for each event, if they may differ
         key: Hashable = None
@@ -142,12 +149,18 @@ class Tenure:
         begin = 0
         for end in range(1, len(keys)):
             if keys[end] != keys[begin]:
-                self._ready(chosen[begin:end], keys[begin], error)
+                self._ready(chosen[begin:end], keys[begin], error, batch)
                 begin = end
         if chosen:
-            self._ready(chosen[begin:] if begin else chosen, keys[begin] if keys else key, error)
+            self._ready(chosen[begin:] if begin else chosen, keys[begin] if keys else key, error, batch)
 
-    def _ready(self, events: Sequence[RecordedEvent], key: Hashable, error: BaseException | None) -> None:
+    def _ready(
+        self,
+        events: Sequence[RecordedEvent],
+        key: Hashable,
+        error: BaseException | None,
+        batch: Sequence[RecordedEvent],
+    ) -> None:
         values: Sequence[Any] = events
         if self._shape.mapper is not None and error is None:
             try:
@@ -161,6 +174,7 @@ class Tenure:
             events[-1].feed_position,
             count=len(events),
             size=sum([event.size for event in events]),
+            passed=0 if events[0] is batch[0] else _position_before(batch, events[0]),
         )
         self._unproven[events[-1].feed_position] = events[-1].event_id
         stream = self._feed.name if self._feed.kind is Kind.STREAM else events[0].stream

@@ -14,6 +14,7 @@ from typing import Final, Literal, NamedTuple
 
 import asyncpg
 
+from trunkline_store.connections import OUR_PATH
 from trunkline_store.errors import (
     InvalidArgument,
     NotInitialised,
@@ -34,6 +35,7 @@ _SETTINGS: Final = {
     "standard_conforming_strings": "on",
     "check_function_bodies": "on",  # so that a function that cannot run is found now
     "default_table_access_method": "heap",  # fillfactor, BRIN and updates in place are its
+    "search_path": OUR_PATH,
 }
 """Settings of a session that change what a migration makes. Others do not: dates are in ISO form with their zone,
 intervals in words, compression is chosen when a value is stored, and a tablespace is the operator's choice."""
@@ -204,23 +206,18 @@ async def _check_place(connection: asyncpg.Connection, schema: str) -> None:
 async def alone(connection: asyncpg.Connection, schema: str) -> AsyncIterator[None]:
     """Open a transaction, or a savepoint of the caller's, in which nobody else makes, changes or removes this schema.
 
-    At READ COMMITTED where it is ours to say: what another one did while this one waited has to be seen.
+    At READ COMMITTED where it is ours to say: what another one did while this one waited has to be seen. Within, the
+    session has the settings that the text of a migration depends on, and names mean PostgreSQL's own objects, whatever
+    the caller's search path is. After an error, the end of the transaction or savepoint gives them back.
     """
     async with connection.transaction(isolation=None if connection.is_in_transaction() else "read_committed"):
+        own = {name: await connection.fetchval("SELECT pg_catalog.current_setting($1)", name) for name in _SETTINGS}
+        for name, value in _SETTINGS.items():
+            await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", name, value)
         await connection.execute(statements(schema)["lock_schema"], schema)
         yield
-
-
-@asynccontextmanager
-async def _own_settings(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """Set what the text of a migration depends on, and give the session its own values back. After an error the end of
-    the transaction, or of the savepoint, does that."""
-    own = {name: await connection.fetchval("SELECT pg_catalog.current_setting($1)", name) for name in _SETTINGS}
-    for name, value in _SETTINGS.items():
-        await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", name, value)
-    yield
-    for name, value in own.items():
-        await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", name, value)
+        for name, value in own.items():
+            await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", name, value)
 
 
 async def _kept(connection: asyncpg.Connection, schema: str) -> asyncpg.Record | None:
@@ -237,8 +234,7 @@ async def _data_type(connection: asyncpg.Connection, schema: str) -> str | None:
 
 async def _apply(connection: asyncpg.Connection, schema: str, data_type: str, migration: Migration) -> None:
     try:
-        async with _own_settings(connection):
-            await connection.execute(for_store(migration.sql, schema, data_type))
+        await connection.execute(for_store(migration.sql, schema, data_type))
     except asyncpg.PostgresError as error:
         if isinstance(translate(error, schema), PermissionRefused | Unavailable):
             raise

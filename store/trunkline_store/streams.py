@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple
 import asyncpg
 
 from trunkline_store.errors import InvalidArgument
+from trunkline_store.queries import qualified
 
 ALL: Final = "$all"
 
@@ -107,4 +108,4 @@ def page_query(
     if deleted is not None:
         conditions.append(f"deleted_at IS {'NOT ' if deleted else ''}NULL")
     order = ", ".join(f"{column} {sort_dir}" for column in columns)
-    return query.replace("@where@", " AND ".join(conditions)).replace("@sort@", order), arguments
+    return query.replace("@where@", qualified(" AND ".join(conditions))).replace("@sort@", order), arguments

@@ -35,8 +35,9 @@ from trunkline_ops.failure import FAILED, USAGE
 from trunkline_ops.lines import MAX_LINE_BYTES, bursts
 from trunkline_ops.servers import PostgresServer
 from trunkline_ops.servers.proxy import Proxy
-from trunkline_ops.settings import InvalidSettings, Settings, masked
+from trunkline_ops.settings import InvalidSettings, Settings
 from trunkline_store import ANY_VERSION, EventData, EventStore
+from trunkline_store.masking import masked
 from trunkline_store.migrate import latest, migrations
 
 PASSWORD = "geheim%40word"
@@ -173,7 +174,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "init": sorted([*common, "--data-type", "--content-type"]),
         "migrate": common,
         "migrations": common,
-        "roles": sorted([*common, "--login", "--as", "--print"]),
+        "roles": sorted([*common, "--login", "--as", "--subscriptions", "--print"]),
         "reset": sorted([*common, "--yes"]),
         "drop": sorted([*common, "--yes"]),
         "append": sorted(
@@ -201,7 +202,7 @@ def test_the_commands_and_their_options_are_these() -> None:
             [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
         ),
         "asyncapi": ["--help", "--json", "--schema"],
-        "definitions": ["--help", "--json", "--passwords", "--schema", "--vhost"],
+        "definitions": ["--help", "--json", "--passwords", "--schema", "--subscription", "--vhost"],
         "consume": ["--help", "--json", "--listen", "where"],
         "subscriptions list": common,
         "subscriptions show": [*common, "name"],
@@ -524,6 +525,30 @@ def test_roles_makes_roles_and_a_login(cli: Cli, database: str) -> None:
     asyncio.run(execute(database, printed))
     assert sql(database, count) == [6]
     for role in sql(database, count.replace("count(*)", "rolname")):
+        sql(database, f'DROP OWNED BY "{role}"')
+        sql(database, f'DROP ROLE "{role}"')
+
+
+def test_roles_gives_a_consumer_some_subscriptions_only(cli: Cli, database: str) -> None:
+    """The login is a member of the pattern's group and no longer of all consumers'; the SQL of --print does the same; a
+    writer has no subscriptions, and a bad pattern is told."""
+    name = urlsplit(database).path.removeprefix("/")
+    login = f"bill_{secrets.token_hex(4)}"
+    wide = ["roles", "--login", login, "--as", "consumer"]
+    narrow = [*wide, "--subscriptions", "billing-*"]
+    member = f"SELECT roleid::regrole::text FROM pg_auth_members WHERE member::regrole::text = '{login}' ORDER BY 1"
+    group = f"{name}.eventstore.consumer"
+    printed = cli(*narrow, "--print").stdout
+    for give in (lambda: cli(*narrow), lambda: asyncio.run(execute(database, printed))):
+        cli(*wide)
+        assert f'"{group}"' in sql(database, member)
+        give()
+        assert sql(database, member) == [f'"{group}.billing-*"']
+    assert f"{group}.billing-*" in cli(*narrow).stdout
+    cli("roles", "--login", login, "--as", "writer", "--subscriptions", "x", code=USAGE)
+    assert "prefix" in cli(*wide, "--subscriptions", "a*b", code=FAILED).stderr
+    count = f"SELECT rolname FROM pg_roles WHERE rolname LIKE '{name}.%' OR rolname = '{login}'"
+    for role in sql(database, count):
         sql(database, f'DROP OWNED BY "{role}"')
         sql(database, f'DROP ROLE "{role}"')
 

@@ -168,6 +168,18 @@ async def test_lines_go_through_pipes_and_are_those_of_append(store: EventStore,
     assert len(events) == len((await cli("read", "--schema", "appended")).stdout.splitlines())
 
 
+async def test_an_export_is_its_owners_alone(store: EventStore, cli: Cli, tmp_path: Path) -> None:
+    """It holds all that events do, and the usual mask would let everybody on the machine read it."""
+    await store.append_to_stream("a-1", 0, [EventData("E", 1)])
+    file = tmp_path / "export"
+    mask = os.umask(0o022)
+    try:
+        await cli("export", str(file))
+        assert file.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(mask)
+
+
 async def test_an_export_goes_on_where_it_was_cut(store: EventStore, cli: Cli, tmp_path: Path) -> None:
     """Wherever that was: within a line, within what follows the events; it comes to the same file. One that is
     complete, of another past, or no export at all, is left alone."""

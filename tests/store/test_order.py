@@ -58,7 +58,8 @@ class Writers:
         rnd = self._random
         kind = rnd.choices(["plain", "commit", "rollback", "prepare"], [4, 4, 1, 1])[0]
         if kind == "plain":
-            await self._append(connection)
+            async with connection.transaction():
+                await self._append(connection)
             self.done["plain"] += 1
             return
         await connection.execute("BEGIN")
@@ -323,7 +324,7 @@ async def test_all_cannot_be_read_where_the_snapshot_is_older_than_the_safe_posi
 async def test_an_open_transaction_without_an_append_holds_nobody_back(database: str) -> None:
     """Only transactions that have drawn positions count: neither writers of other tables nor idle ones."""
     async with EventStore(database) as store, store.acquire() as connection, connection.transaction():
-        await connection.execute("CREATE TABLE application (x int)")
-        await connection.execute("INSERT INTO application VALUES (1)")
+        await connection.execute("CREATE TABLE public.application (x int)")
+        await connection.execute("INSERT INTO public.application VALUES (1)")
         appended = await store.append_to_stream("a-1", 0, [EventData("E", 1)])
         assert await store.safe_position() >= appended.last_position

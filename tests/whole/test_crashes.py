@@ -32,7 +32,7 @@ from trunkline_store import ANY_VERSION, EventData, EventStore, StreamAppend, Un
 pytestmark = pytest.mark.timeout(300)  # a server of one's own starts and recovers here
 
 FULL = "TRUNKLINE_TEST_FULL" in os.environ
-CONTROL = pytest.mark.skipif(not FULL, reason="a crash of a server of its own: ops/test --full")
+COSTLY = pytest.mark.skipif(not FULL, reason="it starts servers of its own: ops/test --full")
 CRASHES = 50 if FULL else 4
 SEED = 4
 LOSSES = ("rolled back", "savepoint", "asynchronous", "none")
@@ -302,6 +302,7 @@ async def test_a_cold_copy_that_is_put_back(vhost: str) -> None:
     await put_back(vhost)
 
 
+@COSTLY
 async def test_a_cold_copy_that_is_put_back_after_a_look(vhost: str) -> None:
     """P2: a copy of a stopped server's folder takes its place: the event that gets a position which a subscription had
     read past, and no event had, is handled."""
@@ -329,7 +330,7 @@ _HOLDS_ALL = """
 """
 
 
-@CONTROL
+@COSTLY
 async def test_without_the_incarnation_a_position_is_passed_over(vhost: str) -> None:
     """A control: where a crash leaves the incarnation as it is, the event that gets a position which was seen is
     skipped."""
@@ -337,7 +338,7 @@ async def test_without_the_incarnation_a_position_is_passed_over(vhost: str) -> 
         await lost_in_flight(vhost, _SURVIVES)
 
 
-@CONTROL
+@COSTLY
 async def test_without_the_anchor_a_copy_is_believed(vhost: str) -> None:
     """A control: where a checkpoint does not prove the events that it stands on, the event that gets the position of
     one that is gone is skipped."""
@@ -345,7 +346,7 @@ async def test_without_the_anchor_a_copy_is_believed(vhost: str) -> None:
         await put_back(vhost, _HOLDS_ALL)
 
 
-@CONTROL
+@COSTLY
 async def test_a_subscription_that_remembers_the_safe_position(vhost: str) -> None:
     """A control: where a look counts as having seen everything up to the safe position, an event that gets a position
     below it is skipped."""
@@ -353,7 +354,7 @@ async def test_a_subscription_that_remembers_the_safe_position(vhost: str) -> No
         await put_back_after_looking(vhost, "seen")
 
 
-@CONTROL
+@COSTLY
 async def test_what_does_not_wait_for_its_commit_can_be_undone() -> None:
     """A control: where nothing makes commits wait, a crash undoes what has returned, unless a page of the log was just
     full."""

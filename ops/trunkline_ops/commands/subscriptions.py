@@ -1,7 +1,6 @@
 """`subscriptions`: what they are doing, and what an operator tells them. Their owners do it."""
 
 import asyncio
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from trunkline_ops.output import Output, subscription_facts, visible
 from trunkline_ops.settings import Settings
 from trunkline_store import CURRENT, ORIGIN, EventStore, InvalidArgument, Start, SubscriptionInfo
 from trunkline_store.store import MAX_POSITION
+from trunkline_store.subscriptions import halt_of
 from trunkline_store.words import events
 
 subscriptions = typer.Typer(no_args_is_help=True, help="Look after subscriptions.")
@@ -68,10 +68,9 @@ def show(name: Name, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = F
         more: list[tuple[str, str]] = []
         if info.process is not None:
             more.append((f"\n    its owner is {info.process}", "dim"))
-        if info.halted is not None:
-            why = json.loads(info.halted)
-            more.append((f"\n    its handler gave up at position {why['position']} ({why['at']}): ", ""))
-            more.append((visible(why["error"]), "red"))
+        if (why := halt_of(info.halted)) is not None:
+            more.append((f"\n    its handler gave up at position {why.position} ({visible(why.at)}): ", ""))
+            more.append((visible(why.error), "red"))
         output.paragraph((_line(info), ""), *more, **subscription_facts(info))
 
     _with_store(do, dsn, schema, as_json)

@@ -16,13 +16,14 @@ from trunkline_store import (
     OperationTimeout,
     PermissionRefused,
     StoreNotReady,
+    StoreUnavailable,
     UnsafeRead,
 )
 from trunkline_store.migrate import latest
 from trunkline_store.overview import Overview, overview
 from trunkline_store.queries import for_store, parts_of
 from trunkline_store.rights import ROLES, Role, role_name
-from trunkline_store.translate import translated
+from trunkline_store.translate import is_unusable, translated
 
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 
@@ -38,6 +39,13 @@ class Server(NamedTuple):
     isolation: str
     sees_all: bool
     there: bool
+
+
+class Creator(NamedTuple):
+    """Somebody who may create objects in a schema of the search path."""
+
+    schema: str
+    role: str
 
 
 class Sequence(NamedTuple):
@@ -103,6 +111,7 @@ class StoreFacts(NamedTuple):
     keys: frozenset[Key]
     functions: frozenset[str]
     triggers: Mapping[str, bool]
+    open_tables: frozenset[str]
     groups: Mapping[Role, str]
     made: frozenset[str]
     missing: list[Right]
@@ -120,6 +129,7 @@ class DatabaseFacts(NamedTuple):
 
     schema: str
     server: Server
+    creators: list[Creator]
     found: int | None
     needed: int
     transactions: list[Transaction]
@@ -133,6 +143,7 @@ async def database_facts(settings: Settings) -> DatabaseFacts:
     async with connected(settings, "doctor") as connection:
         with translated(schema):
             server = Server(**dict(await _row(connection, sql["server"])))
+            creators = await _rows(Creator, connection, sql["creators"])
             found = None
             if server.there:
                 found = (await _row(connection, sql["schema_version"]))["version"]
@@ -141,7 +152,7 @@ async def database_facts(settings: Settings) -> DatabaseFacts:
             if found == latest():
                 seen, unseen = await _overview(settings)
                 store = await _store_facts(connection, sql, schema, server, seen, unseen)
-    return DatabaseFacts(schema, server, found, latest(), transactions, store)
+    return DatabaseFacts(schema, server, creators, found, latest(), transactions, store)
 
 
 async def _store_facts(
@@ -177,12 +188,13 @@ async def _store_facts(
         ),
         functions=frozenset(row["name"] for row in await connection.fetch(sql["functions"])),
         triggers={row["name"]: row["enabled"] for row in await connection.fetch(sql["triggers"])},
+        open_tables=frozenset(row["name"] for row in await connection.fetch(sql["open_tables"])),
         groups=groups,
         made=made,
         missing=[right for number, right in enumerate(wanted, 1) if granted.get(number) is False],
         unusable=frozenset(row["role"] for row in await connection.fetch(sql["schema_usage"], sorted(made))),
         foreign=await _rows(Foreign, connection, sql["foreign_rights"]),
-        logins=await _rows(Login, connection, sql["logins"], names),
+        logins=await _rows(Login, connection, sql["logins"], names, f"{groups['consumer']}."),
         leases=await _rows(LeaseRow, connection, sql["leases"]) if {"leases", "subscriptions"} <= tables else [],
         seen=seen,
         unseen=unseen,
@@ -197,7 +209,11 @@ async def _overview(settings: Settings) -> tuple[Overview | None, str]:
             return await overview(store), ""
     except (StoreNotReady, UnsafeRead, PermissionRefused, InvalidArgument, OperationTimeout) as error:
         return None, str(error)
-    except (asyncpg.PostgresError, AssertionError) as error:  # a store without its row, or a function that fails
+    except StoreUnavailable as error:
+        if is_unusable(error) or not isinstance(error.__cause__, asyncpg.PostgresError):
+            raise
+        return None, str(error)  # a function of the store fails
+    except AssertionError as error:  # a store without its row
         return None, str(error) or "the store is not whole"
 
 

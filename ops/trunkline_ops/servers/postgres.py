@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from signal import SIGINT
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
@@ -148,12 +148,16 @@ def _own_server(
         variables = server_environment(guard.folder, **(environment or {}))
         if primary:
             user = urlsplit(primary).netloc.rpartition("@")[0]
+            login, _, secret = user.partition(":")
+            without = (
+                urlsplit(primary)._replace(netloc=f"{login}@{urlsplit(primary).netloc.rpartition('@')[2]}").geturl()
+            )
             guard.run(
                 [
                     *(str(programs / "pg_basebackup"), "--pgdata", data, "--write-recovery-conf"),
-                    *("--dbname", f"{primary}?application_name={name}", "--checkpoint", "fast", "--no-sync"),
+                    *("--dbname", f"{without}?application_name={name}", "--checkpoint", "fast", "--no-sync"),
                 ],
-                variables,
+                {**variables, "PGPASSWORD": unquote(secret)},  # a command line can be read by all users
             )
         else:
             password = secrets.token_urlsafe(18)

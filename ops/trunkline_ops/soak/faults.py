@@ -15,6 +15,7 @@ from trunkline_ops.servers.proxy import Proxy
 from trunkline_ops.soak.cast import Actor, Cast
 from trunkline_ops.soak.forger import damage, forge
 from trunkline_ops.soak.plain import QUEUE, SUBSCRIBER
+from trunkline_ops.soak.purger import purge_replay
 from trunkline_ops.soak.schedule import Fault
 from trunkline_ops.soak.stage import Stage
 from trunkline_store import Unavailable, names
@@ -27,16 +28,18 @@ _END_SESSIONS: Final = """
 _MEND: Final = "UPDATE soak.mended SET position = (SELECT coalesce(max(position), 0) FROM eventstore.events)"
 _NOT_NOW: Final = (
     Unavailable, httpx.HTTPError, TimeoutError, OSError, AMQPError, asyncpg.PostgresError, asyncpg.InterfaceError,
+    RuntimeError,  # of aiormq, of a channel that is closed
 )  # fmt: skip
 ASK_SECONDS: Final = 5.0
 """For a question to a server that may be away."""
 
 
 class Faults:
-    """`survived`: how many there were of each kind."""
+    """survived: how often each kind happened. unnoticed: replays that lost messages without a break in their chain."""
 
     def __init__(self, stage: Stage, cast: Cast, tell: Callable[[str], None]) -> None:
         self.survived: Counter[str] = Counter()
+        self.unnoticed = 0
         self._stage = stage
         self._cast = cast
         self._tell = tell
@@ -97,6 +100,10 @@ class Faults:
                 async with asyncio.timeout(ASK_SECONDS):
                     queue = None if fault.target == "exchange" else queue_of(fault.target)
                     await {"forge": forge, "damage": damage}[fault.kind](stage.store, stage.amqp_url, queue)
+            case "purge replay":
+                noticed = await purge_replay(stage.store, stage.amqp_url)
+                self.unnoticed += noticed is False
+                return noticed is not None
             case "roll back":
                 await _roll_back(stage, fault)
             case "stop" | "crash" | "freeze":

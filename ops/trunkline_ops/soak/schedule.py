@@ -49,12 +49,13 @@ KINDS: Final = {
     "roll back": Kind(2, (0.0, 0.5)),
     "forge": Kind(3),
     "damage": Kind(3),
+    "purge replay": Kind(2),
 }
 """Programs are killed and paused: anyone, or the owner of a subscription. A network is cut, loses everything for a
 while, or refuses. PostgreSQL's sessions are ended, RabbitMQ's connections closed. A queue is purged or deleted, the
 vhost wiped. A server is stopped and started, crashes, or stands still. What was parked is mended, and retried. The
 broker's address accepts and closes. Relays stand still, and come back to a backlog. PostgreSQL is killed right after an
-append was rolled back. Messages are forged, or damaged."""
+append was rolled back. Messages are forged, or damaged. The queue that a replay fills is purged."""
 PROMOTION: Final = "promote"
 """Once, after all others, where the servers are private: a standby is promoted, and the old primary goes on answering
 reads."""
@@ -92,6 +93,7 @@ def schedule(
         "roll back": SERVERS[:1],
         "forge": ("exchange", *subscriptions),
         "damage": ("exchange", *subscriptions),
+        "purge replay": SERVERS[1:],
     }
     if not kinds:
         return

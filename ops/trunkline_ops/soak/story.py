@@ -21,7 +21,7 @@ from trunkline_ops.soak.schedule import PROMOTION, Fault
 from trunkline_ops.soak.stage import Stage, spoken
 from trunkline_ops.soak.subscriber import LOOPS, MIX
 from trunkline_relay import Replay
-from trunkline_store import BrokerUnavailable, QueueNotFound, SubscriptionNotFound, Unavailable
+from trunkline_store import BrokerUnavailable, MessagesLost, QueueNotFound, SubscriptionNotFound, Unavailable
 
 Happen = Callable[[Faults, Cast], Coroutine[Any, Any, None]]
 
@@ -133,11 +133,14 @@ class Soak:
             crashes = cast.crashes
             await cast.leave(*roles)
             found = await audit(stage.store, company.subscribers, self._acknowledged, plain=company.plain > 0)
+            if faults.unnoticed:
+                found.counts["lost"] += faults.unnoticed
+                found = found._replace(details=[*found.details, f"{faults.unnoticed} replays lost messages unnoticed"])
         figures = Figures(
             **found.counts,
             holes_replayed=replayed,
             faults=faults.survived.total(),
-            met=dict(sorted(faults.survived.items())),
+            met={kind: count for kind, count in sorted(faults.survived.items()) if count},
             language=language,
             loop=self._loop,
             kills=cast.kills,
@@ -248,7 +251,7 @@ class Soak:
                 try:
                     await Replay(stage.store, stage.amqp_url, QUEUE, start=start, end=end).run()
                     break
-                except (BrokerUnavailable, QueueNotFound):
+                except (BrokerUnavailable, MessagesLost, QueueNotFound):
                     await asyncio.sleep(0.5)  # until its consumer has connected again, and made it
         with suppress(TimeoutError):  # then the audit says what is wrong
             async with asyncio.timeout(SETTLE_SECONDS):

@@ -2,7 +2,7 @@
 
 python -m trunkline_ops.soak.subscriber KIND LEASE LOOP [CONTROL]
 
-LOOP is `asyncio` or `uvloop`, CONTROL is one of `controls`. Kinds: `plain` acknowledges when it has written; `tx` writes
+LOOP is `asyncio` or `uvloop`, CONTROL one of `controls`. Kinds: `plain` acknowledges when it has written; `tx` writes
 in the checkpoint's transaction; `concurrent` too, several streams at once; `parking` too, and cannot handle some events
 before they are mended: those are parked, with what comes behind them in a stream.
 """

@@ -5,7 +5,7 @@ SELECT to_regclass('@schema@.blocks')
 -- name: others_there
 -- Relations in the schema that are not the store's.
 SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class AS c
-WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND (to_regclass('@schema@.blocks') IS NULL
        OR c.relname NOT IN ('schema_migrations', 'store', 'streams', 'events', 'links', 'leases', 'subscriptions',
                             'relays', 'snapshots', 'parked', 'standbys', 'given_up', 'incarnation'))
@@ -41,7 +41,7 @@ SELECT data_type, content_type FROM @schema@.store
 -- name: store
 -- What the store is: asked once, when it is opened.
 SELECT s.store_id, s.data_type, s.content_type, s.batch_count, s.batch_bytes, @schema@.history_v1() AS history,
-       (SELECT seqcache FROM pg_sequence WHERE seqrelid = '@schema@.blocks'::regclass) AS sequence_cache
+       (SELECT seqcache FROM pg_sequence WHERE seqrelid = '@schema@.blocks'::regclass::oid) AS sequence_cache
 FROM @schema@.store AS s
 
 -- name: append
@@ -113,7 +113,7 @@ ON CONFLICT (source) DO UPDATE
     SET version = excluded.version, type = excluded.type, data = excluded.data, metadata = excluded.metadata
 
 -- name: read_snapshot
-SELECT source, version, type, data@data_out@, metadata@data_out@, created_at FROM @schema@.snapshots WHERE source = $1
+SELECT source, version, type, data@data_out@, metadata::text, created_at FROM @schema@.snapshots WHERE source = $1
 
 -- name: delete_snapshot
 DELETE FROM @schema@.snapshots WHERE source = $1
@@ -421,11 +421,11 @@ INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until, process)
 SELECT $1, $2, 1, $3::interval, clock_timestamp() + $3::interval, $4
 WHERE (SELECT @schema@.durable_v1()) AND NOT EXISTS (SELECT FROM @schema@.leases AS held
                   WHERE held.name = $1 AND held.owner <> $2
-                    AND held.until BETWEEN clock_timestamp() AND clock_timestamp() + 2 * held.length)
+                    AND held.until BETWEEN clock_timestamp() AND clock_timestamp() + 2::float8 * held.length)
 ON CONFLICT (name) DO UPDATE
     SET owner = excluded.owner, epoch = l.epoch + 1, length = excluded.length, until = clock_timestamp() + $3::interval,
         process = excluded.process
-    WHERE l.until < clock_timestamp() OR l.until > clock_timestamp() + 2 * l.length OR l.owner = excluded.owner
+    WHERE l.until < clock_timestamp() OR l.until > clock_timestamp() + 2::float8 * l.length OR l.owner = excluded.owner
 RETURNING epoch
 
 -- name: renew_lease
@@ -518,7 +518,7 @@ LEFT JOIN pg_locks AS x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'tra
 LEFT JOIN pg_prepared_xacts AS p ON p.transaction = x.transactionid
 WHERE l.locktype = 'advisory' AND l.classid = '@schema@.events'::regclass::oid AND l.objsubid = 2
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-ORDER BY (l.objid::bigint - $1::bigint / 1024) & 2147483647 LIMIT 1
+ORDER BY (l.objid::bigint - $1::bigint / 1024) & 2147483647::bigint LIMIT 1
 
 -- name: overview
 -- The store at a glance, at the safe position $1. What may be large is counted up to 10,000 (above that, streams and events
@@ -528,19 +528,19 @@ SELECT clock_timestamp() AS at, s.data_type, s.content_type, s.created_at, @sche
        coalesce((SELECT position FROM @schema@.events ORDER BY position DESC LIMIT 1), 0) AS last_position,
        (SELECT count(*) FROM (SELECT FROM @schema@.events WHERE position > $1 ORDER BY position
                               LIMIT (SELECT 10000)) AS held) AS held_back,
-       CASE WHEN e.reltuples >= 10000 THEN e.reltuples::bigint ELSE
+       CASE WHEN e.reltuples >= 10000::float4 THEN e.reltuples::bigint ELSE
            (SELECT count(*) FROM (SELECT FROM @schema@.events ORDER BY position LIMIT (SELECT 10000)) AS few) END AS events,
-       CASE WHEN t.reltuples >= 10000 THEN t.reltuples::bigint ELSE
+       CASE WHEN t.reltuples >= 10000::float4 THEN t.reltuples::bigint ELSE
            (SELECT count(*) FROM (SELECT FROM @schema@.streams ORDER BY stream_id LIMIT (SELECT 10000)) AS few)
        END AS streams,
        pg_stat_get_tuples_inserted(e.oid) AS inserted
 FROM @schema@.store AS s, pg_class AS e, pg_class AS t
-WHERE e.oid = '@schema@.events'::regclass AND t.oid = '@schema@.streams'::regclass
+WHERE e.oid = '@schema@.events'::regclass::oid AND t.oid = '@schema@.streams'::regclass::oid
 
 -- name: size
 -- Of all tables with their indexes. To measure one waits for whoever holds it alone, as VACUUM FULL does.
 SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class AS c
-WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = '@schema@.events'::regclass) AND c.relkind = 'r'
+WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = '@schema@.events'::regclass::oid) AND c.relkind = 'r'
 
 -- name: relay_standing
 -- What is recorded, and who leads now.
@@ -587,7 +587,8 @@ SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.sett
         s.checkpoint, s.finished, int8multirange(int8range($4, $6, '(]'))) AS f),
     updated_at = clock_timestamp()
 WHERE (SELECT @schema@.same_history_v1($5)) AND (SELECT @schema@.durable_v1()) AND (SELECT @schema@.holds_v1($7, $8))
-  AND subscription_id = $1 AND owner = $2 AND epoch = $3 AND s.checkpoint < $6 AND NOT s.finished @> $6::bigint RETURNING checkpoint
+  AND subscription_id = $1 AND owner = $2 AND epoch = $3
+  AND s.checkpoint < $6 AND NOT s.finished OPERATOR(pg_catalog.@>) $6::bigint RETURNING checkpoint
 
 -- name: guard
 -- Locks the row for its owner, until the transaction ends.
@@ -602,7 +603,7 @@ WHERE (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND owner = $2 AND
 -- Who owns it now, and what is finished: why a guard refused.
 SELECT l.owner, l.epoch, s.checkpoint, s.finished
 FROM @schema@.subscriptions AS s
-LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
+LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id::text
 WHERE (SELECT @schema@.same_history_v1($2)) AND s.subscription_id = $1
 
 -- name: read_only
@@ -684,7 +685,7 @@ SELECT s.name, s.feed, s.checkpoint, CASE WHEN l.until >= clock_timestamp() THEN
 FROM (SELECT CASE WHEN $1::text IS NULL THEN greatest(100, least(10000, 500000 / greatest(1, count(*))))::integer
              ELSE 10000 END AS most FROM @schema@.subscriptions) AS c
 CROSS JOIN @schema@.subscriptions AS s
-LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
+LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id::text
 CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, c.most) AS a
 WHERE $1::text IS NULL OR s.name = $1
 ORDER BY s.name
@@ -754,7 +755,12 @@ FROM wanted AS w
 -- A new one of the same name has another id, which no former owner's guard fits.
 WITH gone AS (DELETE FROM @schema@.subscriptions WHERE (SELECT @schema@.durable_v1()) AND name = $1 RETURNING subscription_id),
 unparked AS (DELETE FROM @schema@.parked WHERE subscription_id IN (SELECT subscription_id FROM gone))
-DELETE FROM @schema@.leases WHERE name IN (SELECT 'subscription ' || subscription_id FROM gone)
+DELETE FROM @schema@.leases WHERE name IN (SELECT 'subscription ' || subscription_id::text FROM gone)
+
+-- name: owned_subscription
+-- None where it is not there, or where this login may not own it: to lock a row takes the right to change it. No owner
+-- waits for this lock.
+SELECT subscription_id FROM @schema@.subscriptions WHERE name = $1 FOR KEY SHARE
 
 -- name: lock_subscription
 SELECT subscription_id FROM @schema@.subscriptions WHERE (SELECT @schema@.durable_v1()) AND name = $1 FOR NO KEY UPDATE
@@ -766,7 +772,7 @@ WITH gone AS (DELETE FROM @schema@.parked WHERE subscription_id = $1 RETURNING 1
 -- In the owner's next epoch, so that no guard fits that was had before: a living owner finds out, and adopts it.
 WITH taken AS (
     INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until)
-    VALUES ('subscription ' || $1::bigint, gen_random_uuid(), 1, '0', '-infinity')
+    VALUES ('subscription ' || $1::bigint::text, gen_random_uuid(), 1, '0', '-infinity')
     ON CONFLICT (name) DO UPDATE SET epoch = l.epoch + 1 RETURNING l.owner, l.epoch)
 UPDATE @schema@.subscriptions AS s
 SET checkpoint = $2, finished = '{}', halted = NULL, owner = taken.owner, epoch = taken.epoch,

@@ -43,6 +43,9 @@ CREATE DOMAIN @schema@.label AS text COLLATE "C" CHECK (octet_length(VALUE) BETW
 CREATE DOMAIN @schema@.metadata AS json CHECK (octet_length(VALUE::text) <= 65536);
 CREATE DOMAIN @schema@.moment AS timestamptz  -- what every language's dates can hold; not infinity
     CHECK (VALUE BETWEEN '0002-01-01 00:00:00+00' AND '9998-12-31 23:59:59.999999+00');
+-- An operator that takes one of them would fit a comparison better than PostgreSQL's own.
+REVOKE ALL ON DOMAIN @schema@.stream_name, @schema@.category_name, @schema@.label, @schema@.metadata, @schema@.moment
+    FROM PUBLIC;
 
 CREATE TABLE @schema@.streams (
     stream_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -72,7 +75,8 @@ CREATE TABLE @schema@.events (
 );
 CREATE INDEX events_category ON @schema@.events (category, position);
 
-CREATE FUNCTION @schema@.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION @schema@.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE feature_not_supported USING MESSAGE = format('events are never changed: %s on %I.%I refused',
         TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME);

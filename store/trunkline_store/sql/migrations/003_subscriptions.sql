@@ -21,6 +21,14 @@ CREATE TABLE @schema@.parked (
 CREATE INDEX parked_key ON @schema@.parked (subscription_id, key, first_position) WHERE key IS NOT NULL;
 CREATE INDEX parked_wanted ON @schema@.parked (subscription_id, first_position) WHERE wanted IS NOT NULL;
 
+-- Everybody reads these, who may read anything; who may write which rows is said by `roles.sql`.
+ALTER TABLE @schema@.subscriptions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @schema@.parked ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @schema@.leases ENABLE ROW LEVEL SECURITY;
+CREATE POLICY reading ON @schema@.subscriptions FOR SELECT USING (true);
+CREATE POLICY reading ON @schema@.parked FOR SELECT USING (true);
+CREATE POLICY reading ON @schema@.leases FOR SELECT USING (true);
+
 -- When positions were appended, roughly: a subscription is reset to a time with it. It takes a few kB. A range that is not
 -- summarized is read by every search: autovacuum does it when the next one begins.
 CREATE INDEX events_created_at ON @schema@.events USING brin (created_at, position) WITH (autosummarize = on);
