@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import asyncpg
 
 from trunkline_ops.as_stored import AsStored
-from trunkline_ops.settings import ManagementApi, Settings, masked
+from trunkline_ops.settings import ManagementApi, Settings
 from trunkline_store import EventStore, PermissionRefused, StoreUnavailable
 from trunkline_store.connections import make_ours
 from trunkline_store.errors import BrokerUnavailable
+from trunkline_store.masking import masked, shown
 from trunkline_store.serialize import ANY_CONTENT
-from trunkline_store.translate import dsn_checked, translated
+from trunkline_store.translate import connecting
+from trunkline_store.urls import read_dsn
 
 if TYPE_CHECKING:  # what would only make the start of other commands longer is imported below
     from trunkline_ops.management import Management
@@ -62,11 +64,12 @@ async def connected(
     database: another one than the settings' own, of the same server.
     """
     dsn = settings.database()
-    with _saying_where(settings), dsn_checked(), translated(settings.store):
+    with _saying_where(settings), connecting(settings.store):
+        url, timeout = read_dsn(dsn)
         connection = await asyncpg.connect(
-            dsn,
+            url,
             database=database,
-            timeout=_SECONDS,
+            timeout=timeout or _SECONDS,
             server_settings={"application_name": f"trunkline {command}"},
             statement_cache_size=0,  # PgBouncer may stand between; and what is done here is done once
         )
@@ -142,7 +145,7 @@ def _no_answer(error: Exception) -> str:
         return "what is there does not speak HTTP, or broke off (is it another port?)"
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         return "it did not answer in time"
-    return str(error) or type(error).__name__
+    return shown(error)
 
 
 def _refusal(where: ManagementApi, status: int) -> str:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import asyncpg
 
@@ -30,6 +30,15 @@ from trunkline_store.serialize import JSON, check_content_type
 from trunkline_store.translate import translate, translated
 
 DataType = Literal["json", "jsonb", "bytea"]
+
+_SETTINGS: Final = {
+    "standard_conforming_strings": "on",
+    "check_function_bodies": "on",  # so that a function that cannot run is found now
+    "default_table_access_method": "heap",  # fillfactor, BRIN and updates in place are its
+    "search_path": OUR_PATH,
+}
+"""Settings of a session that change what a migration makes. Others do not: dates are in ISO form with their zone,
+intervals in words, compression is chosen when a value is stored, and a tablespace is the operator's choice."""
 
 
 class Migration(NamedTuple):
@@ -197,14 +206,18 @@ async def _check_place(connection: asyncpg.Connection, schema: str) -> None:
 async def alone(connection: asyncpg.Connection, schema: str) -> AsyncIterator[None]:
     """Open a transaction, or a savepoint of the caller's, in which nobody else makes, changes or removes this schema.
 
-    Names mean PostgreSQL's own objects in it, whatever the caller's search path is.
+    At READ COMMITTED where it is ours to say: what another one did while this one waited has to be seen. Within, the
+    session has the settings that the text of a migration depends on, and names mean PostgreSQL's own objects, whatever
+    the caller's search path is. After an error, the end of the transaction or savepoint gives them back.
     """
-    async with connection.transaction():
-        path = await connection.fetchval("SELECT pg_catalog.current_setting('search_path')")
-        await connection.execute(f"SET LOCAL search_path = {OUR_PATH}")
+    async with connection.transaction(isolation=None if connection.is_in_transaction() else "read_committed"):
+        own = {name: await connection.fetchval("SELECT pg_catalog.current_setting($1)", name) for name in _SETTINGS}
+        for name, value in _SETTINGS.items():
+            await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", name, value)
         await connection.execute(statements(schema)["lock_schema"], schema)
         yield
-        await connection.execute("SELECT pg_catalog.set_config('search_path', $1, true)", path)
+        for name, value in own.items():
+            await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", name, value)
 
 
 async def _kept(connection: asyncpg.Connection, schema: str) -> asyncpg.Record | None:

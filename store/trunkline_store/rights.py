@@ -28,13 +28,21 @@ _MAX_BYTES: Final = 63
 
 def role_name(database: str, schema: str, role: Role) -> str:
     """The group's name. A schema's name holds no dot, so no two stores have the same one; what is too long is cut and
-    ends with a hash of the whole."""
+    ends with a hash of the whole. PostgreSQL reserves roles, and not databases, that begin with `pg_`."""
     store = f"{database}.{schema}"
+    if _reserved(store):
+        store = f"~{store}"
     if len(f"{store}.{role}".encode()) > _MAX_BYTES:
         tail = "~" + sha256(store.encode()).hexdigest()[:16]
         room = _MAX_BYTES - len(f"{tail}.{role}")
         store = store.encode()[:room].decode(errors="ignore") + tail
     return f"{store}.{role}"
+
+
+def _reserved(role: str) -> bool:
+    """https://www.postgresql.org/docs/current/sql-createrole.html; `public` and `none` stand for other things in GRANT
+    and SET ROLE."""
+    return role.startswith("pg_") or role in ("public", "none")
 
 
 def create_sql(database: str, schema: str) -> str:
@@ -70,6 +78,8 @@ def login_sql(database: str, schema: str, login: str, role: Role, subscriptions:
         raise InvalidArgument(f"role {role!r}: use {', '.join(ROLES)}")
     if not login or "\0" in login or len(login.encode()) > _MAX_BYTES:
         raise InvalidArgument(f"login {login!r}: use 1 to {_MAX_BYTES} bytes of text")
+    if _reserved(login):
+        raise InvalidArgument(f"login {login!r} is reserved by PostgreSQL: use another name")
     group = role_name(database, schema, role)
     parts = ["login", "login_relay"] if role == "relay" else ["login"]
     if subscriptions is not None:
@@ -108,5 +118,7 @@ def identifier(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A text in SQL, whatever is in it."""
-    return "'" + text.replace("'", "''") + "'"
+    """A text in SQL, whatever is in it and whatever `standard_conforming_strings` is: with a backslash it is written as
+    `E'…'`, which means the same under both (PostgreSQL, "String Constants with C-Style Escapes")."""
+    quoted_text = "'" + text.replace("'", "''") + "'"
+    return "E" + quoted_text.replace("\\", "\\\\") if "\\" in text else quoted_text

@@ -56,6 +56,27 @@ async def test_an_attempt_that_takes_too_long_is_a_failure(store: EventStore, vh
         assert await effects(store) == ([last] if tx else [])
 
 
+async def test_what_is_kept_of_a_failure_holds_no_password_and_has_a_bound(
+    store: EventStore, vhost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A handler's error may hold a URL, and be of any size: neither the parked batch nor the log shows the password,
+    and the lease outlives the masking."""
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("s", attempts=1, on_failure="park", options=QUICK)
+        async def handle(batch: Batch) -> None:
+            raise ValueError("postgresql://app:geheim@host/database " + "://user:" * 20_000)
+
+        last = (await store.append_to_stream("a-1", 0, [EventData("E", 1)])).last_position
+        async with running(consumer):
+            await store_has(store, "s")
+            await store.subscriptions.wait_for("s", last, seconds=60)
+    (parked,) = await store.subscriptions.parked("s")
+    for text in (parked.error or "", parked.traceback or "", caplog.text):
+        assert "geheim" not in text
+    assert 0 < len(parked.error or "") < 3_000
+
+
 async def test_a_transaction_that_its_handler_leaves_idle_is_a_failure(store: EventStore, vhost: str) -> None:
     """The server ends it, which looks like a database that went away, and is not waited for without end."""
     async with Consumer(store, vhost) as consumer:

@@ -174,7 +174,7 @@ async def test_a_message_that_cannot_be_unpacked_is_read_from_the_store(
             await append(store, 3)
             await until(lambda: 3 in seen or task.done())
             assert not task.done()
-            assert consumer.subscriptions[0].counts.holes > 0, "it came from the store at once: this shows nothing"
+            assert consumer.subscriptions[0].counts.damaged > 0, "it came from the store at once: this shows nothing"
     (parked,) = await store.subscriptions.parked("s")
     assert "UndecodableEvent" in (parked.error or "")
 

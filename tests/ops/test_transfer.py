@@ -98,6 +98,19 @@ async def test_an_import_is_the_same_store(store: EventStore, database: str, cli
     assert {**again, "file": file} == exported
 
 
+async def test_a_byte_order_mark_at_the_head_of_an_export_is_passed_over(
+    store: EventStore, cli: Cli, tmp_path: Path
+) -> None:
+    """As an editor may have written it: the file has the same digest, and the same store comes of it."""
+    await filled(store)
+    file = tmp_path / "all.ndjson"
+    exported = json.loads((await cli("export", str(file), "--json")).stdout)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    await cli("init", "--schema", "copy")
+    imported = json.loads((await cli("import", str(file), "--schema", "copy", "--json")).stdout)
+    assert (imported["exact"], imported["digest"]) == (True, exported["digest"])
+
+
 @pytest.mark.parametrize(("source", "target"), [
     ("json", "json"), ("json", "jsonb"), ("json", "bytea"), ("jsonb", "json"), ("jsonb", "jsonb"), ("bytea", "jsonb"),
 ])  # fmt: skip

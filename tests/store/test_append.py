@@ -22,6 +22,7 @@ from trunkline_store import (
     StreamExists,
     StreamNotFound,
     WrongExpectedVersion,
+    context,
 )
 
 
@@ -33,6 +34,24 @@ def event(data: Any = 1, type: str = "E", **given: Any) -> EventData:
 async def count(store: EventStore) -> int:
     """How many events there are."""
     return int(await store.fetchval("SELECT count(*) FROM eventstore.events"))
+
+
+async def test_ids_are_taken_as_other_libraries_have_them(store: EventStore) -> None:
+    """An event's id as text, its correlation and causation ids as UUIDs; sent again with the other form it is the same
+    event, and a context takes UUIDs, too."""
+    given, correlation, causation = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+    other: Any = str(given)
+    wide: Any = correlation
+    appended = await store.append_to_stream("a-1", 0, [event(id=other, correlation_id=wide, causation_id=causation)])
+    same = event(id=given, correlation_id=str(correlation), causation_id=str(causation))
+    assert await store.append_to_stream("a-1", 0, [same]) == appended
+    (read,) = await store.read_stream_forward("a-1")
+    assert (read.event_id, read.correlation_id, read.causation_id) == (given, str(correlation), str(causation))
+    with context(correlation_id=correlation):
+        await store.append_to_stream("b-1", 0, [event()])
+    assert (await store.read_stream_forward("b-1"))[0].correlation_id == str(correlation)
+    await store.link_to_stream("c-1", 0, [other])
+    assert [each.event_id for each in await store.read_stream_forward("c-1")] == [given]
 
 
 @pytest.mark.parametrize("expected", [0, ANY_VERSION, NO_STREAM])
@@ -331,11 +350,12 @@ async def test_a_conflict_leaves_the_callers_transaction_usable(store: EventStor
 async def test_recorded_events_cannot_be_changed_or_removed(store: EventStore) -> None:
     """Append-only is proved in the database, also for its owner."""
     await store.append_to_stream("order-1", 0, [event()])
-    for statement in ("UPDATE eventstore.events SET type = 'x'", "DELETE FROM eventstore.events"):
-        with pytest.raises(asyncpg.FeatureNotSupportedError, match="never changed"):
-            await store.fetchval(statement)
-    with pytest.raises(asyncpg.FeatureNotSupportedError):
-        await store.fetchval("TRUNCATE eventstore.events")
+    async with store.acquire() as connection:
+        for statement in ("UPDATE eventstore.events SET type = 'x'", "DELETE FROM eventstore.events"):
+            with pytest.raises(asyncpg.FeatureNotSupportedError, match="never changed"):
+                await connection.execute(statement)
+        with pytest.raises(asyncpg.FeatureNotSupportedError):
+            await connection.execute("TRUNCATE eventstore.events")
 
 
 async def test_a_stream_keeps_its_name_and_its_events(store: EventStore) -> None:

@@ -508,7 +508,7 @@ def test_a_roles_name_holds_database_and_store(role: Role) -> None:
     assert all(len(name.encode()) <= 63 for name in long)
 
 
-@pytest.mark.parametrize("login", ["", "x" * 64, "a\0b"])
+@pytest.mark.parametrize("login", ["", "x" * 64, "a\0b", "pg_bill", "public", "none"])
 def test_a_bad_login_is_refused(login: str) -> None:
     """P9: before anything is run."""
     with pytest.raises(InvalidArgument, match="login"):
@@ -521,15 +521,16 @@ async def test_names_are_quoted(database: str) -> None:
     """Whatever a database or a login is called, the SQL is that of one name."""
     tag = secrets.token_hex(4)
     connection = await asyncpg.connect(database)
-    for name in (f"{tag}'; SELECT 1/0; --", f'{tag}"$$ü@schema@%s'):
+    for name in (f"{tag}'; SELECT 1/0; --", f'{tag}"$$ü@schema@%s', f"pg_{tag}"):
         made = connection.transaction()  # roles are the cluster's: these are not to stay
         await made.start()
         await connection.execute(create_sql(name, "eventstore"))
         await connection.execute(grant_sql(name, "eventstore"))
         await make_roles(connection)
-        await make_login(connection, name, "relay")
+        login = name.removeprefix("pg_")
+        await make_login(connection, login, "relay")
         count = "SELECT count(*) FROM pg_roles WHERE rolname = ANY ($1::text[])"
-        assert await connection.fetchval(count, [name, *(role_name(name, "eventstore", role) for role in ROLES)]) == 6
+        assert await connection.fetchval(count, [login, *(role_name(name, "eventstore", role) for role in ROLES)]) == 6
         await made.rollback()
     await connection.close()
 

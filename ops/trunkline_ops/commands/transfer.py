@@ -15,7 +15,7 @@ import typer
 
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import ImportStopped, Incomplete, Misuse
-from trunkline_ops.lines import MAX_LINE_BYTES
+from trunkline_ops.lines import BYTE_ORDER_MARK, MAX_LINE_BYTES
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.progress import Advance, bar
@@ -222,7 +222,7 @@ class _Reading:
 
     def head(self) -> Head:
         """What the first line says. Raises `InvalidArgument` where it is that of no export, or of a newer one."""
-        line = self._line()
+        line = self._line().removeprefix(BYTE_ORDER_MARK)
         head = decode(line).export if line else None
         if head is None:
             raise InvalidArgument("this is no export, by its first line; `trunkline append -` takes lines of events")

@@ -16,13 +16,14 @@ from trunkline_store import (
     OperationTimeout,
     PermissionRefused,
     StoreNotReady,
+    StoreUnavailable,
     UnsafeRead,
 )
 from trunkline_store.migrate import latest
 from trunkline_store.overview import Overview, overview
 from trunkline_store.queries import for_store, parts_of
 from trunkline_store.rights import ROLES, Role, role_name
-from trunkline_store.translate import translated
+from trunkline_store.translate import is_unusable, translated
 
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 
@@ -208,7 +209,11 @@ async def _overview(settings: Settings) -> tuple[Overview | None, str]:
             return await overview(store), ""
     except (StoreNotReady, UnsafeRead, PermissionRefused, InvalidArgument, OperationTimeout) as error:
         return None, str(error)
-    except (asyncpg.PostgresError, AssertionError) as error:  # a store without its row, or a function that fails
+    except StoreUnavailable as error:
+        if is_unusable(error) or not isinstance(error.__cause__, asyncpg.PostgresError):
+            raise
+        return None, str(error)  # a function of the store fails
+    except AssertionError as error:  # a store without its row
         return None, str(error) or "the store is not whole"
 
 

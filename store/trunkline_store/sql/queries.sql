@@ -113,7 +113,7 @@ ON CONFLICT (source) DO UPDATE
     SET version = excluded.version, type = excluded.type, data = excluded.data, metadata = excluded.metadata
 
 -- name: read_snapshot
-SELECT source, version, type, data@data_out@, metadata@data_out@, created_at FROM @schema@.snapshots WHERE source = $1
+SELECT source, version, type, data@data_out@, metadata::text, created_at FROM @schema@.snapshots WHERE source = $1
 
 -- name: delete_snapshot
 DELETE FROM @schema@.snapshots WHERE source = $1
@@ -570,6 +570,14 @@ SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.sett
     updated_at = clock_timestamp()
 WHERE (SELECT @schema@.same_history_v1($5)) AND (SELECT @schema@.durable_v1()) AND (SELECT @schema@.holds_v1($6, $7))
   AND subscription_id = $1 AND owner = $2 AND epoch = $3 RETURNING checkpoint
+
+-- name: last_held
+-- Of events at feed positions $1, with ids $2, the last one that the store holds, in history $3.
+SELECT max(h.place) FROM unnest($1::bigint[], $2::uuid[]) AS h (place, id)
+WHERE (SELECT @schema@.same_history_v1($3)) AND (
+    EXISTS (SELECT FROM @schema@.events AS e WHERE e.position = h.place AND e.event_id = h.id)
+    OR EXISTS (SELECT FROM @schema@.links AS l JOIN @schema@.events AS e ON e.position = l.position
+               WHERE l.feed_position = h.place AND e.event_id = h.id))
 
 -- name: finish
 -- As checkpoint, of one batch that covers its feed from $4 (exclusive) to $6: once only. No row may also mean that it

@@ -193,6 +193,17 @@ BEGIN
         RETURN;
     END IF;
 
+    -- Sent again, as after a lost answer: what was only checked was as expected then, and may have moved since.
+    IF _together AND 0 = ANY (_counts)
+            AND (SELECT bool_and(x.old IS NOT NULL) FROM unnest(_counts, _old) AS x (n, old) WHERE x.n > 0) THEN
+        FOR i IN 1 .. _a LOOP
+            IF _counts[i] = 0 THEN
+                _status[i] := 'appended';
+                _actual[i] := CASE WHEN _expected[i] >= 0 THEN _expected[i] WHEN _expected[i] = -2 THEN 0 ELSE _actual[i] END;
+            END IF;
+        END LOOP;
+    END IF;
+
     FOR i IN 1 .. _a LOOP
         IF _status[i] IS NULL THEN
             _status[i] := coalesce(@schema@.refusal(_expected[i], _actual[i]),
