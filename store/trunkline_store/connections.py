@@ -32,6 +32,8 @@ OUR_PATH: Final = "pg_catalog, pg_temp"
 ones, which come first where `pg_temp` is not named (https://www.postgresql.org/docs/current/runtime-config-client.html)."""
 LEND: Final = "RESET search_path"
 """Gives a session of ours the search path that the application's login has in this database."""
+_TYPES = ("bigint[]", "integer[]", "uuid[]", "text[]", "bytea[]", "timestamptz[]", "int8multirange")
+_MEET: Final = "SELECT " + ", ".join(f"${number}::{name}" for number, name in enumerate(_TYPES, 1))
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 T = TypeVar("T")
@@ -46,8 +48,13 @@ class OurConnection(asyncpg.Connection):
 
 
 async def make_ours(connection: Connection) -> None:
-    """Give a new session our search path. Not at connecting: RESET would not undo that."""
+    """Give a new session our search path. Not at connecting: RESET would not undo that.
+
+    asyncpg asks the catalogue about types when it first meets them, which must not happen while the session is lent:
+    so it meets those of our statements here.
+    """
     await connection.execute(f"SET search_path = {OUR_PATH}")
+    await connection.prepare(_MEET)
 
 
 class Connections:
