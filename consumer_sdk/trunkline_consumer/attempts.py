@@ -30,6 +30,7 @@ from trunkline_store import (
     Unavailable,
 )
 from trunkline_store.connections import Connection, alive, is_lost, is_read_only
+from trunkline_store.words import shortened
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -65,9 +66,9 @@ class Attempts:
                     raise Exhausted from failed.__cause__
                 pause = self._pause(number)
                 log.warning(
-                    "subscription %s: attempt %d of %d failed at position %d (%s), again in %.2f s: %r",
+                    "subscription %s: attempt %d of %d failed at position %d (%s), again in %.2f s: %s",
                     *(self._claim.name, number, handling.attempts, batches[0].unit.first, batches[0].stream, pause),
-                    failed.__cause__,
+                    shortened(repr(failed.__cause__)),
                 )
             self._counts.retries += 1
             await asyncio.sleep(pause)
@@ -187,9 +188,9 @@ class Attempts:
 
 
 def told(error: BaseException) -> dict[str, Any]:
-    """What is kept of a failure, as text that PostgreSQL takes."""
+    """A failure as text that PostgreSQL takes, at most 2,000 characters of the error and 20,000 of its traceback."""
     text = "".join(traceback.format_exception(error))
-    return {"error": storable(repr(error)), "traceback": storable(text)[-20_000:]}
+    return {"error": storable(shortened(repr(error))), "traceback": storable(text[-20_000:])[-20_000:]}
 
 
 def storable(text: str) -> str:

@@ -19,6 +19,7 @@ from trunkline_consumer.own import Claim
 from trunkline_consumer.parked import Parking, Wanted, lane
 from trunkline_consumer.tenure import Tenure
 from trunkline_store import EventStore, RecordedEvent, SubscriptionHalted
+from trunkline_store.words import shortened
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -120,7 +121,7 @@ class Runner:
             wait_behind = key if self._handling.on_failure == "park_key" else None
             if wait_behind is not None:
                 self._parking.keys.add(wait_behind)
-            log.error("subscription %s parks %r: %s", self._claim.name, batch, error)
+            log.error("subscription %s parks %r: %s", self._claim.name, batch, shortened(repr(error)))
             await self._park(batch, self._handling.attempts, error, wait_behind)
 
     async def _park(self, batch: Batch, attempts: int, error: BaseException | None, key: str | None) -> None:
@@ -129,7 +130,10 @@ class Runner:
 
     async def _halt(self, batch: Batch, error: BaseException) -> None:
         why = told(error) | {
+            "stream": batch.stream,
+            "start": batch.unit.start,
             "position": batch.unit.first,
+            "last": batch.unit.last,
             "attempts": self._handling.attempts,
             "at": datetime.now(UTC).isoformat(),
         }

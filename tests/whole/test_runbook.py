@@ -225,7 +225,7 @@ async def test_a_subscription_is_looked_at_moved_and_removed(desk: Desk, store: 
 async def test_a_poison_event_is_parked_and_handled_later(desk: Desk, store: EventStore) -> None:
     """It is shown with its reason; once the handler is mended, it is handled, with what waited behind it, in order; and
     what is discarded is not."""
-    look, decide = steps("A poison event")
+    look, decide, _ = steps("A poison event")
     retry, discard = decide.splitlines()
 
     async def parked(count: int) -> bool:
