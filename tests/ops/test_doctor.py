@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import secrets
 import shlex
 import subprocess
@@ -22,6 +21,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 from typer.testing import CliRunner
 
+from tests.ops.printed import commands
 from tests.ops.test_cli import environment
 from tests.whole.flow import QUICK, relay_running
 from trunkline_consumer import Consumer
@@ -269,10 +269,10 @@ async def test_what_is_said_to_mend_a_defect_mends_it(seed: Seed, database: str)
     connection = await asyncpg.connect(database)
     await connection.execute(seed.sql.replace("{database}", urlsplit(database).path.removeprefix("/")))
     (finding,) = [each for each in await examine(settings, patience=3600) if each.code == seed.code]
-    mend = finding.mend.partition(", then")[0]
+    mend = commands(finding.mend)[0]
     if mend.startswith("trunkline "):
         runner = CliRunner(env=environment(database))
-        done = await asyncio.to_thread(runner.invoke, app, shlex.split(mend)[1:])
+        done = await asyncio.to_thread(runner.invoke, app, [*shlex.split(mend)[1:], "--yes"])
         assert done.exit_code == 0, done.output
     else:
         for statement in mend.split("; "):  # CONCURRENTLY takes one of its own
@@ -403,16 +403,10 @@ EVIL = ["$(touch pwned) `x` 'y'", "-x"]
 def words_of(mend: str) -> list[str]:
     """What bash makes of its command."""
     functions = """trunkline() { printf '%s\\0' "$@"; }; rabbitmqctl() { trunkline "$@"; }"""
-    script = f"{functions}; {command_of(mend)}"
+    script = f"{functions}; {commands(mend)[0]}"
     ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=tempfile.gettempdir())
     assert ran.stderr == ""
     return ran.stdout.split("\0")[:-1]
-
-
-def command_of(mend: str) -> str:
-    """Without the words around it."""
-    command = mend[re.search(r"\b(trunkline|rabbitmqctl) ", mend).start() :]  # type: ignore[union-attr]
-    return re.split(r"; (?:then|the|for a) |, or another", command)[0]
 
 
 @pytest.mark.parametrize("name", EVIL)
@@ -444,7 +438,8 @@ async def test_a_mend_is_of_its_subscription_in_its_store_however_it_is_called(n
             assert words[:1] == ["subscriptions"]
             assert words[2:4] == ["--schema", "order"]
             assert words[-1] == name
-        done = await asyncio.to_thread(CliRunner(env=environment(database)).invoke, app, words)
+        confirmed = [*words[:2], "--yes", *words[2:]]
+        done = await asyncio.to_thread(CliRunner(env=environment(database)).invoke, app, confirmed)
         assert done.exit_code == 0, done.output
         assert [each.name for each in await store.subscriptions.list()] == [name]
         assert await other.subscriptions.list() == []
@@ -466,7 +461,7 @@ async def test_a_mend_in_sql_is_of_its_store_and_quoted(database: str) -> None:
     ):
         await connection.execute(sql)
         (finding,) = [each for each in await examine(settings) if each.level == "finding" and each.code not in NOISE]
-        for statement in finding.mend.partition(", then")[0].split("; "):
+        for statement in commands(finding.mend)[0].split("; "):
             await connection.execute(statement)
         assert codes(await examine(settings)) == set()
     await connection.close()
@@ -784,7 +779,7 @@ def facts(**changed: Any) -> BrokerFacts:
 def queue(**changed: Any) -> Queue:
     given: dict[str, Any] = {"name": "eventstore.s", "kind": "quorum", "exclusive": False}
     given |= {"state": "running", "arguments": SUBSCRIPTIONS_QUEUE, "policy": "", "policy_sets": {}}
-    given |= {"ready": 0, "consumers": 1, "members": 3, "online": 3}
+    given |= {"messages": 0, "ready": 0, "message_bytes": 0, "consumers": 1, "members": 3, "online": 3}
     return Queue(**{**given, **changed})
 
 

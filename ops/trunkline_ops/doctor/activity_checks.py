@@ -26,7 +26,8 @@ def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
                 _who(holder.pid, holder.application, holder.login),
                 f"it has appended, and {does} for {seconds:.0f} s",
                 "relays and subscriptions do not get past it: nothing that was committed after it is delivered",
-                f"SELECT pg_terminate_backend({holder.pid})",
+                "end its program, or its session, which rolls back what it has appended: "
+                f"{_terminate(holder.pid, None if holder.seconds is None else patience)}",
             )
     for each in facts.transactions:
         if each.seconds <= patience:
@@ -38,7 +39,8 @@ def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
                 f"transaction {each.prepared!r}",
                 f"prepared by {each.login} for {each.seconds:.0f} s, and neither committed nor rolled back",
                 "if it has appended, no reader gets past it; it also keeps VACUUM from its work, also after a restart",
-                f"COMMIT PREPARED {name} or ROLLBACK PREPARED {name}",
+                "ask the transaction manager that prepared it how the other parts ended: COMMIT PREPARED "
+                f"{name} keeps what it has appended, ROLLBACK PREPARED {name} discards it",
             )
         elif (each.state or "").startswith("idle in transaction") and (holder is None or each.pid != holder.pid):
             yield Finding(
@@ -46,12 +48,23 @@ def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
                 _who(each.pid, each.application, each.login),
                 f"it is open, and idle for {each.seconds:.0f} s",
                 "it keeps its locks, and VACUUM from its work: tables that are updated often grow, and get slow",
-                f"SELECT pg_terminate_backend({each.pid})",
+                f"end its program, or its session, which rolls it back: {_terminate(each.pid, patience)}",
             )
 
 
 def _who(pid: int | None, *names: str) -> str:
     return f"process {pid} ({', '.join(name for name in names if name)})"
+
+
+def _terminate(pid: int | None, seconds: float | None) -> str:
+    """Ends a session as long as its transaction is that old: another session may have its number by the time that this
+    is pasted. Without seconds, that cannot be seen by this login."""
+    if seconds is None:
+        return f"SELECT pg_terminate_backend({pid})"
+    return (
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {pid} "  # noqa: S608 - shown, never run
+        f"AND xact_start < clock_timestamp() - interval '{seconds:g} seconds'"
+    )
 
 
 def leases(schema: str, store: StoreFacts) -> Iterator[Finding]:
@@ -132,8 +145,9 @@ def relay(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: flo
             "relay",
             f"it is at {relay.position}, and no position above {last} was ever given",
             "as after a restore of an older backup: what is appended now is not published, up to there",
-            f"stop the relays; UPDATE {relation(facts.schema, 'relays')} SET position = "  # noqa: S608 - shown, never run
-            f"{seen.last_position}; start them again",
+            "stop the relays and have them publish everything again: UPDATE "  # noqa: S608 - shown, never run
+            f"{relation(facts.schema, 'relays')} SET position = 0, safe_position = 0; "
+            "then start them (a later position, up to which all is published for sure, spares consumers the rest)",
         )
 
 
@@ -162,7 +176,8 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patie
                 f"its handler failed at what comes after {each.checkpoint}, and it has stopped",
                 "nothing of it is handled until a person has looked",
                 "mend the handler and start its program again; the error: "
-                f"{trunkline('subscriptions show', schema, each.name)}",
+                f"{trunkline('subscriptions show', schema, each.name)}; to go on without that batch: "
+                f"{trunkline('subscriptions skip', schema, each.name)}",
             )
         elif (
             each.owner is None and each.behind and each.name not in dead and min(still, each.seconds_behind) > patience
@@ -190,7 +205,7 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patie
                 subject,
                 "1 batch is parked" if each.parked == 1 else f"{each.parked} batches are parked",
                 "they could not be handled, or wait behind such a one; the rest goes on",
-                f"{trunkline('subscriptions parked', schema, each.name)}; then retry or discard them",
+                f"{trunkline('subscriptions parked', schema, each.name)}; then retry them, or discard them for good",
             )
         if last is not None and each.checkpoint > last:
             yield Finding(
@@ -198,5 +213,6 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patie
                 subject,
                 f"it is at {each.checkpoint}, and no position above {last} was ever given",
                 "as after a restore of an older backup: what is appended now is not handled, up to there",
-                trunkline("subscriptions reset", schema, each.name, to=str(seen.last_position)),
+                "have it go back to where it is sure to have handled everything, if in doubt to origin: "
+                f"{trunkline('subscriptions reset', schema, each.name, to='origin')}",
             )

@@ -13,7 +13,7 @@ from trunkline_store import names
 _REFUSED = (401, 403)
 _COLUMNS = (
     "name", "type", "exclusive", "auto_delete", "state", "arguments", "policy", "effective_policy_definition",
-    "messages_ready", "consumers", "members", "online",
+    "messages", "messages_ready", "message_bytes", "consumers", "members", "online",
 )  # fmt: skip
 
 
@@ -30,8 +30,8 @@ class Binding(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """arguments: those that it was declared with; policy: its name and what it sets, or that nothing does. The lower of
-    two limits counts."""
+    """messages: those that are ready, and those that a consumer holds; message_bytes: of both. arguments: those that it
+    was declared with; policy: its name and what it sets, or that nothing does. The lower of two limits counts."""
 
     name: str
     kind: str
@@ -40,7 +40,9 @@ class Queue(NamedTuple):
     arguments: Mapping[str, Any]
     policy: str
     policy_sets: Mapping[str, Any]
+    messages: int
     ready: int
+    message_bytes: int
     consumers: int
     members: int
     online: int
@@ -143,7 +145,9 @@ def _queue(found: Mapping[str, Any]) -> Queue:
         arguments=found.get("arguments", {}),
         policy=found.get("policy") or "",
         policy_sets=found.get("effective_policy_definition") or {},
+        messages=found.get("messages", 0),
         ready=found.get("messages_ready", 0),
+        message_bytes=found.get("message_bytes", 0),
         consumers=found.get("consumers", 0),
         members=len(found.get("members", [])),
         online=len(found.get("online", [])),

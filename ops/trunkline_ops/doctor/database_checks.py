@@ -9,6 +9,7 @@ from trunkline_ops.doctor.database_facts import DatabaseFacts, StoreFacts
 from trunkline_ops.doctor.finding import Finding, note
 from trunkline_ops.doctor.mend import relation, trunkline
 from trunkline_ops.doctor.promised import promise
+from trunkline_store.events import BLOCK
 from trunkline_store.queries import for_store
 from trunkline_store.rights import identifier, literal
 
@@ -56,7 +57,7 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
             "PostgreSQL",
             "this is a replica",
             "nothing can be appended here, and the order of $all cannot be read",
-            "point --dsn at the primary; after a failover: SELECT pg_promote()",
+            "point --dsn at the primary; only where that is stopped for good: SELECT pg_promote()",
         )
     if not server.fsync or not server.full_page_writes:
         setting = "fsync" if not server.fsync else "full_page_writes"
@@ -73,7 +74,7 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
             "PostgreSQL",
             "synchronous_commit is off",
             "a crash loses appends that writers were told are committed",
-            f"ALTER DATABASE {identifier(server.database)} SET synchronous_commit = on",
+            f"ALTER DATABASE {identifier(server.database)} SET synchronous_commit = on; then start all programs anew",
         )
     if server.isolation != "read committed":
         yield Finding(
@@ -81,7 +82,8 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
             "PostgreSQL",
             f"transactions are {server.isolation} by default",
             "the order of $all can only be read at READ COMMITTED: relays and subscriptions stand still",
-            f"ALTER DATABASE {identifier(server.database)} RESET default_transaction_isolation",
+            f"ALTER DATABASE {identifier(server.database)} RESET default_transaction_isolation; then start "
+            "all programs anew",
         )
     if not server.sees_all:
         yield note(
@@ -101,7 +103,8 @@ def _schema(facts: DatabaseFacts) -> Iterator[Finding]:
             schema,
             "there is no store in this schema",
             "nothing can be appended or read",
-            trunkline("create", schema),
+            "if it has had events, restore it from a backup (ops/README.md, the runbook); a new one: "
+            f"{trunkline('create', schema)}",
         )
     elif found < needed:
         yield Finding(
@@ -122,7 +125,8 @@ def _schema(facts: DatabaseFacts) -> Iterator[Finding]:
 
 
 def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
-    sequence, name, blocks = store.sequence, f"sequence {facts.schema}.blocks", relation(facts.schema, "blocks")
+    schema, sequence = facts.schema, store.sequence
+    name, blocks = f"sequence {schema}.blocks", relation(schema, "blocks")
     if sequence is None:
         return  # then there is no store, by schema_there
     if sequence.cache != 1:
@@ -131,7 +135,8 @@ def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             name,
             f"it has CACHE {sequence.cache}",
             "positions are not drawn in the order of time: readers skip events",
-            f"ALTER SEQUENCE {blocks} CACHE 1, then start all programs anew",
+            "stop all programs, since a session goes on with the numbers that it has cached: "
+            f"ALTER SEQUENCE {blocks} CACHE 1; then start them, and {_hand_out_again(schema)}",
         )
     if sequence.increment != 1 or sequence.cycle:
         problem = f"it has INCREMENT {sequence.increment}" if sequence.increment != 1 else "it has CYCLE"
@@ -149,8 +154,20 @@ def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             name,
             f"it is at block {sequence.drawn}, and block {used} is in use",
             "as after a restore of data alone: events are not given to readers or skipped by them, and appends fail",
-            f"SELECT setval({literal(blocks)}, {used}), then start all programs anew",
+            f"stop all programs: SELECT setval({literal(blocks)}, "  # noqa: S608 - shown, never run
+            f"greatest(pg_sequence_last_value({literal(blocks)}), 1, "
+            f"(SELECT max(position) FROM {relation(schema, 'events')}) / {BLOCK}, "
+            f"(SELECT max(feed_position) FROM {relation(schema, 'links')}) / {BLOCK})); "
+            f"then start them, and {_hand_out_again(schema)}",
         )
+
+
+def _hand_out_again(schema: str) -> str:
+    """For events below a checkpoint that a subscription was never given: nothing tells which they are."""
+    return (
+        "have each subscription go back to where it is sure to have handled everything, if in doubt to origin: "
+        f"{trunkline('subscriptions reset', schema, 'NAME', to='origin')}"
+    )
 
 
 def _objects(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
