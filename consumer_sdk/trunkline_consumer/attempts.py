@@ -181,9 +181,8 @@ class Attempts:
 
     async def _another_server(self, seconds: float) -> bool:
         """Whether the server was started, or another one was promoted, within so many seconds."""
-        sql = self._store.sql
-        return bool(await self._store.fetchval(sql["started_within"], seconds)) or (
-            await self._store.fetchval(sql["history"]) != self._claim.history
+        return bool(await self._store.fetchval(self._store.sql["started_within"], seconds)) or (
+            (await self._store.look()).history != self._claim.history
         )
 
 

@@ -26,7 +26,7 @@ from trunkline_consumer.receive import Received, Receiver
 from trunkline_consumer.replay import replay
 from trunkline_consumer.tenure import Tenure
 from trunkline_consumer.unpack import unpacked
-from trunkline_store import BrokerUnavailable, EventStore, RecordedEvent, Unavailable
+from trunkline_store import BrokerUnavailable, EventStore, HistoryChanged, RecordedEvent, Unavailable
 from trunkline_store.read import from_all
 from trunkline_store.wire import BadMessage, placement
 
@@ -51,6 +51,8 @@ class Counts(msgspec.Struct):
     """Events, until the last reset; see `Subscription.handled`."""
     retries: int = 0
     parked: int = 0
+    damaged: int = 0
+    """Events that were handed out and are not in the store."""
 
 
 class Follower:
@@ -89,6 +91,8 @@ class Follower:
                 self._live(True)
                 if await self._listen():
                     quiet = 0
+            except HistoryChanged as error:  # while pages were read
+                raise BeginAgain(self._tenure.claim.name) from error
             except Unavailable as error:
                 log.warning("subscription %s: %s", self._tenure.claim.name, error)
                 await asyncio.sleep(random.uniform(0.1, 0.3))
@@ -133,21 +137,19 @@ class Follower:
     async def _catch_up(self) -> bool:
         """Reads the store to its safe position. Returns whether there was anything."""
         store, tenure = self._store, self._tenure
-        row = await store.fetchrow(store.sql["poll"])
-        assert row is not None
-        safe, history = row
-        if history != tenure.claim.history:
-            log.warning("subscription %s: the history changed to %s", tenure.claim.name, history)
+        look = await store.look()
+        if look.history != tenure.claim.history:
+            log.warning("subscription %s: the history changed to %s", tenure.claim.name, look.history)
             raise BeginAgain(tenure.claim.name)
         found = False
-        async with aclosing(replay(store, self._feed, tenure.delivered, safe, history)) as batches:
+        async with aclosing(replay(store, self._feed, tenure.delivered, look)) as batches:
             async for events in batches:
                 await self._deliver(events)
                 found = True
                 self._counts.from_store += len(events)
                 self._counts.healed += len(events) if self._was_live else 0
                 await self._turn(len(events))
-        tenure.delivered = max(tenure.delivered, safe)
+        tenure.looked_to(look.safe)
         return found
 
     async def _deliver(self, events: Sequence[RecordedEvent]) -> None:
@@ -193,7 +195,7 @@ class Follower:
                 match found:
                     case Verdict.HOLE:
                         return heard
-                    case Verdict.FOREIGN:  # if nothing else comes, the past may be another one by now
+                    case Verdict.FOREIGN | Verdict.STALE:  # if nothing else comes, the past may be another one by now
                         if time.monotonic() > progress + self._options.idle:
                             return heard
                     case _:
@@ -212,8 +214,9 @@ class Follower:
             tenure.acks.received(message.tag, 0)
             raise
         # At once: after the first `await`, the tag may be of a channel that has gone.
-        found = verdict(place, self._feed.previous(place), tenure.delivered, tenure.claim.history)
-        tenure.acks.received(message.tag, 0 if found is Verdict.FOREIGN else place.last_position)
+        found = verdict(place, self._feed.previous(place), tenure.delivered, tenure.looked, tenure.claim.history)
+        passed = found in (Verdict.FOREIGN, Verdict.STALE)
+        tenure.acks.received(message.tag, 0 if passed else place.last_position)
         match found:
             case Verdict.NEXT:
                 serializer, by_version = self._store.serializer, self._feed.kind is Kind.STREAM
@@ -229,14 +232,14 @@ class Follower:
                 await self._settle()
             case Verdict.HOLE:
                 self._counts.holes += 1
-            case Verdict.FOREIGN:
+            case Verdict.FOREIGN | Verdict.STALE:
                 await self._settle()
         return found
 
     async def _fetched(self, event: RecordedEvent) -> RecordedEvent:
         """The same with its data, which was too large for a message."""
         query, at = self._store.sql["read_all_forward"], event.position
-        rows = await self._store.fetch(query, at, at, 1, 1)
+        rows = await self._store.fetch(query, at, at, 1, 1, self._tenure.claim.history)
         if not rows:
             raise BadMessage(f"event {at} is no longer in the store")
         found = from_all(rows, self._store.serializer)[0]

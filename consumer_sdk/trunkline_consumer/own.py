@@ -7,8 +7,8 @@ somebody else has the lease, when the subscription is reset (the same owner begi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import Any, Final, NoReturn
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from trunkline_consumer.options import Options
 from trunkline_consumer.sessions import Sessions
 from trunkline_store import (
     EventStore,
+    HistoryChanged,
     InvalidArgument,
     Start,
     StreamNotFound,
@@ -39,6 +40,11 @@ class BeginAgain(SubscriptionLost):
 
     def __init__(self, subscription: str) -> None:
         super().__init__(subscription, "was reset, or its history changed", "what is not finished comes again")
+
+
+class Disproved(BeginAgain):
+    """The store does not hold an event that was handed over: a message was forged, the data folder was put back, or the
+    event was erased meanwhile."""
 
 
 class Claim:
@@ -85,48 +91,61 @@ class Claim:
 
     async def ended(self) -> None:
         """Raises `BeginAgain` or `SubscriptionLost`, if the claim has ended."""
-        row = await self._store.fetchrow(self._store.sql["standing"], self._number)
+        with self._in_history():
+            row = await self._store.fetchrow(self._store.sql["standing"], self._number, self.history)
         if row is None:
-            if await self._store.fetchval(self._store.sql["history"]) != self.history:
-                raise BeginAgain(self.name)
             raise SubscriptionDeleted(self.name)
-        if row["history"] != self.history or (row["owner"] == self.lease.owner and row["epoch"] != self.lease.epoch):
+        if row["owner"] == self.lease.owner and row["epoch"] != self.lease.epoch:
             raise BeginAgain(self.name)
         if row["owner"] != self.lease.owner:
             raise SubscriptionLost(self.name)
 
-    async def write(self, position: int) -> int:
-        """Everything up to a position is finished. Returns the checkpoint. Raises `BeginAgain`, `SubscriptionLost`."""
-        args = self._number, self.lease.owner, self.lease.epoch, position, self.history
-        written: int | None = await self._store.fetchval(self._store.sql["checkpoint"], *args)
+    @contextmanager
+    def _in_history(self) -> Iterator[None]:
+        """Statements that compare the history: with another one, the owner begins again."""
+        try:
+            yield
+        except HistoryChanged as error:
+            raise BeginAgain(self.name) from error
+
+    async def write(self, position: int, proof: Mapping[int, UUID]) -> int:
+        """Everything up to a position is finished, and the store holds these events (ids by their feed positions).
+        Returns the checkpoint. Raises `BeginAgain`, `SubscriptionLost`."""
+        args = self._number, self.lease.owner, self.lease.epoch, position, self.history, [*proof], [*proof.values()]
+        with self._in_history():
+            written: int | None = await self._store.fetchval(self._store.sql["checkpoint"], *args)
         if written is None:
             await self.ended()
-            raise SubscriptionLost(self.name)
+            raise Disproved(self.name)
         return written
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """Whose end cannot be put off without end by a program that was paused."""
         return self._sessions.transaction(self.transaction_idle)
 
-    async def finish(self, connection: Connection, unit: Unit) -> int | None:
-        """In a transaction, as its last statement: this batch is finished. Returns the checkpoint; None if the batch
-        was finished before, by a transaction whose answer was lost. Raises `BeginAgain`, `SubscriptionLost`."""
+    async def finish(self, connection: Connection, unit: Unit, proof: Mapping[int, UUID]) -> int | None:
+        """In a transaction, as its last statement: this batch is finished, and the store holds these events. Returns
+        the checkpoint; None if the batch was finished before, by a transaction whose answer was lost. Raises
+        `BeginAgain`, `SubscriptionLost`."""
         args = self._number, self.lease.owner, self.lease.epoch, unit.start, self.history, unit.last
-        with translated(self._store.schema):
-            written: int | None = await connection.fetchval(self._store.sql["finish"], *args)
+        with self._in_history(), translated(self._store.schema):
+            written: int | None = await connection.fetchval(
+                self._store.sql["finish"], *args, [*proof], [*proof.values()]
+            )
             if written is not None:
                 return written
-            row = await connection.fetchrow(self._store.sql["standing"], self._number)
-        ours = self.history, self.lease.owner, self.lease.epoch
-        if row is not None and (row["history"], row["owner"], row["epoch"]) == ours:
-            return None
+            row = await connection.fetchrow(self._store.sql["standing"], self._number, self.history)
+        if row is not None and (row["owner"], row["epoch"]) == (self.lease.owner, self.lease.epoch):
+            if row["checkpoint"] >= unit.last or any(unit.last in each for each in row["finished"]):
+                return None
+            raise Disproved(self.name)
         await self.ended()
         raise SubscriptionLost(self.name)
 
     async def guard(self, connection: Connection) -> None:
         """In a transaction: nobody else can become the owner until it ends. Raises as `finish`."""
         args = self._number, self.lease.owner, self.lease.epoch, self.history
-        with translated(self._store.schema):
+        with self._in_history(), translated(self._store.schema):
             if await connection.fetchval(self._store.sql["guard"], *args) is None:
                 await self.ended()
                 raise SubscriptionLost(self.name)
@@ -180,12 +199,12 @@ class Owner:
         Raises `SubscriptionAlreadyExists`, `SubscriptionDeleted` (meanwhile), `InvalidArgument`, `Unavailable`.
         """
         store = self._store
-        history = str(await store.fetchval(store.sql["history"]))
+        history = (await store.look()).history
         number = await self._row()
         lease = await self._lease(f"subscription {number}", standby=standby)
         self._keeper.add(lease)
         try:
-            row = await store.fetchrow(store.sql["fence_subscription"], number, self._owner, lease.epoch)
+            row = await store.fetchrow(store.sql["fence_subscription"], number, self._owner, lease.epoch, history)
             if row is None:
                 await self._refused(number, history)
             keys = {each["key"] for each in await store.fetch(store.sql["parked_keys"], number)}
@@ -204,8 +223,7 @@ class Owner:
 
     async def _refused(self, number: int, history: str) -> NoReturn:
         """Raises why there is no row for the lease that was had."""
-        there = await self._store.fetchrow(self._store.sql["standing"], number)
-        if there is None and await self._store.fetchval(self._store.sql["history"]) == history:
+        if await self._store.fetchrow(self._store.sql["standing"], number, history) is None:
             raise SubscriptionDeleted(self._name)
         raise SubscriptionLost(self._name)
 
@@ -241,13 +259,18 @@ async def first_checkpoint(store: EventStore, feed: Feed, start: Start | int) ->
             if feed.kind is Kind.STREAM:
                 with suppress(StreamNotFound):  # it may come
                     await store.stream_info(feed.name)  # one that was deleted is an error
-            return int(await store.fetchval(store.sql["last_feed_position"], await store.safe_position()))
+            return await current_end(store)
     if feed.kind is not Kind.STREAM or start == 0:
         return start
     position: int | None = await store.fetchval(store.sql["feed_position_of"], feed.name, start)
     if position is None:
         raise InvalidArgument(f"start_from: stream {feed.name!r} has no version {start}")
     return position
+
+
+async def current_end(store: EventStore) -> int:
+    """The position of the last event or link that can be read; 0 where there is none."""
+    return int(await store.fetchval(store.sql["last_feed_position"], *await store.look()))
 
 
 class NoClaim:
@@ -266,11 +289,11 @@ class NoClaim:
     async def until_lost(self) -> None:
         await asyncio.Event().wait()
 
-    async def write(self, position: int) -> int:
+    async def write(self, position: int, proof: Mapping[int, UUID]) -> int:
         return position
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         raise InvalidArgument(_NOTHING_KEPT)
 
-    async def finish(self, connection: Connection, unit: Unit) -> int | None:
+    async def finish(self, connection: Connection, unit: Unit, proof: Mapping[int, UUID]) -> int | None:
         raise InvalidArgument(_NOTHING_KEPT)

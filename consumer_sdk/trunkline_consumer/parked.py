@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Final, NamedTuple
+from uuid import UUID
 
 from trunkline_consumer.acks import Unit
 from trunkline_consumer.attempts import Attempts, Exhausted, storable, told
@@ -20,6 +21,7 @@ from trunkline_consumer.replay import replay
 from trunkline_consumer.tenure import Tenure
 from trunkline_store import EventStore, Unavailable
 from trunkline_store.connections import Connection
+from trunkline_store.pages import Look
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -128,7 +130,7 @@ class Parking:
         shelved = Shelved(self._claim, wanted)
         shelf = self._tenure.shelf(shelved)
         begin = wanted.first - 1
-        async with aclosing(replay(self._store, self._feed, begin, wanted.last, self._claim.history)) as found:
+        async with aclosing(replay(self._store, self._feed, begin, Look(wanted.last, self._claim.history))) as found:
             async for events in found:
                 shelf.deliver(events)
         batches = [shelf.take() for _ in range(len(shelf.ready))]
@@ -150,7 +152,7 @@ class Shelved(NoClaim):
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         return self._claim.transaction()
 
-    async def finish(self, connection: Connection, unit: Unit) -> int | None:
+    async def finish(self, connection: Connection, unit: Unit, proof: Mapping[int, UUID]) -> int | None:
         """As `Claim.finish`; with the last batch, it is done."""
         if unit.last < self.last:
             await self._claim.guard(connection)

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from trunkline_consumer.feed import Feed, Kind
 from trunkline_store import EventStore, RecordedEvent
 from trunkline_store.batch import Cutter, block_start
+from trunkline_store.pages import Look
 from trunkline_store.read import from_linked_stream
 
 PAGE_EVENTS: Final = 1000
@@ -30,17 +31,13 @@ class _Placed(NamedTuple):
     event: RecordedEvent
 
 
-async def replay(
-    store: EventStore, feed: Feed, after: int, safe: int, history: str
-) -> AsyncGenerator[list[RecordedEvent], None]:
-    """The batches of a feed above `after`, up to the safe position, which was asked for in this history. Events at or
-    below `after` are trimmed off."""
-    if after >= safe:
+async def replay(store: EventStore, feed: Feed, after: int, look: Look) -> AsyncGenerator[list[RecordedEvent], None]:
+    """The batches of a feed above `after`, up to what was looked at. Events at or below `after` are trimmed off. Raises
+    `HistoryChanged`."""
+    if after >= look.safe:
         return
     batches = (
-        _of_stream(store, feed.name, after, safe)
-        if feed.kind is Kind.STREAM
-        else _of_all(store, feed, after, safe, history)
+        _of_stream(store, feed.name, after, look) if feed.kind is Kind.STREAM else _of_all(store, feed, after, look)
     )
     async with aclosing(batches):
         async for batch in batches:
@@ -50,11 +47,9 @@ async def replay(
                 yield [event for event in batch if event.feed_position > after]
 
 
-async def _of_all(
-    store: EventStore, feed: Feed, after: int, safe: int, history: str
-) -> AsyncGenerator[list[RecordedEvent], None]:
+async def _of_all(store: EventStore, feed: Feed, after: int, look: Look) -> AsyncGenerator[list[RecordedEvent], None]:
     cutter: Cutter[RecordedEvent] = Cutter(store.batch_count, store.batch_bytes)
-    pages = store.pages(safe, PAGE_EVENTS, feed.name if feed.kind is Kind.CATEGORY else None, history=history)
+    pages = store.pages(look, PAGE_EVENTS, feed.name if feed.kind is Kind.CATEGORY else None)
     async with aclosing(pages.forward(block_start(after + 1))) as found:
         async for page in found:
             for batch in cutter.cut(page):
@@ -64,13 +59,13 @@ async def _of_all(
 
 
 async def _of_stream(
-    store: EventStore, stream: str, after: int, safe: int
+    store: EventStore, stream: str, after: int, look: Look
 ) -> AsyncGenerator[list[RecordedEvent], None]:
     cutter: Cutter[_Placed] = Cutter(store.batch_count, store.batch_bytes)
-    place = await store.fetchrow(store.sql["stream_place"], stream, block_start(after + 1) - 1)
+    place = await store.fetchrow(store.sql["stream_place"], stream, block_start(after + 1) - 1, look.history)
     if place is None:
         return
-    async with aclosing(_pages_of_stream(store, place["stream_id"], place["version"], safe)) as found:
+    async with aclosing(_pages_of_stream(store, place["stream_id"], place["version"], look)) as found:
         async for page in found:
             placed = (_Placed(e.feed_position, stream, e.type, e.correlation_id, e.size, e) for e in page)
             for batch in cutter.cut(placed):
@@ -80,13 +75,15 @@ async def _of_stream(
 
 
 async def _pages_of_stream(
-    store: EventStore, stream_id: int, version: int, safe: int
+    store: EventStore, stream_id: int, version: int, look: Look
 ) -> AsyncGenerator[list[RecordedEvent], None]:
     """One page is used while the next one is on its way."""
 
     def ask(version: int) -> asyncio.Task[list[Any]]:
         query = store.sql["page_stream"]
-        return asyncio.create_task(store.fetch(query, stream_id, version, safe, PAGE_EVENTS, PAGE_BYTES))
+        return asyncio.create_task(
+            store.fetch(query, stream_id, version, look.safe, PAGE_EVENTS, PAGE_BYTES, look.history)
+        )
 
     coming = ask(version)
     try:

@@ -22,11 +22,12 @@ from trunkline_consumer.bell import Bell
 from trunkline_consumer.feed import Feed
 from trunkline_consumer.follow import Counts, Follower
 from trunkline_consumer.options import Options
-from trunkline_consumer.own import BeginAgain, Claim, NoClaim, Owner, first_checkpoint
+from trunkline_consumer.own import BeginAgain, Claim, Disproved, NoClaim, Owner, current_end, first_checkpoint
 from trunkline_consumer.receive import Queue, Receiver
 from trunkline_consumer.sessions import Sessions
 from trunkline_consumer.tenure import Shape, Tenure
 from trunkline_store import (
+    BrokerUnavailable,
     EventStore,
     InvalidArgument,
     RecordedEvent,
@@ -231,10 +232,11 @@ class Subscription:
     async def _claim(self, *, standby: bool) -> Claim | NoClaim:
         if not self._transient:
             return await self._owner.claim(standby=standby)
-        history = str(await self._store.fetchval(self._store.sql["history"]))
-        first = await first_checkpoint(self._store, self.feed, self._start_from)
-        if self._tenure is not None and self._start_from is Start.CURRENT:
-            first = min(first, self._tenure.acks.low_water)  # what came while the past became another one is new, too
+        history = (await self._store.look()).history
+        if self._tenure is None:
+            first = await first_checkpoint(self._store, self.feed, self._start_from)
+        else:  # the history changed: it goes on behind what was acknowledged, or where this history ends before that
+            first = min(await current_end(self._store), self._tenure.acks.low_water)
         return NoClaim(self.name, history, first)
 
     def _begin(self, claim: Claim | NoClaim) -> Tenure:
@@ -251,8 +253,10 @@ class Subscription:
             while not self._stopping:
                 try:
                     await self._follow(tenure)
-                except BeginAgain:
+                except BeginAgain as why:
                     tenure.end(None)
+                    if isinstance(why, Disproved):
+                        await self._distrust()
                     tenure = await self._again()
         except asyncio.CancelledError as error:
             if _is_cancelled():
@@ -260,6 +264,15 @@ class Subscription:
             await self._fail(tenure, error)  # of something within, and nobody asked for it
         except Exception as error:  # noqa: BLE001 - whatever it is
             await self._fail(tenure, error)
+
+    async def _distrust(self) -> None:
+        """The queue may hold what the store does not: it goes, and the store is asked instead."""
+        self.counts.damaged += 1
+        log.error(
+            "subscription %s: the store does not hold an event that was handed out: its queue is dropped", self.name
+        )
+        with suppress(BrokerUnavailable):
+            await self._receiver.delete_queue()
 
     async def _again(self) -> Tenure:
         """The next tenure, of the same owner."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from trunkline_consumer.acks import AckMap, Unit
 from trunkline_consumer.batch import Batch
@@ -21,8 +22,13 @@ from trunkline_consumer.feed import Feed, Kind
 from trunkline_consumer.options import Options
 from trunkline_consumer.own import Claim, NoClaim
 from trunkline_store import InvalidArgument, RecordedEvent, SubscriptionLost, UnexpectedAck
+from trunkline_store.batch import block_start
 from trunkline_store.connections import Connection
+from trunkline_store.events import BLOCK
 from trunkline_store.store import MAX_POSITION
+
+UNPROVEN: Final = 256
+"""Batches that may wait to be proved, where the checkpoint itself cannot move."""
 
 
 class Shape(NamedTuple):
@@ -44,7 +50,9 @@ class Tenure:
         self.claim = claim
         self.acks = AckMap(claim.checkpoint)
         self.delivered = claim.checkpoint
-        """The feed was handed over, or read, up to here."""
+        """The feed was handed over up to here: to an event that was seen, or to the end of its block."""
+        self.looked = 0
+        """The safe position up to which the store was read. Nothing that is handed over or written rests on it."""
         self.durable = claim.checkpoint
         self.ready: deque[Batch] = deque()
         self.closing = False
@@ -64,6 +72,9 @@ class Tenure:
         self._counted = 0
         self._handed_out = claim.checkpoint
         self._before = list(claim.finished)
+        self._unproven: dict[
+            int, UUID
+        ] = {}  # the last event of each batch, by its place, until the store has confirmed it
 
     def shelf(self, claim: NoClaim) -> Tenure:
         """Where batches are made of events that are read again; nothing of it is a part of this tenure, and acks wait
@@ -86,9 +97,17 @@ class Tenure:
         for run in self._unfinished(events) if self._before else (events,):
             self._offer(run)
         self.delivered = last
+        self._unproven[last] = events[-1].event_id
         if self.acks.end < last:
             self.acks.filtered(last)
             self.hold_nothing_up()
+
+    def looked_to(self, safe: int) -> None:
+        """The store was read to its end: up to the safe position."""
+        self.looked = safe
+        end = block_start(self.delivered) + BLOCK - 1  # a block is seen whole, and never drawn again once it was seen
+        if end <= safe:
+            self.delivered = max(self.delivered, end)
 
     def _offer(self, chosen: Sequence[RecordedEvent]) -> None:
         """What of these is wanted, in units that hold nothing else."""
@@ -125,6 +144,7 @@ class Tenure:
             count=len(events),
             size=sum([event.size for event in events]),
         )
+        self._unproven[events[-1].feed_position] = events[-1].event_id
         stream = self._feed.name if self._feed.kind is Kind.STREAM else events[0].stream
         self.ready.append(Batch(events, values, stream=stream, key=key, tenure=self, unit=unit, error=error))
         self.arrived.ring()
@@ -209,19 +229,30 @@ class Tenure:
         with suppress(_Finished):
             async with claim.transaction() as connection:
                 yield connection
-                checkpoint = await claim.finish(connection, batch.unit)
+                proof = self._proof_of(batch.unit)
+                checkpoint = await claim.finish(connection, batch.unit, proof)
                 if checkpoint is None:
                     raise _Finished
+        self._proved(proof)
         self.finished(batch.unit, self.durable if checkpoint is None else checkpoint)
+
+    def _proof_of(self, unit: Unit) -> dict[int, UUID]:
+        """The places and ids of events that a unit stands on, and of what was filtered before it."""
+        return {place: id for place, id in self._unproven.items() if unit.start < place <= unit.last}
+
+    def _proved(self, proof: Mapping[int, UUID]) -> None:
+        for place in proof:
+            self._unproven.pop(place, None)
 
     # --- checkpoints
 
     async def write(self) -> None:
         """In this order: handled, written in PostgreSQL; then the broker may be told. Raises as the claim does."""
         position = self.acks.low_water
-        if position > self.durable:
-            self._counted = self.acks.finished
-            self.durable = max(self.durable, await self.claim.write(position))
+        if position > self.durable or len(self._unproven) > UNPROVEN:
+            self._counted, proof = self.acks.finished, dict(self._unproven)
+            self.durable = max(self.durable, await self.claim.write(position, proof))
+            self._proved(proof)
             self.settled.ring()
 
     def close(self) -> None:

@@ -34,8 +34,13 @@ _POSITION: Final = {"type": "integer", "minimum": 0}
 _OF_BATCH: Final[dict[str, Any]] = {
     "history": {
         "type": "string",
-        "description": "Which past of the store positions are of. After a restore, or a failover that lost commits, it "
-        "is another one, in which the same positions may mean other events.",
+        "description": "The history of the store that positions belong to. After a restore, or a failover that lost "
+        "commits, it is another one, in which the same positions may mean other events.",
+    },
+    "incarnation": {
+        "type": "string",
+        "description": "Another one after each crash of PostgreSQL. Events that were published before stay what they "
+        "are; what was not confirmed yet is published again.",
     },
     "stream": {"type": "string", "description": "The stream of all events of the batch; of links, their target."},
     "category": {"type": "string", "description": "The stream's name up to its first `-`."},

@@ -84,6 +84,7 @@ class Replay:
         self._types = frozenset(types)
         self._window = window
         self._patience = patience
+        self._history = ""
         self._version = 0  # of the stream: where its next page begins
 
     async def run(self) -> None:
@@ -93,8 +94,7 @@ class Replay:
         then stays in the queue: a new replay from `position` + 1 goes on, and may repeat the last `window` messages.
         """
         store = self._store
-        history = str(await store.fetchval(store.sql["history"]))
-        safe = await store.safe_position()
+        safe, self._history = await store.look(follow=False)
         self.end = end = safe if self.end is None else min(self.end, safe)
         if self._stream is not None and await store.fetchrow(store.sql["stream_state"], self._stream) is None:
             raise StreamNotFound(self._stream)
@@ -104,7 +104,7 @@ class Replay:
                 async for batches, read_to in self._batches(end):
                     for batch in batches:
                         message = encode(
-                            batch, None, store=store.schema, history=history, content_type=store.content_type
+                            batch, None, store=store.schema, history=self._history, content_type=store.content_type
                         )
                         await sending.send(message, self._patience)
                     if not sending.outstanding:
@@ -186,7 +186,7 @@ class Replay:
     ) -> tuple[list[StoredEvent], bool]:
         """At most a page of them, and whether there may be more."""
         largest, store = self._store.batch_bytes, self._store
-        rows = await store.fetch(store.sql[query], start, end, PAGE_EVENTS, PAGE_BYTES, largest, *of)
+        rows = await store.fetch(store.sql[query], start, end, PAGE_EVENTS, PAGE_BYTES, largest, *of, self._history)
         entries = [kind(*row[: len(kind.__struct_fields__)]) for row in rows]
         more = len(rows) == PAGE_EVENTS or sum(min(entry.size, largest) for entry in entries) >= PAGE_BYTES
         return entries, more

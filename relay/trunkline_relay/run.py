@@ -22,6 +22,7 @@ from trunkline_relay.tail import Tail
 from trunkline_store import EventStore
 from trunkline_store.errors import (
     BrokerUnavailable,
+    HistoryChanged,
     LeaseLost,
     PermissionRefused,
     StoreNotReady,
@@ -51,10 +52,6 @@ PAUSE_SECONDS: Final = (0.1, 5.0)
 """After a fault, before the next try; and at most, however often it has failed."""
 
 log = structlog.get_logger("trunkline.relay")
-
-
-class _AnotherPast(Exception):
-    """All that is remembered was learned in another history."""
 
 
 class Relay:
@@ -94,7 +91,6 @@ class Relay:
         self._stop = asyncio.Event()
         self._woken = asyncio.Event()  # by a nudge, or to stop
         self._poll = poll
-        self._safe = 0
         self._history = ""
         self._allowed = window  # messages in flight: one after a refusal, then twice as many with each success
 
@@ -133,7 +129,7 @@ class Relay:
                 raise
             except LeaseLost:
                 log.warning("replaced", owner=str(self.owner))
-            except _AnotherPast:
+            except HistoryChanged:
                 self.metrics.retries.inc()
             except Unavailable as error:
                 log.warning("store unavailable", error=str(error))
@@ -180,14 +176,15 @@ class Relay:
     async def _publish(self, lease: Lease, pause: _Pause) -> None:
         """From the recorded position on, until `stop` or a fault."""
         store = self.store
-        history = str(await store.fetchval(store.sql["history"]))
-        if self._history not in ("", history):
-            log.warning("history changed", was=self._history, now=history)
-        self._history, self._safe = history, 0
+        look = await store.look()
+        if self._history not in ("", look.history):
+            log.warning("history changed", was=self._history, now=look.history)
+        self._history = look.history
         start = self._start_from
         if start is None:
-            start = int(await store.fetchval(store.sql["last_feed_position"], await store.safe_position()))
-        row = await store.fetchrow(store.sql["fence_relay"], RELAY, lease.owner, lease.epoch, start)
+            start = int(await store.fetchval(store.sql["last_feed_position"], *look))
+        fence = RELAY, lease.owner, lease.epoch, start, self._history
+        row = await store.fetchrow(store.sql["fence_relay"], *fence)
         if row is None:
             raise LeaseLost(lease.name)
         position: int = row["position"]
@@ -235,22 +232,19 @@ class Relay:
     async def _pump(self, lease: Lease, publisher: Publisher, tail: Tail, recorder: asyncio.Task[None]) -> None:
         store = self.store
         shortest, longest = self._poll
-        looked = tail.position  # all of it was seen up to here, and nothing can appear there any more
+        looked = -1  # the safe position of the last look: while it stays, there is nothing new
         wait = shortest
         while not self._stop.is_set():
             self._woken.clear()  # whatever comes from here on may be missed by this look
             begun = time.monotonic()
-            row = await store.fetchrow(store.sql["poll"])
-            assert row is not None
-            safe, history = row
+            safe, history = await store.look()
             if history != self._history:
-                raise _AnotherPast
+                raise HistoryChanged(f"the history is {history}, not {self._history}")
             if lease.fault is not None and lease.lapsed:
                 raise lease.fault  # a database may answer, and be read-only
-            self._safe = safe
             self.metrics.safe_position.set(safe)
             moved = False
-            if safe > looked:
+            if safe != looked:
                 async for messages in tail.until(safe):
                     await publisher.publish(messages)
                     moved = True
@@ -284,12 +278,10 @@ class Relay:
         gone = window.passed(position)
         row = await self.store.fetchrow(
             self.store.sql["record_relay"],
-            *(RELAY, lease.owner, lease.epoch, position, self._safe, self._history),
+            *(RELAY, lease.owner, lease.epoch, position, self._history),
             *(gone or (0, 0, 0)),
         )
         if row is None:
-            if await self.store.fetchval(self.store.sql["history"]) != self._history:
-                raise _AnotherPast
             raise LeaseLost(lease.name)
         window.noted(position)
         self.metrics.position.set(row["position"])

@@ -96,9 +96,10 @@ class Tail:
         if not self._large:
             # Adding up bytes and joining the streams' names take half of a page's time: where no event is above its
             # share of the page, the first is not needed, and names are remembered.
-            rows = await store.fetch(store.sql["relay_page_barest"], start, safe, PAGE_EVENTS, each)
+            rows = await store.fetch(store.sql["relay_page_barest"], start, safe, PAGE_EVENTS, each, self._history)
             if max(map(_SIZE, rows), default=0) <= each:
-                names = await self._names.of({row[1] for row in rows}, store.fetch, store.sql["stream_names"])
+                ids, query = {row[1] for row in rows}, store.sql["stream_names"]
+                names = await self._names.of(ids, store.fetch, query, self._history)
                 # a stream without a name has been removed meanwhile, with its events
                 events = [StoredEvent(row[0], names[row[1]], *row[2:13]) for row in rows if row[1] in names]
                 more = len(rows) == PAGE_EVENTS
@@ -110,7 +111,8 @@ class Tail:
     async def _rows(self, query: str, start: int, safe: int) -> tuple[list[asyncpg.Record], int, bool]:
         """The rows, up to where nothing is missing, and whether there may be more."""
         largest = self._store.batch_bytes
-        rows = await self._store.fetch(self._store.sql[query], start, safe, PAGE_EVENTS, PAGE_BYTES, largest)
+        args = start, safe, PAGE_EVENTS, PAGE_BYTES, largest, self._history
+        rows = await self._store.fetch(self._store.sql[query], *args)
         more = len(rows) == PAGE_EVENTS or sum(min(row["size"], largest) for row in rows) >= PAGE_BYTES
         return rows, rows[-1]["position"] if more else safe, more
 
@@ -160,7 +162,8 @@ class Tail:
                 cache.popitem(last=False)
         if self._previous is None and batches:
             before = batches[0][0].position - 1
-            self._previous = int(await self._store.fetchval(self._store.sql["last_position"], before))
+            query = self._store.sql["last_position"]
+            self._previous = int(await self._store.fetchval(query, before, self._history))
         categories: dict[str, int] = {}
         streams: dict[str, int] = {}
         for batch in batches:
@@ -175,7 +178,8 @@ class Tail:
         )
         for query, wanted, known in lookups:
             if wanted:
-                rows = await self._store.fetch(self._store.sql[query], list(wanted), list(wanted.values()))
+                args = list(wanted), list(wanted.values()), self._history
+                rows = await self._store.fetch(self._store.sql[query], *args)
                 known.update(zip(wanted, (row["previous"] for row in rows), strict=True))
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 import asyncpg
 
 from trunkline_store.errors import OperationTimeout
-from trunkline_store.translate import STATEMENT_ERRORS, translated
+from trunkline_store.translate import LEFT_BEHIND, STATEMENT_ERRORS, translated
 
 KEPT_SECONDS: Final = 5.0
 
@@ -102,16 +102,18 @@ class Connections:
     async def after(self, error: BaseException | None, connection: asyncpg.pool.PoolConnectionProxy) -> None:
         """Gives it back after what was done with it has failed, or not. Whoever is cancelled, or has waited for as long
         as he may, does not wait again for a server that may hang to end what is still under way."""
-        if is_read_only(error):
+        if is_read_only(error) or is_left_behind(error):
             await self._leave()
+        if is_left_behind(error):
+            connection.terminate()  # also in an application's pool
         if isinstance(error, asyncio.CancelledError | OperationTimeout):
             self._soon(self.release(connection))
         else:
             await self.release(connection)
 
     async def _leave(self) -> None:
-        """A server that cannot be written any more may be a former primary: what is connected to it is not used again,
-        and new connections may lead to its successor. The application's own pool is left alone."""
+        """Use no connection of today again: the server may be, or is, a former primary, and new connections may lead to
+        its successor. The application's own pool is left alone."""
         if not self.own:
             return
         self.generation += 1
@@ -180,6 +182,12 @@ def is_read_only(error: BaseException | None) -> bool:
     return isinstance(error, asyncpg.ReadOnlySQLTransactionError) or (
         error is not None and isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError)
     )
+
+
+def is_left_behind(error: BaseException | None) -> bool:
+    """Return True where another server was promoted in place of the one that answered."""
+    cause = None if error is None else error.__cause__ or error
+    return isinstance(cause, asyncpg.PostgresError) and cause.sqlstate == LEFT_BEHIND
 
 
 def alive(connection: Connection) -> bool:

@@ -29,6 +29,7 @@
     ├── PermissionRefused              the login lacks a right, which waiting does not heal
     └── Unavailable                    trying again may help
         ├── StoreUnavailable           the database cannot be reached, or refuses the connection
+        ├── HistoryChanged             the database was restored or replaced, or has crashed, while it was read
         ├── ConcurrencyFailure         a deadlock or serialization failure of the caller's own transaction
         ├── OperationTimeout
         └── BrokerUnavailable          the broker cannot be reached, or refuses us
@@ -49,6 +50,7 @@ __all__ = [
     "Conflict",
     "DuplicateEvent",
     "EventNotFound",
+    "HistoryChanged",
     "InvalidArgument",
     "InvalidEvent",
     "LeaseLost",
@@ -316,6 +318,11 @@ class Unavailable(TrunklineError):
 
 class StoreUnavailable(Unavailable):
     """The database cannot be reached."""
+
+
+class HistoryChanged(Unavailable):
+    """The database was restored or replaced, or has crashed, since a position was learned: what was kept in memory is
+    void. Read again from the last event that was handled."""
 
 
 class ConcurrencyFailure(Unavailable):

@@ -29,16 +29,28 @@ class Names:
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
 
-    async def of(self, ids: Collection[int], fetch: Fetch, query: str) -> Mapping[int, str]:
+    async def of(self, ids: Collection[int], fetch: Fetch, query: str, history: str) -> Mapping[int, str]:
         """The names of these ids. One is missing if its stream has been removed."""
         found = {each: self._names[each] for each in ids if each in self._names}
         if len(found) < len(ids):
-            asked = {row[0]: row[1] for row in await fetch(query, [each for each in ids if each not in found])}
+            asked = {row[0]: row[1] for row in await fetch(query, [each for each in ids if each not in found], history)}
             if len(self._names) + len(asked) > KEPT_NAMES:
                 self._names.clear()
             self._names |= asked
             found |= asked
         return found
+
+
+class Look(NamedTuple):
+    """How far may be read (a position), and the history in which that was asked."""
+
+    safe: int
+    history: str
+
+
+def lasting(history: str) -> str:
+    """A history without its incarnation, which is its last part: what a crash leaves as it was."""
+    return history.rpartition("/")[0]
 
 
 class _Page(NamedTuple):
@@ -47,7 +59,7 @@ class _Page(NamedTuple):
 
 
 class Pages:
-    """Reads up to the safe position `safe`. category: None for all streams."""
+    """Reads up to the safe position of `look`, in its history. category: None for all streams."""
 
     def __init__(
         self,
@@ -55,7 +67,7 @@ class Pages:
         sql: Mapping[str, str],
         names: Names,
         serializer: Serializer,
-        safe: int,
+        look: Look,
         count: int,
         category: str | None,
     ) -> None:
@@ -63,7 +75,7 @@ class Pages:
         self._sql = sql
         self._names = names
         self._serializer = serializer
-        self._safe = safe
+        self._look = look
         self._count = count
         self._feed = "all" if category is None else "category"
         self._more = () if category is None else (category,)
@@ -91,21 +103,24 @@ class Pages:
                 coming.cancel()
 
     async def _page(self, position: int) -> _Page:
+        safe, history = self._look
         if not self._large:
             each = read.PAGE_BYTES // self._count
             query = self._sql[f"page_{self._feed}"]
-            rows = await self._fetch(query, position, self._safe, self._count, each, *self._more)
+            rows = await self._fetch(query, position, safe, self._count, each, *self._more, history)
             if all(row[5] is not None for row in rows):
                 return _Page(rows, named=False)
             self._large = True
         query = self._sql[f"read_{self._feed}_forward"]
-        rows = await self._fetch(query, position, self._safe, self._count, read.PAGE_BYTES, *self._more)
+        rows = await self._fetch(query, position, safe, self._count, read.PAGE_BYTES, *self._more, history)
         return _Page(rows, named=True)
 
     async def _events(self, page: _Page) -> list[RecordedEvent]:
         if page.named:
             return read.from_all(page.rows, self._serializer)
-        names = await self._names.of({row[1] for row in page.rows}, self._fetch, self._sql["stream_names"])
+        names = await self._names.of(
+            {row[1] for row in page.rows}, self._fetch, self._sql["stream_names"], self._look.history
+        )
         return read.from_page(page.rows, names, self._serializer)
 
 

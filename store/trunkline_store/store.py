@@ -16,6 +16,7 @@ from trunkline_store.connections import Connection, Connections
 from trunkline_store.context import span
 from trunkline_store.errors import (
     ConcurrencyFailure,
+    HistoryChanged,
     InvalidArgument,
     MigrationPending,
     NotInitialised,
@@ -39,7 +40,7 @@ from trunkline_store.events import (
 )
 from trunkline_store.migrate import latest
 from trunkline_store.names import check_store
-from trunkline_store.pages import Names, Pages
+from trunkline_store.pages import Look, Names, Pages, lasting
 from trunkline_store.queries import statements
 from trunkline_store.send import Sender
 from trunkline_store.serialize import ANY_CONTENT, JsonSerializer, Serializer
@@ -92,7 +93,7 @@ class EventStore:
         self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else ""
         self._pool: asyncpg.Pool | None = None if isinstance(dsn_or_pool, str) else dsn_or_pool
         self._connections: Connections | None = None
-        self._names = "", Names()  # and in which history
+        self._names = "", Names()  # in that history
         self._pooler = self._own_pool and statement_cache_size == 0
         self._pool_options: dict[str, Any] = {
             "max_size": pool_size,
@@ -518,9 +519,20 @@ class EventStore:
     ) -> list[RecordedEvent]:
         count = _count(count)
         with span("read", stream=category[0] if category else streams.ALL):
-            safe = await self.safe_position(connection=connection)
-            rows = await self._read(connection, query, start, safe, count, MAX_POSITION, *category)
-            return read.from_all(rows, self.serializer)
+            if connection is not None:
+                safe = await self.safe_position(connection=connection)
+                rows = await self._read(connection, query, start, safe, count, MAX_POSITION, *category, None)
+                return read.from_all(rows, self.serializer)
+            for last in (False, True):
+                safe, history = await self.look(follow=False)
+                try:
+                    rows = await self._read(None, query, start, safe, count, MAX_POSITION, *category, history)
+                except HistoryChanged:  # between the two statements
+                    if last:
+                        raise
+                else:
+                    return read.from_all(rows, self.serializer)
+            raise AssertionError
 
     def stream_all_forward(
         self, *, start: int | None = None, page: int = read.PAGE_EVENTS
@@ -535,38 +547,66 @@ class EventStore:
         """As `stream_all_forward`, of the streams of one category only."""
         return self._stream_all(_start(start, 0), _count(page), check_category(category))
 
-    def pages(self, safe: int, count: int, category: str | None, *, history: str) -> Pages:
-        """For those who follow: pages of all streams, or of a category, up to a safe position that was asked for
-        before, together with the history. In another one, the streams' ids are those of other streams."""
-        if self._names[0] != history:
-            self._names = history, Names()
-        return Pages(self.fetch, self.sql, self._names[1], self.serializer, safe, count, category)
+    def pages(self, look: Look, count: int, category: str | None) -> Pages:
+        """Pages of all streams, or of a category, up to what was looked at; `count` events in each, at most."""
+        if self._names[0] != look.history:
+            self._names = look.history, Names()
+        return Pages(self.fetch, self.sql, self._names[1], self.serializer, look, count, category)
 
     async def _stream_all(self, position: int, page: int, category: str | None) -> AsyncIterator[RecordedEvent]:
-        names, found = Names(), True
+        look, found = None, True
         while found:
-            safe, found = await self.safe_position(), False
-            pages = Pages(self.fetch, self.sql, names, self.serializer, safe, page, category).forward(position)
-            async with aclosing(pages):
-                async for events in pages:
-                    found, position = True, events[-1].position + 1
-                    events.reverse()
-                    while events:
-                        yield events.pop()  # whose data may go as soon as it was used
+            look, found = await self._look_on(look), False
+            async with aclosing(self.pages(look, page, category).forward(position)) as pages:
+                try:
+                    async for events in pages:
+                        found, position = True, events[-1].position + 1
+                        events.reverse()
+                        while events:
+                            yield events.pop()  # whose data may go as soon as it was used
+                except HistoryChanged:
+                    found = True
 
     async def stream_all_backward(
         self, *, start: int | None = None, page: int = read.PAGE_EVENTS
     ) -> AsyncIterator[RecordedEvent]:
         """All events of all streams from position `start` (the last safe one) down, page by page."""
-        position, page, safe = _start(start, MAX_POSITION), _count(page), await self.safe_position()
-        while rows := await self._read(None, "read_all_backward", position, safe, page, read.PAGE_BYTES):
+        position, page, look = _start(start, MAX_POSITION), _count(page), await self.look(follow=False)
+        while True:
+            try:
+                rows = await self._read(
+                    None, "read_all_backward", position, look.safe, page, read.PAGE_BYTES, look.history
+                )
+            except HistoryChanged:
+                look = await self._look_on(look)
+                continue
             for event in read.from_all(rows, self.serializer):
                 yield event
+            if not rows:
+                return
             position = rows[-1][0] - 1
+
+    async def _look_on(self, before: Look | None) -> Look:
+        """A look from which to go on: a crash takes no event that was read, a restore may. Raises `HistoryChanged`."""
+        found = await self.look(follow=False)
+        if before is not None and lasting(found.history) != lasting(before.history):
+            raise HistoryChanged(f"the history is {found.history}, not {before.history}: read again from the start")
+        return found
 
     async def safe_position(self, *, connection: Connection | None = None) -> int:
         """The position up to which no event can appear any more. Raises `UnsafeRead`, `Unavailable`."""
         return int((await self._read(connection, "safe_position"))[0][0])
+
+    async def look(self, *, follow: bool = True) -> Look:
+        """The safe position, and the history that it and all positions up to it belong to.
+
+        follow: for those who keep positions in memory or write checkpoints; a read-only session is refused then.
+        Raises `StoreUnavailable` also where the server was left behind by a promotion that was seen before,
+        `UnsafeRead`, `Unavailable`.
+        """
+        found = Look(*(await self._read(None, "look", self.history, follow))[0])
+        self.history = found.history
+        return found
 
     async def until_safe(self, position: int, *, seconds: float = 15.0) -> None:
         """Waits until everything up to `position` can be read. Raises `OperationTimeout` after `seconds`: an open

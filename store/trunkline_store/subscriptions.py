@@ -15,12 +15,14 @@ from uuid import UUID
 import asyncpg
 
 from trunkline_store.errors import (
+    HistoryChanged,
     InvalidArgument,
     OperationTimeout,
     SubscriptionHalted,
     SubscriptionNotFound,
     SubscriptionNotHalted,
 )
+from trunkline_store.pages import Look
 from trunkline_store.translate import translated
 from trunkline_store.words import COUNTED
 
@@ -120,6 +122,8 @@ class Executor(Protocol):
 
     async def safe_position(self) -> int: ...
 
+    async def look(self, *, follow: bool) -> Look: ...
+
     def transaction(self) -> AbstractAsyncContextManager[Any]: ...
 
 
@@ -210,8 +214,7 @@ class Subscriptions:
             case Start.ORIGIN:
                 return 0
             case Start.CURRENT:
-                safe = await self._store.safe_position()
-                return int(await self._store.fetchval(self._store.sql["last_feed_position"], safe))
+                return int(await self._store.fetchval(self._store.sql["last_feed_position"], *await self._look()))
             case datetime():
                 if to.tzinfo is None:
                     raise InvalidArgument("to: the time has no zone")
@@ -220,6 +223,9 @@ class Subscriptions:
                 return to
         raise InvalidArgument(f"to: {to!r} is neither ORIGIN, CURRENT, a position nor a time")
 
+    async def _look(self) -> Look:
+        return await self._store.look(follow=False)
+
     async def wait_for(self, name: str, position: int, *, seconds: float = 15.0) -> None:
         """Waits until the position is safe and nothing of the subscription's feed up to it is left: handled, filtered
         or parked. An append's `last_position` is what a reader of its own writes waits for.
@@ -227,23 +233,30 @@ class Subscriptions:
         Raises `OperationTimeout` after `seconds`, `SubscriptionHalted` at once where its handler gave up before,
         `SubscriptionNotFound`, `Unavailable`.
         """
-        deadline, pause, safe = time.monotonic() + seconds, 0.005, False
+        deadline, pause, history = time.monotonic() + seconds, 0.005, ""
         while True:
-            safe = safe or await self._store.safe_position() >= position
-            if safe:
-                rows = await self._store.fetch(self._store.sql["left_of"], name, position)
-                if not rows:
-                    raise SubscriptionNotFound(name)
-                left, halted = rows[0]
-                if not left:
+            if not history:
+                look = await self._look()
+                history = look.history if look.safe >= position else ""
+            try:
+                if history and await self._is_done(name, position, history):
                     return
-                if halted is not None:
-                    why = json.loads(halted)
-                    raise SubscriptionHalted(name, why["position"], why["attempts"], why["error"])
+            except HistoryChanged:  # what is safe is to be asked again
+                history = ""
             if time.monotonic() + pause > deadline:
                 raise OperationTimeout(f"subscription {name!r} has not finished position {position} in {seconds:g} s")
             await asyncio.sleep(pause)
             pause = min(0.1, pause * 1.5)
+
+    async def _is_done(self, name: str, position: int, history: str) -> bool:
+        rows = await self._store.fetch(self._store.sql["left_of"], name, position, history)
+        if not rows:
+            raise SubscriptionNotFound(name)
+        left, halted = rows[0]
+        if left and halted is not None:
+            why = json.loads(halted)
+            raise SubscriptionHalted(name, why["position"], why["attempts"], why["error"])
+        return not left
 
     # --- what could not be handled
 

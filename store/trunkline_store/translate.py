@@ -13,6 +13,7 @@ from asyncpg.exceptions._base import ClientConfigurationError, DataError, Interf
 
 from trunkline_store.errors import (
     ConcurrencyFailure,
+    HistoryChanged,
     InvalidArgument,
     InvalidEvent,
     NotInitialised,
@@ -23,6 +24,11 @@ from trunkline_store.errors import (
     UnsafeRead,
     tls_problem,
 )
+
+HISTORY_CHANGED: Final = "TK001"
+LEFT_BEHIND: Final = "TK002"
+"""SQLSTATEs that our functions raise; classes from I on are free for this
+(https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
 STATEMENT_ERRORS: Final = (asyncpg.PostgresError, InterfaceError, InternalClientError, OSError, TimeoutError)
 """What any statement may raise while its connection goes."""
@@ -79,6 +85,10 @@ class translated:  # noqa: N801 - reads as a word: with translated(schema)
 def translate(error: BaseException, schema: str) -> TrunklineError | None:
     """Our error for one of asyncpg's or of the system's, or None where there is none."""
     match error:
+        case asyncpg.PostgresError(sqlstate=found) if found == HISTORY_CHANGED:
+            return HistoryChanged(f"the store's {_shown(error)}: read again from the last event that was handled")
+        case asyncpg.PostgresError(sqlstate=found) if found == LEFT_BEHIND:
+            return StoreUnavailable(f"PostgreSQL was replaced: {_shown(error)}; shut this one down")
         case asyncpg.DeadlockDetectedError() | asyncpg.SerializationError():
             return ConcurrencyFailure(f"{_shown(error)}: run the whole transaction again")
         case TimeoutError() | asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError():

@@ -92,6 +92,7 @@ class Placement(msgspec.Struct, frozen=True):
     of `$all` and of categories."""
 
     history: str
+    incarnation: str
     first_position: int
     last_position: int
     previous_in_stream: int
@@ -114,10 +115,12 @@ def encode(
     linked = isinstance(first, StoredLink)
     types = list(dict.fromkeys([event.type for event in batch]))
     keys = [links_key(first.stream)] if linked else [routing_key(first.category, type, first.stream) for type in types]
+    lasting, _, incarnation = history.rpartition("/")
     headers: dict[str, Any] = {
         "wire_version": WIRE_VERSION,
         "store": store,
-        "history": history,
+        "history": lasting,
+        "incarnation": incarnation,
         "stream": first.stream,
         "category": first.category,
         "first_version": first.stream_version,

@@ -6,7 +6,9 @@ The store's side is the model's own list of events. Messages, verdicts, filters,
 
 import asyncio
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import NamedTuple
+from uuid import UUID
 
 import msgspec
 from hypothesis import given
@@ -25,12 +27,14 @@ from trunkline_store import EventStore, RecordedEvent
 from trunkline_store.events import category_of
 from trunkline_store.wire import Chain, StoredEvent, encode
 
-HISTORY, OTHER = "1-1", "2-1"
+HISTORY, OTHER = "1/1", "2/1"
 FEEDS = [Feed.all(), Feed.category("a"), Feed.stream("a-1")]
 WIDE = Options(buffer_size=10_000, prefetch=2000, checkpoint_threshold=10_000)
 
 appends = st.lists(
-    st.tuples(st.sampled_from(["a-1", "a-2", "b-1"]), st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=12
+    st.tuples(st.sampled_from(["a-1", "a-2", "b-1"]), st.integers(1, 4), st.sampled_from([1, 2, 3, 1500])),
+    min_size=1,
+    max_size=12,
 )
 
 
@@ -63,7 +67,7 @@ class Owner(NoClaim):
         self.finished = list(row.finished)
         self._row = row
 
-    async def write(self, position: int) -> int:
+    async def write(self, position: int, proof: Mapping[int, UUID]) -> int:
         return self._row.settle(0, position)
 
 
@@ -171,7 +175,7 @@ async def _play(data: st.DataObject, world: World, feed: Feed, *, odd_only: bool
             events = [event for event in batch if tenure.delivered < event.position <= safe and event in of_feed]
             if events:
                 tenure.deliver(recorded(events))
-        tenure.delivered = max(tenure.delivered, safe)
+        tenure.looked_to(safe)
 
     of_feed = world.of(feed)
     tenure, follower, given, units = begin()
@@ -190,7 +194,9 @@ async def _play(data: st.DataObject, world: World, feed: Feed, *, odd_only: bool
                 if feed.covers(message.headers):
                     await follower._take(Received(tag, message.headers, message.body))
             case "page":
-                await read_to(data.draw(st.sampled_from(world.events)).position)
+                await read_to(
+                    data.draw(st.sampled_from(world.events)).position + data.draw(st.sampled_from([0, 1, 1500]))
+                )
             case "ack" if given:
                 at = data.draw(st.sampled_from(given))
                 in_flight = [unit for unit in units if unit.done < unit.last]

@@ -428,24 +428,27 @@ async def test_a_database_that_is_read_only_is_not_the_handlers_failure(
 ) -> None:
     """As a former primary is: a handler's own statement is refused as long as nothing can be written."""
     await store.fetch(EFFECTS)
-    calls = 0
+    calls, read_only = 0, asyncio.Event()
     async with Consumer(store, vhost) as consumer:
 
         @consumer.handler("s", tx=True, attempts=2, wait_initial=0.01, options=QUICK, lease=30.0)
         async def handle(batch: Batch, tx: Any) -> None:
             nonlocal calls
             calls += 1
+            if batch[0].data == 2:
+                await read_only.wait()
             await tx.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
 
         await append(store, 1)
+        await append(store, 2)
         async with running(consumer):
-            await until(lambda: calls == 1)
+            await until(lambda: calls == 2)
             connection = await asyncpg.connect(database)
             try:
                 name = await connection.fetchval("SELECT current_database()")
                 await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
                 await connection.execute(OTHERS_END)
-                await connection.fetch("SELECT eventstore.append_one_v1('a-1', -1, gen_random_uuid(), 'E', '2')")
+                read_only.set()
                 await until(lambda: calls > 5)
                 await connection.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
                 await connection.execute(OTHERS_END)

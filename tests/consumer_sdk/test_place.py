@@ -18,6 +18,15 @@ from trunkline_store.wire import Placement
 )
 def test_one_comparison_tells_next_duplicate_and_hole(previous: int, first: int, last: int, expected: Verdict) -> None:
     """Delivered up to 100: what goes on, what is old, what reveals a hole."""
-    message = Placement("h", first, last, previous, 0, 0, 1)
-    assert verdict(message, previous, 100, "h") is expected
-    assert verdict(message, previous, 100, "another") is Verdict.FOREIGN
+    message = Placement("h", "i", first, last, previous, 0, 0, 1)
+    assert verdict(message, previous, 100, 100, "h/i") is expected
+    assert verdict(message, previous, 100, 100, "another/i") is Verdict.FOREIGN
+    assert verdict(message, previous, 100, 100, "h/another") is Verdict.FOREIGN
+
+
+def test_what_the_store_was_read_past_is_no_hole() -> None:
+    """A message whose events the store no longer held when it was read past them is left out, and only then."""
+    message = Placement("h", "i", 102, 105, 101, 0, 0, 1)
+    assert verdict(message, 101, 100, 104, "h/i") is Verdict.HOLE
+    assert verdict(message, 101, 100, 105, "h/i") is Verdict.STALE
+    assert verdict(message, 100, 100, 105, "h/i") is Verdict.NEXT

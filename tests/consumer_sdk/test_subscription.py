@@ -19,6 +19,7 @@ from trunkline_store import (
     ANY_VERSION,
     EventData,
     EventStore,
+    HistoryChanged,
     InvalidArgument,
     StoreUnavailable,
     SubscriptionAlreadyExists,
@@ -301,13 +302,14 @@ async def test_a_replaced_owner_cannot_move_the_checkpoint(store: EventStore) ->
     row = await store.fetchrow(q["create_subscription"], "s", "$all", 0)
     assert row is not None
     number = row["subscription_id"]
-    assert await store.fetchval(q["fence_subscription"], number, old, 1) == 0
-    assert await store.fetchval(q["checkpoint"], number, old, 1, 50, store.history) == 50
-    assert await store.fetchval(q["fence_subscription"], number, new, 2) == 50
-    assert await store.fetchval(q["checkpoint"], number, old, 1, 90, store.history) is None
-    assert await store.fetchval(q["fence_subscription"], number, old, 1) is None
-    assert await store.fetchval(q["checkpoint"], number, new, 2, 40, store.history) == 50
-    assert await store.fetchval(q["checkpoint"], number, new, 2, 90, "another past") is None
+    assert await store.fetchval(q["fence_subscription"], number, old, 1, store.history) == 0
+    assert await store.fetchval(q["checkpoint"], number, old, 1, 50, store.history, [], []) == 50
+    assert await store.fetchval(q["fence_subscription"], number, new, 2, store.history) == 50
+    assert await store.fetchval(q["checkpoint"], number, old, 1, 90, store.history, [], []) is None
+    assert await store.fetchval(q["fence_subscription"], number, old, 1, store.history) is None
+    assert await store.fetchval(q["checkpoint"], number, new, 2, 40, store.history, [], []) == 50
+    with pytest.raises(HistoryChanged):
+        await store.fetchval(q["checkpoint"], number, new, 2, 90, "another history", [], [])
 
 
 async def test_another_history_is_begun_from_its_own_rows(
@@ -323,7 +325,7 @@ async def test_another_history_is_begun_from_its_own_rows(
             await seen[9].ack()
             backup = seen[3][-1].position
             async with store.acquire() as connection, connection.transaction():
-                await connection.execute("UPDATE eventstore.store SET store_id = gen_random_uuid()")
+                await connection.execute("TRUNCATE eventstore.incarnation")
                 await connection.execute("UPDATE eventstore.subscriptions SET checkpoint = $1", backup)
                 await connection.execute("UPDATE eventstore.relays SET position = $1", backup)
             assert [data(await take(subscription)) for _ in range(6)] == [[n] for n in range(4, 10)]
@@ -459,7 +461,7 @@ async def test_another_past_is_entered_in_one_step(store: EventStore, consumer: 
 
         subscription._claim = slow_and_failing  # type: ignore[method-assign] # the answer's way is what is tested
         async with store.acquire() as connection, connection.transaction():
-            await connection.execute("UPDATE eventstore.store SET store_id = gen_random_uuid()")
+            await connection.execute("TRUNCATE eventstore.incarnation")
             await connection.execute("DELETE FROM eventstore.leases")
             await connection.execute("UPDATE eventstore.subscriptions SET epoch = 0, owner = NULL")
         seen: list[int] = []

@@ -50,9 +50,9 @@ class TrippingOwner(own.Owner):
 
 
 class TrippingClaim(own.Claim):
-    async def write(self, position: int) -> int:
+    async def write(self, *args: Any) -> int:
         wire.at("before checkpoint")
-        return await super().write(position)
+        return await super().write(*args)
 
     async def finish(self, *args: Any) -> int | None:
         wire.at("before checkpoint")

@@ -53,7 +53,7 @@ async def relayed(store: EventStore, position: int) -> None:
     owner = uuid4()
     lease = await Lease.acquire(store, "relay", owner, 5)
     assert lease is not None
-    await store.fetch(store.sql["fence_relay"], "relay", owner, lease.epoch, position)
+    await store.fetch(store.sql["fence_relay"], "relay", owner, lease.epoch, position, store.history)
     await lease.release()
 
 

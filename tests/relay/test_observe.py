@@ -134,7 +134,7 @@ async def test_the_relays_own_login_sees_the_holder(store: EventStore, logins: d
 
 async def test_a_lag_of_many_is_counted_to_a_bound(store: EventStore, database: str) -> None:
     """P8: what is asked every second costs the same, however far a relay is behind."""
-    await store.fetchval(store.sql["fence_relay"], "relay", uuid4(), 1, 0)
+    await store.fetchval(store.sql["fence_relay"], "relay", uuid4(), 1, 0, store.history)
     for n in range(11):
         await append(store, f"a-{n}", *["E"] * 1000)
     row = await store.fetchrow(store.sql["relay_lag"], await store.safe_position(), "relay")

@@ -83,11 +83,11 @@ async def test_a_queue_that_always_refuses_does_not_stop_the_others(
 async def test_what_was_given_up_is_counted_once_by_the_hour(store: EventStore) -> None:
     """Written with the position, by the leader alone; said again, since an answer was lost, it is not counted again."""
     owner = uuid4()
-    assert await store.fetchval(store.sql["fence_relay"], "relay", owner, 1, 0) == 0
+    assert await store.fetchval(store.sql["fence_relay"], "relay", owner, 1, 0, store.history) == 0
 
     async def record(epoch: int, position: int, first: int, last: int, messages: int) -> None:
         query = store.sql["record_relay"]
-        await store.fetch(query, "relay", owner, epoch, position, 0, store.history, first, last, messages)
+        await store.fetch(query, "relay", owner, epoch, position, store.history, first, last, messages)
 
     await record(1, 40, 20, 30, 2)
     await record(1, 40, 20, 30, 2)

@@ -12,7 +12,7 @@ from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
 from trunkline_relay import Relay
 from trunkline_relay.tail import Tail
-from trunkline_store import ANY_VERSION, EventData, EventStore, LeaseLost, names, wire
+from trunkline_store import ANY_VERSION, EventData, EventStore, HistoryChanged, LeaseLost, names, wire
 from trunkline_store.lease import Lease
 
 
@@ -200,13 +200,14 @@ async def test_a_relay_that_was_replaced_cannot_record(store: EventStore) -> Non
     from uuid import uuid4
 
     old, new, q = uuid4(), uuid4(), store.sql
-    assert await store.fetchval(q["fence_relay"], "relay", old, 1, 0) == 0
-    assert await store.fetchval(q["record_relay"], "relay", old, 1, 50, 50, store.history, 0, 0, 0) == 50
-    assert await store.fetchval(q["fence_relay"], "relay", new, 2, 0) == 50
-    assert await store.fetchval(q["record_relay"], "relay", old, 1, 90, 90, store.history, 0, 0, 0) is None
-    assert await store.fetchval(q["fence_relay"], "relay", old, 1, 0) is None
-    assert await store.fetchval(q["record_relay"], "relay", new, 2, 40, 40, store.history, 0, 0, 0) == 50
-    assert await store.fetchval(q["record_relay"], "relay", new, 2, 90, 90, "another past", 0, 0, 0) is None
+    assert await store.fetchval(q["fence_relay"], "relay", old, 1, 0, store.history) == 0
+    assert await store.fetchval(q["record_relay"], "relay", old, 1, 50, store.history, 0, 0, 0) == 50
+    assert await store.fetchval(q["fence_relay"], "relay", new, 2, 0, store.history) == 50
+    assert await store.fetchval(q["record_relay"], "relay", old, 1, 90, store.history, 0, 0, 0) is None
+    assert await store.fetchval(q["fence_relay"], "relay", old, 1, 0, store.history) is None
+    assert await store.fetchval(q["record_relay"], "relay", new, 2, 40, store.history, 0, 0, 0) == 50
+    with pytest.raises(HistoryChanged):
+        await store.fetchval(q["record_relay"], "relay", new, 2, 90, "another history", 0, 0, 0)
 
 
 async def test_a_queue_that_refuses_does_not_flood_the_others(store: EventStore, database: str, vhost: str) -> None:

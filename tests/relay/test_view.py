@@ -62,7 +62,7 @@ async def follow(store: EventStore, name: str, *, feed: str = "$all") -> Lease:
     assert row is not None
     lease = await Lease.acquire(store, f"subscription {row['subscription_id']}", uuid4(), 60)
     assert lease is not None
-    await store.fetch(store.sql["fence_subscription"], row["subscription_id"], lease.owner, lease.epoch)
+    await store.fetch(store.sql["fence_subscription"], row["subscription_id"], lease.owner, lease.epoch, store.history)
     return lease
 
 

@@ -22,7 +22,7 @@ def test_messages_of_the_first_relay_still_decode(name: str) -> None:
     """Everything that they say is understood as it was meant."""
     headers, body = sent(name)
     place = wire.placement(headers, "eventstore")
-    assert (place.history, place.relay_epoch) == ("h/1/2/00000001", 3)
+    assert (place.history, place.relay_epoch) == ("h/1/2/3/00000001", 3)
     assert (place.first_position, place.last_position) == (headers["first_position"], headers["last_position"])
     assert (place.previous_position, place.previous_in_category, place.previous_in_stream) == (2000, 1900, 1800)
     events = wire.decode(body)

@@ -25,7 +25,7 @@ async def relay_row(store: EventStore, position: int) -> Lease:
     owner = uuid4()
     lease = await Lease.acquire(store, "relay", owner, 60)
     assert lease is not None
-    await store.fetch(store.sql["fence_relay"], "relay", owner, lease.epoch, position)
+    await store.fetch(store.sql["fence_relay"], "relay", owner, lease.epoch, position, store.history)
     return lease
 
 

@@ -90,11 +90,11 @@ async def test_a_relay_leads_and_records(store: EventStore, logins: Logins) -> N
         lease = await Lease.acquire(relay, "relay", uuid4(), 5)
         assert lease is not None
         await lease.renew()
-        assert await relay.fetchval(relay.sql["fence_relay"], "relay", lease.owner, lease.epoch, 0) == 0
-        safe, history = await relay.fetchrow(relay.sql["poll"]) or (0, "")
-        assert len(await relay.fetch(relay.sql["relay_page"], 0, safe, 10, 10**6, 10**6)) == 1
-        assert len(await relay.fetch(relay.sql["relay_page_barest"], 0, safe, 10, 10**6)) == 1
-        recorded = "relay", lease.owner, lease.epoch, last, safe, history, last, last, 1
+        assert await relay.fetchval(relay.sql["fence_relay"], "relay", lease.owner, lease.epoch, 0, None) == 0
+        safe, history = await relay.look()
+        assert len(await relay.fetch(relay.sql["relay_page"], 0, safe, 10, 10**6, 10**6, history)) == 1
+        assert len(await relay.fetch(relay.sql["relay_page_barest"], 0, safe, 10, 10**6, history)) == 1
+        recorded = "relay", lease.owner, lease.epoch, last, history, last, last, 1
         assert await relay.fetchval(relay.sql["record_relay"], *recorded) == last
         await lease.release()
         assert await Lease.acquire(relay, "relay", uuid4(), 5) is not None
@@ -102,13 +102,14 @@ async def test_a_relay_leads_and_records(store: EventStore, logins: Logins) -> N
 
 async def test_a_consumer_owns_a_subscription(store: EventStore, logins: Logins) -> None:
     """It makes the row, takes the lease, moves the checkpoint, sees, resets and deletes it."""
-    last = (await store.append_to_stream("a-1", 0, [event()])).last_position
+    stored = event()
+    last = (await store.append_to_stream("a-1", 0, [stored])).last_position
     async with EventStore(logins["consumer"]) as consumer:
         number = await consumer.fetchval(consumer.sql["create_subscription"], "s", "$all", 0)
         lease = await Lease.acquire(consumer, f"subscription {number}", uuid4(), 5)
         assert lease is not None
-        assert await consumer.fetchval(consumer.sql["fence_subscription"], number, lease.owner, lease.epoch) == 0
-        written = number, lease.owner, lease.epoch, last, consumer.history
+        assert await consumer.fetchval(consumer.sql["fence_subscription"], number, lease.owner, lease.epoch, None) == 0
+        written = number, lease.owner, lease.epoch, last, consumer.history, [last], [stored.id]
         assert await consumer.fetchval(consumer.sql["checkpoint"], *written) == last
         assert (await consumer.subscriptions.get("s")).checkpoint == last
         await consumer.subscriptions.reset("s", 0)
@@ -167,6 +168,8 @@ RIGHTS: list[tuple[str, tuple[Role, ...]]] = [
     ("UPDATE eventstore.links SET position = 1", NOBODY),
     ("DELETE FROM eventstore.links", NOBODY),
     ("UPDATE eventstore.store SET store_id = gen_random_uuid()", NOBODY),
+    ("TRUNCATE eventstore.incarnation", NOBODY),
+    ("DELETE FROM eventstore.incarnation", NOBODY),
     ("UPDATE eventstore.schema_migrations SET version = 0", NOBODY),
     *((f"TRUNCATE eventstore.{table}", NOBODY) for table in ("events", "streams", "links", "leases", "subscriptions",
                                                              "relays", "snapshots", "store")),
@@ -238,7 +241,7 @@ async def test_refusals_are_one_typed_error_and_change_nothing(store: EventStore
             lambda: reader.subscriptions.reset("s", 0),
             lambda: writer.delete_stream("a-1", 1, hard=True),
             lambda: writer.fetchval(writer.sql["create_subscription"], "s", "$all", 0),
-            lambda: writer.fetchval(writer.sql["checkpoint"], 1, uuid4(), 1, 1, writer.history),
+            lambda: writer.fetchval(writer.sql["checkpoint"], 1, uuid4(), 1, 1, writer.history, [], []),
             lambda: writer.fetchval(writer.sql["acquire_lease"], "relay", uuid4(), timedelta(seconds=1), "host:1"),
         ):
             with pytest.raises(PermissionRefused, match=r"permission denied for .*trunkline roles"):

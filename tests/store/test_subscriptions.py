@@ -6,7 +6,15 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from trunkline_store import ANY_VERSION, EventData, EventStore, InvalidArgument, LeaseLost, SubscriptionNotFound
+from trunkline_store import (
+    ANY_VERSION,
+    EventData,
+    EventStore,
+    HistoryChanged,
+    InvalidArgument,
+    LeaseLost,
+    SubscriptionNotFound,
+)
 from trunkline_store.lease import Lease
 
 
@@ -21,13 +29,13 @@ async def own(store: EventStore, number: int, owner: UUID, length: float = 60) -
     """Takes the subscription's lease, and shuts former owners out."""
     lease = await Lease.acquire(store, f"subscription {number}", owner, length)
     assert lease is not None
-    await store.fetch(store.sql["fence_subscription"], number, owner, lease.epoch)
+    await store.fetch(store.sql["fence_subscription"], number, owner, lease.epoch, store.history)
     return lease
 
 
 async def checkpoint(store: EventStore, number: int, lease: Lease, position: int) -> bool:
     """Writes a checkpoint as the lease's holder; gives whether it was taken."""
-    args = number, lease.owner, lease.epoch, position, store.history
+    args: tuple[Any, ...] = number, lease.owner, lease.epoch, position, store.history, [], []
     return await store.fetchrow(store.sql["checkpoint"], *args) is not None
 
 
@@ -181,17 +189,27 @@ async def test_a_bad_name_is_refused(store: EventStore, name: Any) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "taken"),
-    [({}, True), ({"owner": UUID(int=1)}, False), ({"epoch": 7}, False), ({"history": "another"}, False)],
-    ids=["right", "owner", "epoch", "history"],
+    [
+        ({}, True),
+        ({"owner": UUID(int=1)}, False),
+        ({"epoch": 7}, False),
+        ({"positions": [9]}, False),
+        ({"ids": [UUID(int=1)]}, False),
+    ],
+    ids=["right", "owner", "epoch", "position", "event"],
 )
 async def test_a_checkpoint_is_guarded(store: EventStore, wrong: dict[str, Any], taken: bool) -> None:
-    """P7: row, owner, epoch and history must fit, all of them."""
-    number = await create(store, "a", 5)
+    """P7: row, owner and epoch must fit, and the store must hold the events that it stands on; the history too."""
+    appended, number = await append(store, 1), await create(store, "a", 5)
+    stored = (await store.read_all_streams_forward())[0]
     lease = await own(store, number, uuid4())
-    right = {"owner": lease.owner, "epoch": lease.epoch, "position": 9, "history": store.history}
-    args = (right | wrong).values()
+    right: dict[str, Any] = {"owner": lease.owner, "epoch": lease.epoch, "position": appended[0]}
+    right |= {"history": store.history, "positions": appended, "ids": [stored.event_id]}
+    args: list[Any] = [*(right | wrong).values()]
     assert (await store.fetchrow(store.sql["checkpoint"], number, *args) is not None) is taken
-    assert (await store.subscriptions.get("a")).checkpoint == (9 if taken else 5)
+    assert (await store.subscriptions.get("a")).checkpoint == (appended[0] if taken else 5)
+    with pytest.raises(HistoryChanged):
+        await store.fetchrow(store.sql["checkpoint"], number, *(right | {"history": "another"}).values())
 
 
 async def test_a_checkpoint_never_goes_back(store: EventStore) -> None:

@@ -48,7 +48,7 @@ def encode(batch: Sequence[StoredEvent], **given: Any) -> Message:
     """Its message, with everything fixed that a golden file holds."""
     arguments: dict[str, Any] = {
         "store": "eventstore",
-        "history": "h/1/2/00000001",
+        "history": "h/1/2/3/00000001/i",
         "epoch": 3,
         "content_type": "application/json",
     }

@@ -25,6 +25,7 @@ from trunkline_ops.transfer.item import FORMAT, End, Head, Item, Tally, decode, 
 from trunkline_ops.transfer.put_in import TOGETHER_BYTES, TOGETHER_ITEMS, Importing, check_file
 from trunkline_ops.transfer.take_out import besides, in_order
 from trunkline_store import EventStore, InvalidArgument, TrunklineError
+from trunkline_store.pages import lasting
 
 _STREAMED: Final = "-"
 _FLUSH_ITEMS: Final = 1000
@@ -68,13 +69,13 @@ async def _export(settings: Settings, path: Path | None, out: IO[bytes] | None) 
             head = Head(
                 format=FORMAT,
                 schema=store.schema,
-                history=store.history,
+                history=lasting(store.history),
                 data_type=store.data_type,
                 content_type=store.content_type,
                 position=end,
             )
             tally, behind = Tally(), -1
-        elif before.head.history != store.history:
+        elif before.head.history != lasting(store.history):
             raise InvalidArgument(
                 f"{path} is an export of another store, or of its past: remove it, or name another file"
             )

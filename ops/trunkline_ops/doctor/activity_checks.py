@@ -146,7 +146,7 @@ def relay(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: flo
             f"it is at {relay.position}, and no position above {last} was ever given",
             "as after a restore of an older backup: what is appended now is not published, up to there",
             "stop the relays and have them publish everything again: UPDATE "  # noqa: S608 - shown, never run
-            f"{relation(facts.schema, 'relays')} SET position = 0, safe_position = 0; "
+            f"{relation(facts.schema, 'relays')} SET position = 0; "
             "then start them (a later position, up to which all is published for sure, spares consumers the rest)",
         )
 

@@ -23,8 +23,8 @@ def without_checkpoint_guard(store: EventStore) -> None:
 def without_hole_detection(_: EventStore) -> None:
     """A message after a hole counts as the next one."""
 
-    def blind(message: Placement, previous: int, delivered: int, history: str) -> Verdict:
-        found = verdict(message, previous, delivered, history)
+    def blind(message: Placement, previous: int, delivered: int, looked: int, history: str) -> Verdict:
+        found = verdict(message, previous, delivered, looked, history)
         return Verdict.NEXT if found is Verdict.HOLE else found
 
     assert follow.verdict is verdict  # type: ignore[attr-defined] # what is imported there is replaced there

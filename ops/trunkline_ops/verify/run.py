@@ -17,6 +17,7 @@ from trunkline_store import EventStore, names
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.line import Depth
 from trunkline_store.overview import RELAY, overview
+from trunkline_store.pages import Look
 from trunkline_store.queries import for_store, parts_of
 
 PAGE: Final = 10_000
@@ -54,17 +55,17 @@ async def verify(
     sql = {name: for_store(text, store.schema, "json") for name, text in _QUERIES.items()}
     await depths(settings, store.schema)  # a wrong URL is told at once
     deadline = time.monotonic() + wait
-    safe = await _safe(store, to, deadline)
+    safe, history = await _look(store, to, deadline)
     end = safe if to is None else min(to, safe)
-    end = int(await store.fetchval(store.sql["last_feed_position"], end))
-    await _caught_up(store, sql, end, deadline)
+    end = int(await store.fetchval(store.sql["last_feed_position"], end, history))
+    await _caught_up(store, end, history, deadline)
     published = await store.fetchrow(store.sql["see_relay"], RELAY)
     confirmed_to = 0 if published is None else published["position"]
     rows = await store.fetch(sql["subscriptions"])
     ranges = [Ranges((part.lower, part.upper) for part in row["finished"] if not part.isempty) for row in rows]
     highest = max([confirmed_to, *(row["checkpoint"] for row in rows), *(each.last for each in ranges)])
     # Asked after them, since they go on; a writer that was paused before it took its lock sets it back for a moment.
-    known = await _safe(store, highest, deadline)
+    known = (await _look(store, highest, deadline)).safe
 
     feeds, parking = Feeds(), {}
     every: list[Feed] = []
@@ -110,21 +111,21 @@ async def verify(
     return parts
 
 
-async def _safe(store: EventStore, to: int | None, deadline: float) -> int:
+async def _look(store: EventStore, to: int | None, deadline: float) -> Look:
     while True:
-        safe = await store.safe_position()
-        if to is None or safe >= to or time.monotonic() >= deadline:
-            return safe
+        look = await store.look(follow=False)
+        if to is None or look.safe >= to or time.monotonic() >= deadline:
+            return look
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _caught_up(store: EventStore, sql: Mapping[str, str], end: int, deadline: float) -> None:
+async def _caught_up(store: EventStore, end: int, history: str, deadline: float) -> None:
     """Waits for those who run, and are behind. What nobody works at is not waited for."""
     while time.monotonic() < deadline:
         seen = await overview(store)
         busy = seen.relay is not None and seen.relay.owner is not None and seen.relay.position < end
         for each in seen.subscriptions:
-            left = await store.fetchval(store.sql["left_of"], each.name, end)
+            left = await store.fetchval(store.sql["left_of"], each.name, end, history)
             busy = busy or bool(left and each.owner is not None and each.halted is None)
         if not busy:
             return
@@ -140,7 +141,7 @@ async def _versions(
     stream_id, version = 0, 0
     while page := await store.fetch(sql["versions"], stream_id, version, PAGE):
         ids = {row["stream_id"] for row in page}
-        there = {row["stream_id"] for row in await store.fetch(store.sql["stream_names"], list(ids))}
+        there = {row["stream_id"] for row in await store.fetch(store.sql["stream_names"], list(ids), None)}
         for row in page if ids - there else ():
             if row["stream_id"] not in there and row["position"] <= end and len(orphans) <= NAMED:
                 orphans.append((row["stream_id"], row["position"]))
@@ -179,7 +180,9 @@ async def _ends(store: EventStore, sql: Mapping[str, str]) -> _Ends:
 
 
 async def _names(store: EventStore, ids: list[int]) -> dict[int, str]:
-    return {row["stream_id"]: row["stream"] for row in await store.fetch(store.sql["stream_names"], list(set(ids)))}
+    return {
+        row["stream_id"]: row["stream"] for row in await store.fetch(store.sql["stream_names"], list(set(ids)), None)
+    }
 
 
 def _store_part(to: int | None, safe: int, end: int, events: int, links: int, streams: int) -> Part:

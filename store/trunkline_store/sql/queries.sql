@@ -8,7 +8,7 @@ SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class AS c
 WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND (to_regclass('@schema@.blocks') IS NULL
        OR c.relname NOT IN ('schema_migrations', 'store', 'streams', 'events', 'links', 'leases', 'subscriptions',
-                            'relays', 'snapshots', 'parked', 'standbys', 'given_up'))
+                            'relays', 'snapshots', 'parked', 'standbys', 'given_up', 'incarnation'))
 
 -- name: lock_schema
 -- Who makes, changes or removes a schema does it alone, until the end of the transaction. The class is "trkl".
@@ -43,9 +43,6 @@ SELECT data_type, content_type FROM @schema@.store
 SELECT s.store_id, s.data_type, s.content_type, s.batch_count, s.batch_bytes, @schema@.history_v1() AS history,
        (SELECT seqcache FROM pg_sequence WHERE seqrelid = '@schema@.blocks'::regclass) AS sequence_cache
 FROM @schema@.store AS s
-
--- name: history
-SELECT @schema@.history_v1()
 
 -- name: append
 SELECT * FROM @schema@.append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
@@ -112,9 +109,9 @@ DELETE FROM @schema@.snapshots WHERE source = $1
 -- In a statement of its own: rows may only be read in a later one.
 SELECT @schema@.safe_position_v1()
 
--- name: poll
--- How far may be read, and in which history: one question for everybody who follows.
-SELECT @schema@.safe_position_v1() AS safe, @schema@.history_v1() AS history
+-- name: look
+-- How far may be read, and in which history: one question for everybody who reads page by page.
+SELECT safe, history FROM @schema@.look_v1($1, $2)
 
 -- name: nudge
 -- After an append, in a transaction of its own.
@@ -219,14 +216,14 @@ SELECT * FROM (
 ) AS read ORDER BY number DESC LIMIT $3
 
 -- name: read_all_forward
--- From position $1 up to the safe position $2: at most $3 events, and none that begins after $4 bytes of data. The
--- OFFSET keeps the planner from a join with all streams, which it likes while it knows nothing of a young table.
+-- From position $1 up to the safe position $2 of the history $5: at most $3 events, and none that begins after $4 bytes of
+-- data. The OFFSET keeps the planner from a join with all streams, which it likes while it knows nothing of a young table.
 SELECT e.position, s.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
        e.correlation_id, e.causation_id, e.created_at, e.size
 FROM (SELECT *, sum(size) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - size AS bytes_before
       FROM @schema@.events WHERE position >= $1 AND position <= $2 ORDER BY position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
-WHERE e.bytes_before < $4
+WHERE (SELECT @schema@.same_history_v1($5)) AND e.bytes_before < $4
 ORDER BY e.position
 
 -- name: read_all_backward
@@ -236,7 +233,7 @@ SELECT e.position, s.stream, e.stream_version, e.event_id, e.type, e.data@data_o
 FROM (SELECT *, sum(size) OVER (ORDER BY position DESC ROWS UNBOUNDED PRECEDING) - size AS bytes_before
       FROM @schema@.events WHERE position <= least($1::bigint, $2::bigint) ORDER BY position DESC LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
-WHERE e.bytes_before < $4
+WHERE (SELECT @schema@.same_history_v1($5)) AND e.bytes_before < $4
 ORDER BY e.position DESC
 
 -- name: read_category_forward
@@ -248,7 +245,7 @@ FROM (SELECT *, sum(size) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - si
       FROM @schema@.events WHERE category = $5 AND (category, position) >= ($5, $1) AND (category, position) <= ($5, $2)
       ORDER BY position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
-WHERE e.bytes_before < $4
+WHERE (SELECT @schema@.same_history_v1($6)) AND e.bytes_before < $4
 ORDER BY e.position
 
 -- name: page_all
@@ -257,19 +254,21 @@ ORDER BY e.position
 SELECT e.position, e.stream_id, e.stream_version, e.event_id, e.type,
        CASE WHEN e.size <= $4 THEN e.data@data_out@ END AS data, CASE WHEN e.size <= $4 THEN e.metadata::text END AS metadata,
        e.correlation_id, e.causation_id, e.created_at, e.size
-FROM @schema@.events AS e WHERE e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
+FROM @schema@.events AS e
+WHERE (SELECT @schema@.same_history_v1($5)) AND e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
 
 -- name: page_category
 -- As page_all, of category $5.
 SELECT e.position, e.stream_id, e.stream_version, e.event_id, e.type,
        CASE WHEN e.size <= $4 THEN e.data@data_out@ END AS data, CASE WHEN e.size <= $4 THEN e.metadata::text END AS metadata,
        e.correlation_id, e.causation_id, e.created_at, e.size
-FROM @schema@.events AS e WHERE e.category = $5 AND (e.category, e.position) >= ($5, $1) AND (e.category, e.position) <= ($5, $2)
+FROM @schema@.events AS e WHERE (SELECT @schema@.same_history_v1($6)) AND e.category = $5 AND (e.category, e.position) >= ($5, $1) AND (e.category, e.position) <= ($5, $2)
 ORDER BY e.position LIMIT $3
 
 -- name: stream_names
 SELECT i.stream_id, s.stream FROM unnest($1::bigint[]) AS i (stream_id)
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = i.stream_id OFFSET 0) AS s
+WHERE (SELECT @schema@.same_history_v1($2))
 
 -- name: traceparents
 -- In which traces events were appended, where they were.
@@ -280,11 +279,13 @@ WHERE e.traceparent IS NOT NULL
 -- name: last_position
 -- The last event at or below a position; 0 where there is none.
 SELECT coalesce((SELECT position FROM @schema@.events WHERE position <= $1 ORDER BY position DESC LIMIT 1), 0)
+WHERE (SELECT @schema@.same_history_v1($2))
 
 -- name: last_feed_position
 -- As last_position, links too.
 SELECT greatest((SELECT position FROM @schema@.events WHERE position <= $1 ORDER BY position DESC LIMIT 1),
                 (SELECT feed_position FROM @schema@.links WHERE feed_position <= $1 ORDER BY feed_position DESC LIMIT 1), 0)
+WHERE (SELECT @schema@.same_history_v1($2))
 
 -- name: relay_page
 -- For the wire: text where text is sent, and no data of an event above $5 bytes, which travels as a reference. Beside
@@ -298,7 +299,7 @@ SELECT e.position, s.stream, e.category, e.stream_version, e.event_id::text, e.t
 FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - least(size, $5) AS bytes_before
       FROM @schema@.events WHERE position >= $1 AND position <= $2 ORDER BY position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
-WHERE e.bytes_before < $4
+WHERE (SELECT @schema@.same_history_v1($6)) AND e.bytes_before < $4
 ORDER BY e.position
 
 -- name: relay_page_barest
@@ -309,7 +310,8 @@ SELECT e.position, e.stream_id, e.category, e.stream_version, e.event_id::text, 
        to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time,
        (SELECT feed_position FROM @schema@.links WHERE feed_position >= $1 AND feed_position <= $2
         ORDER BY feed_position LIMIT 1) IS NOT NULL AS links
-FROM @schema@.events AS e WHERE e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
+FROM @schema@.events AS e
+WHERE (SELECT @schema@.same_history_v1($5)) AND e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
 
 -- name: relay_links
 -- As relay_page, of links: first where they stand, at last the event's own place.
@@ -326,7 +328,7 @@ FROM (SELECT l.feed_position, l.stream_id AS target_id, l.stream_version AS numb
       CROSS JOIN LATERAL (SELECT * FROM @schema@.events WHERE position = l.position OFFSET 0) AS e) AS e
 CROSS JOIN LATERAL (SELECT stream, category FROM @schema@.streams WHERE stream_id = e.target_id OFFSET 0) AS t
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
-WHERE e.bytes_before < $4
+WHERE (SELECT @schema@.same_history_v1($6)) AND e.bytes_before < $4
 ORDER BY e.feed_position
 
 -- name: replay_category
@@ -340,7 +342,7 @@ FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY position ROWS UNBOUNDED PREC
       WHERE category = $6 AND (category, position) >= ($6, $1) AND (category, position) <= ($6, $2)
       ORDER BY position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
-WHERE e.bytes_before < $4
+WHERE (SELECT @schema@.same_history_v1($7)) AND e.bytes_before < $4
 ORDER BY e.position
 
 -- name: replay_stream
@@ -354,7 +356,7 @@ FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY stream_version ROWS UNBOUNDE
       WHERE stream_id = (SELECT stream_id FROM @schema@.streams WHERE stream = $6) AND stream_version >= $1
       ORDER BY stream_version LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
-WHERE e.bytes_before < $4 AND e.position <= $2
+WHERE (SELECT @schema@.same_history_v1($7)) AND e.bytes_before < $4 AND e.position <= $2
 ORDER BY e.stream_version
 
 -- name: replay_links
@@ -373,7 +375,7 @@ FROM (SELECT l.feed_position, l.stream_id AS target_id, l.stream_version AS numb
       CROSS JOIN LATERAL (SELECT * FROM @schema@.events WHERE position = l.position OFFSET 0) AS e) AS e
 CROSS JOIN LATERAL (SELECT stream, category FROM @schema@.streams WHERE stream_id = e.target_id OFFSET 0) AS t
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
-WHERE e.bytes_before < $4 AND e.feed_position <= $2
+WHERE (SELECT @schema@.same_history_v1($7)) AND e.bytes_before < $4 AND e.feed_position <= $2
 ORDER BY e.number
 
 -- name: previous_in_category
@@ -381,7 +383,8 @@ ORDER BY e.number
 SELECT coalesce((SELECT e.position FROM @schema@.events AS e
                  WHERE e.category = w.category AND (e.category, e.position) < (w.category, w.position)
                  ORDER BY e.position DESC LIMIT 1), 0) AS previous
-FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (category, position, ord) ORDER BY w.ord
+FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (category, position, ord)
+WHERE (SELECT @schema@.same_history_v1($3)) ORDER BY w.ord
 
 -- name: previous_in_stream
 -- The position of the event or link before version $2[i] of stream $1[i], for each i; 0 where there is none. In a
@@ -393,14 +396,14 @@ SELECT greatest((SELECT e.position FROM @schema@.events AS e
                 0) AS previous
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (stream, version, ord)
 LEFT JOIN LATERAL (SELECT stream_id FROM @schema@.streams WHERE stream = w.stream OFFSET 0) AS s ON true
-ORDER BY w.ord
+WHERE (SELECT @schema@.same_history_v1($3)) ORDER BY w.ord
 
 -- name: acquire_lease
 -- Takes a lease that is free, expired, the caller's own, or impossibly far in the future (the clock was set back). Who
 -- stands by only looks: to lock the row each time, as ON CONFLICT does, would take a transaction id and write to the log.
 INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until, process)
 SELECT $1, $2, 1, $3::interval, clock_timestamp() + $3::interval, $4
-WHERE NOT EXISTS (SELECT FROM @schema@.leases AS held
+WHERE (SELECT @schema@.durable_v1()) AND NOT EXISTS (SELECT FROM @schema@.leases AS held
                   WHERE held.name = $1 AND held.owner <> $2
                     AND held.until BETWEEN clock_timestamp() AND clock_timestamp() + 2 * held.length)
 ON CONFLICT (name) DO UPDATE
@@ -439,20 +442,21 @@ ORDER BY epoch NULLS LAST, process
 
 -- name: fence_relay
 -- The new leader shuts its predecessor out, and learns where to go on.
-INSERT INTO @schema@.relays AS r (name, position, owner, epoch) VALUES ($1, $4, $2, $3)
+INSERT INTO @schema@.relays AS r (name, position, owner, epoch) SELECT $1, $4, $2, $3
+WHERE (SELECT @schema@.same_history_v1($5)) AND (SELECT @schema@.durable_v1())
 ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, epoch = excluded.epoch WHERE r.epoch <= excluded.epoch
 RETURNING position
 
 -- name: record_relay
 -- Only the leader of this epoch, and only in the history in which the position was confirmed. Of the messages up to there,
--- $9 were given up since it was last recorded, from position $7 to $8; said again, they are not counted again.
+-- $8 were given up since it was last recorded, from position $6 to $7; said again, they are not counted again.
 WITH moved AS (
     UPDATE @schema@.relays
-    SET position = greatest(position, $4), safe_position = greatest(safe_position, $5), updated_at = clock_timestamp()
-    WHERE name = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $6 RETURNING position
+    SET position = greatest(position, $4), updated_at = clock_timestamp()
+    WHERE (SELECT @schema@.same_history_v1($5)) AND (SELECT @schema@.durable_v1()) AND name = $1 AND owner = $2 AND epoch = $3 RETURNING position
 ), noted AS (
     INSERT INTO @schema@.given_up AS g (relay, hour, first_position, last_position, messages)
-    SELECT $1, date_trunc('hour', clock_timestamp(), 'UTC'), $7, $8, $9 FROM moved WHERE $9::bigint > 0
+    SELECT $1, date_trunc('hour', clock_timestamp(), 'UTC'), $6, $7, $8 FROM moved WHERE $8::bigint > 0
     ON CONFLICT (relay, hour) DO UPDATE
     SET last_position = excluded.last_position,
         messages = CASE WHEN g.last_position < excluded.first_position THEN g.messages + excluded.messages
@@ -466,7 +470,7 @@ SELECT position FROM moved
 SELECT hour, first_position, last_position, messages FROM @schema@.given_up WHERE relay = $1 ORDER BY hour
 
 -- name: see_relay
-SELECT position, safe_position, owner, epoch, updated_at FROM @schema@.relays WHERE name = $1
+SELECT position, owner, epoch, updated_at FROM @schema@.relays WHERE name = $1
 
 -- name: relay_lag
 -- How far the relay is behind the safe position $1: its place, the events and links ahead of it, each counted up to
@@ -530,23 +534,26 @@ FROM @schema@.relays AS r LEFT JOIN @schema@.leases AS l USING (name) WHERE r.na
 -- name: create_subscription
 -- The row, made on the first subscribe; $3 counts only then. None where it is there, or somebody else makes it at the
 -- same moment: a later statement sees it.
-INSERT INTO @schema@.subscriptions (name, feed, checkpoint) VALUES ($1, $2, $3)
+INSERT INTO @schema@.subscriptions (name, feed, checkpoint)
+SELECT $1, $2, $3 WHERE (SELECT @schema@.durable_v1())
 ON CONFLICT (name) DO NOTHING RETURNING subscription_id
 
 -- name: fence_subscription
 -- The new owner shuts its predecessor out, and learns where to go on.
 UPDATE @schema@.subscriptions SET owner = $2, epoch = $3, halted = NULL
-WHERE subscription_id = $1 AND epoch <= $3 RETURNING checkpoint, finished
+WHERE (SELECT @schema@.same_history_v1($4)) AND (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND epoch <= $3 RETURNING checkpoint, finished
 
 -- name: checkpoint
--- Moves forward only, and only for the owner of this epoch, in the history in which the events were read. No row: the
--- subscription is somebody else's, or gone, or the past is another one. Computed from the row as it is when its lock
--- is had.
+-- Moves forward only, and only for the owner of this epoch, in the history in which the events were read. $6 and $7 are
+-- positions and ids of events that were handed over since the last checkpoint; $4 is the last of them. No row: the
+-- subscription is somebody else's, or gone, or the store does not hold one of these events. Computed from the row as it is
+-- when its lock is had.
 UPDATE @schema@.subscriptions AS s
 SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled_v1(
         s.checkpoint, s.finished, int8multirange(int8range(NULL, $4, '[]'))) AS f),
     updated_at = clock_timestamp()
-WHERE subscription_id = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $5 RETURNING checkpoint
+WHERE (SELECT @schema@.same_history_v1($5)) AND (SELECT @schema@.durable_v1()) AND (SELECT @schema@.holds_v1($6, $7))
+  AND subscription_id = $1 AND owner = $2 AND epoch = $3 RETURNING checkpoint
 
 -- name: finish
 -- As checkpoint, of one batch that covers its feed from $4 (exclusive) to $6: once only. No row may also mean that it
@@ -555,23 +562,24 @@ UPDATE @schema@.subscriptions AS s
 SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled_v1(
         s.checkpoint, s.finished, int8multirange(int8range($4, $6, '(]'))) AS f),
     updated_at = clock_timestamp()
-WHERE subscription_id = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $5
-  AND s.checkpoint < $6 AND NOT s.finished @> $6::bigint RETURNING checkpoint
+WHERE (SELECT @schema@.same_history_v1($5)) AND (SELECT @schema@.durable_v1()) AND (SELECT @schema@.holds_v1($7, $8))
+  AND subscription_id = $1 AND owner = $2 AND epoch = $3 AND s.checkpoint < $6 AND NOT s.finished @> $6::bigint RETURNING checkpoint
 
 -- name: guard
 -- Locks the row for its owner, until the transaction ends.
 SELECT checkpoint FROM @schema@.subscriptions
-WHERE subscription_id = $1 AND owner = $2 AND epoch = $3 AND @schema@.history_v1() = $4 FOR NO KEY UPDATE
+WHERE (SELECT @schema@.same_history_v1($4)) AND (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND owner = $2 AND epoch = $3 FOR NO KEY UPDATE
 
 -- name: halt
 UPDATE @schema@.subscriptions SET halted = $4::text::json
-WHERE subscription_id = $1 AND owner = $2 AND epoch = $3
+WHERE (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND owner = $2 AND epoch = $3
 
 -- name: standing
--- Whose it is now, and in which past: why a guard refused.
-SELECT @schema@.history_v1() AS history, l.owner, l.epoch, s.checkpoint, s.finished
+-- Who owns it now, and what is finished: why a guard refused.
+SELECT l.owner, l.epoch, s.checkpoint, s.finished
 FROM @schema@.subscriptions AS s
-LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id WHERE s.subscription_id = $1
+LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
+WHERE (SELECT @schema@.same_history_v1($2)) AND s.subscription_id = $1
 
 -- name: read_only
 -- Whether the server, or all of its sessions, can write nothing.
@@ -631,7 +639,7 @@ WHERE s.name = $1 AND p.first_position >= $2 ORDER BY p.first_position LIMIT $3
 -- $3: one batch, or all. What has failed is tried again, or stands first of its key: what waits behind it goes with it, in
 -- order.
 UPDATE @schema@.parked AS p SET wanted = $2 FROM @schema@.subscriptions AS s
-WHERE s.subscription_id = p.subscription_id AND s.name = $1 AND ($3::bigint IS NULL OR p.first_position = $3::bigint)
+WHERE (SELECT @schema@.durable_v1()) AND s.subscription_id = p.subscription_id AND s.name = $1 AND ($3::bigint IS NULL OR p.first_position = $3::bigint)
   AND ($2 = 'discard' OR p.attempts > 0 OR NOT EXISTS (
         SELECT FROM @schema@.parked AS q
         WHERE q.subscription_id = p.subscription_id AND q.key = p.key AND q.first_position < p.first_position))
@@ -660,7 +668,7 @@ ORDER BY s.name
 -- name: left_of
 -- Whether anything of a subscription's feed is left up to a position, and why its handler gave up if it did.
 SELECT a.events, s.halted::text AS halted FROM @schema@.subscriptions AS s
-CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 1) AS a WHERE s.name = $1
+CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 1) AS a WHERE (SELECT @schema@.same_history_v1($3)) AND s.name = $1
 
 -- name: see_halt
 SELECT subscription_id, epoch, halted::text AS halted FROM @schema@.subscriptions WHERE name = $1
@@ -672,7 +680,8 @@ UPDATE @schema@.subscriptions AS s
 SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled_v1(
         s.checkpoint, s.finished, int8multirange(int8range($3, $5, '(]'))) AS f),
     halted = NULL, updated_at = clock_timestamp()
-WHERE subscription_id = $1 AND epoch = $2 AND halted ->> 'position' = ($4::bigint)::text RETURNING checkpoint
+WHERE (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND epoch = $2
+  AND halted ->> 'position' = ($4::bigint)::text RETURNING checkpoint
 
 -- name: preview_reset
 -- Of a move to $2: events of the feed that are finished above it, those up to it that are not, at most $3 of each, and
@@ -703,7 +712,7 @@ FROM @schema@.streams AS s WHERE s.stream = $1
 -- name: stream_place
 -- Where to read a stream on above a position.
 SELECT stream_id, @schema@.version_above_v1(stream_id, $2) AS version FROM @schema@.streams
-WHERE stream = $1 AND deleted_at IS NULL
+WHERE (SELECT @schema@.same_history_v1($3)) AND stream = $1 AND deleted_at IS NULL
 
 -- name: page_stream
 -- Of stream $1 from version $2 on, its own events and linked ones, up to the safe position $3: at most $4, and none that
@@ -721,7 +730,7 @@ FROM (SELECT *, sum(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size
         WHERE feed_position <= $3 ORDER BY number LIMIT $4) AS chosen) AS p
 CROSS JOIN LATERAL (SELECT * FROM @schema@.events WHERE position = p.position OFFSET 0) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS o
-WHERE p.bytes_before < $5
+WHERE (SELECT @schema@.same_history_v1($6)) AND p.bytes_before < $5
 ORDER BY p.number
 
 -- name: renew_leases
@@ -739,12 +748,12 @@ FROM wanted AS w
 
 -- name: delete_subscription
 -- A new one of the same name has another id, which no former owner's guard fits.
-WITH gone AS (DELETE FROM @schema@.subscriptions WHERE name = $1 RETURNING subscription_id),
+WITH gone AS (DELETE FROM @schema@.subscriptions WHERE (SELECT @schema@.durable_v1()) AND name = $1 RETURNING subscription_id),
 unparked AS (DELETE FROM @schema@.parked WHERE subscription_id IN (SELECT subscription_id FROM gone))
 DELETE FROM @schema@.leases WHERE name IN (SELECT 'subscription ' || subscription_id FROM gone)
 
 -- name: lock_subscription
-SELECT subscription_id FROM @schema@.subscriptions WHERE name = $1 FOR NO KEY UPDATE
+SELECT subscription_id FROM @schema@.subscriptions WHERE (SELECT @schema@.durable_v1()) AND name = $1 FOR NO KEY UPDATE
 
 -- name: unpark_all
 WITH gone AS (DELETE FROM @schema@.parked WHERE subscription_id = $1 RETURNING 1) SELECT count(*) FROM gone

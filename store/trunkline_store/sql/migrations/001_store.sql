@@ -100,11 +100,23 @@ CREATE TABLE @schema@.subscriptions (
 CREATE TABLE @schema@.relays (
     name          text COLLATE "C" PRIMARY KEY,
     position      bigint NOT NULL CHECK (position >= 0),
-    safe_position bigint NOT NULL DEFAULT 0,
     owner         uuid,
     epoch         bigint NOT NULL DEFAULT 0,
     updated_at    timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
+
+-- Makes this transaction wait until its commit is on disk, where the session would not (synchronous_commit = off): what
+-- readers see, and what checkpoints rest on, must not go in a crash. `local` is the least that ensures it
+-- (https://www.postgresql.org/docs/current/wal-async-commit.html).
+CREATE FUNCTION @schema@.durable_v1() RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    _done boolean;
+BEGIN
+    IF current_setting('synchronous_commit') = 'off' THEN
+        _done := set_config('synchronous_commit', 'local', true) IS NULL;
+    END IF;
+    RETURN true;
+END $$;
 
 -- Takes the lock that tells readers how far they may read, before this transaction draws its first block: once per
 -- transaction (one lock per append would fill the lock table in a long import). The setting that remembers it is
@@ -122,6 +134,9 @@ BEGIN
         _done := pg_advisory_xact_lock_shared(_events::integer,
             (coalesce(pg_sequence_last_value('@schema@.blocks'), 0) & 2147483647)::integer) IS NULL;
         _done := set_config(_setting, _me, true) IS NULL;
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN  -- as durable_v1, without the cost of a call
+        _done := set_config('synchronous_commit', 'local', true) IS NULL;
     END IF;
     RETURN true;
 END $$;
@@ -316,13 +331,26 @@ BEGIN
     RETURN _safe * 1024 + 1023;
 END $$;
 
--- Which past a position belongs to: this store, in this cluster, database and table, on this timeline. A restore, or
--- the promotion of a replica, begins another one, in which the same positions can be given again.
+-- An id that does not survive a crash: PostgreSQL empties an unlogged table when it recovers, and a standby has none
+-- (https://www.postgresql.org/docs/current/sql-createtable.html, UNLOGGED). After a crash, numbers that were drawn and
+-- not logged yet are drawn again: nextval is logged once in 33 draws, and a transaction that rolls back flushes nothing.
+-- The id is a generated column, since dumps do not contain those: what is restored from one has another id.
+CREATE FUNCTION @schema@.new_incarnation() RETURNS uuid LANGUAGE sql IMMUTABLE AS $$ SELECT gen_random_uuid() $$;
+CREATE UNLOGGED TABLE @schema@.incarnation (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    id       uuid NOT NULL GENERATED ALWAYS AS (@schema@.new_incarnation()) STORED
+);
+INSERT INTO @schema@.incarnation DEFAULT VALUES;
+
+-- The history that positions belong to: this store, in this cluster, database and table, on this timeline, in this
+-- incarnation. A restore, the promotion of a replica or a crash begins another one, in which the same positions can be
+-- given again. `-` stands for what is not known: `look_v1` makes the incarnation's row.
 CREATE FUNCTION @schema@.history_v1() RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    _timeline text := '-';
-    _system   text := '-';
+    _timeline    text := '-';
+    _system      text := '-';
+    _incarnation text;
 BEGIN
     BEGIN
         IF NOT pg_is_in_recovery() THEN
@@ -332,9 +360,69 @@ BEGIN
     EXCEPTION WHEN insufficient_privilege OR feature_not_supported OR undefined_function THEN
         NULL;  -- some services offer neither; what is left still tells stores and databases apart
     END;
+    IF NOT pg_is_in_recovery() THEN  -- on a standby, an unlogged table cannot even be read
+        SELECT i.id::text INTO _incarnation FROM @schema@.incarnation AS i;
+    END IF;
     RETURN (SELECT store_id::text FROM @schema@.store) || '/' || _system || '/'
         || (SELECT oid::text FROM pg_database WHERE datname = current_database())
-        || '/' || '@schema@.events'::regclass::oid::text || '/' || _timeline;
+        || '/' || '@schema@.events'::regclass::oid::text || '/' || _timeline || '/' || coalesce(_incarnation, '-');
+END $$;
+
+-- Raises TK002 where this server was left behind by a promotion, once a later timeline was seen: of one store, timelines
+-- only grow.
+CREATE FUNCTION @schema@.refuse_left_behind(_found text, _seen text) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (string_to_array(_found, '/'))[:4] = (string_to_array(_seen, '/'))[:4]
+            AND split_part(_found, '/', 5) < split_part(_seen, '/', 5) COLLATE "C" THEN
+        RAISE SQLSTATE 'TK002' USING MESSAGE = format(
+            'this server is on timeline %s, and timeline %s was seen: another one was promoted in its place',
+            split_part(_found, '/', 5), split_part(_seen, '/', 5));
+    END IF;
+END $$;
+
+-- True where this is the history in which a position was learned; else it raises TK001 (another history) or TK002 (left
+-- behind). Each statement that gives rows to those who follow contains it as `(SELECT same_history_v1(…))`: so it runs on
+-- the server that gives the rows, once, before they are looked for, and also where there are none. Null: the caller has
+-- one session for all of its statements, where the history cannot change.
+CREATE FUNCTION @schema@.same_history_v1(_expected text) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    _timeline    constant text := split_part(_expected, '/', 5);
+    _incarnation text;
+BEGIN
+    IF _expected IS NULL THEN
+        RETURN true;
+    ELSIF pg_is_in_recovery() THEN  -- which may pass: a failover is under way
+        RAISE read_only_sql_transaction USING
+            MESSAGE = 'this server is a replica, where nobody can tell how far may be read: read on the primary';
+    END IF;
+    SELECT i.id::text INTO _incarnation FROM @schema@.incarnation AS i;
+    IF coalesce(_incarnation, '-') <> split_part(_expected, '/', 6)
+            OR _timeline <> '-' AND _timeline <> left(pg_walfile_name(pg_current_wal_lsn()), 8)
+            OR split_part(_expected, '/', 3) <> (SELECT oid::text FROM pg_database WHERE datname = current_database()) THEN
+        PERFORM @schema@.refuse_left_behind(@schema@.history_v1(), _expected);
+        RAISE SQLSTATE 'TK001' USING MESSAGE = format('history is %s, not %s', @schema@.history_v1(), _expected);
+    END IF;
+    RETURN true;
+END $$;
+
+-- How far may be read, and in which history: one question for everybody who follows, in autocommit.
+--   seen     the history that was seen last; empty for none: a server that was left behind since then is refused
+--   follow   true for those who keep positions or write checkpoints: a session that is read-only is refused, and the
+--            incarnation's row is made where there is none yet
+CREATE FUNCTION @schema@.look_v1(_seen text, _follow boolean, OUT safe bigint, OUT history text)
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    safe := @schema@.safe_position_v1();
+    IF _follow AND current_setting('transaction_read_only')::boolean THEN
+        RAISE read_only_sql_transaction USING
+            MESSAGE = 'the session is read-only: nobody can follow a store where checkpoints cannot be written';
+    ELSIF _follow AND NOT EXISTS (SELECT FROM @schema@.incarnation) THEN
+        INSERT INTO @schema@.incarnation DEFAULT VALUES ON CONFLICT DO NOTHING;
+    END IF;
+    history := @schema@.history_v1();  -- in a later statement, which sees a row that another session has just made
+    PERFORM @schema@.refuse_left_behind(history, _seen);
 END $$;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM PUBLIC;

@@ -341,6 +341,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     _deleted boolean;
 BEGIN
+    PERFORM @schema@.durable_v1();
     SELECT s.stream_id, s.version, s.deleted_at IS NOT NULL INTO id, actual, _deleted
         FROM @schema@.streams AS s WHERE s.stream = _stream FOR UPDATE;
     status := CASE WHEN id IS NULL THEN 'stream_not_found' WHEN _deleted THEN 'stream_deleted'

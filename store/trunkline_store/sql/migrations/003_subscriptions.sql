@@ -35,6 +35,22 @@ BEGIN
     finished := finished - int8multirange(int8range(NULL, checkpoint, '[]'));
 END $$;
 
+-- True where the store holds all of these events, each at its place in the feed (a link's, where it was linked). A
+-- checkpoint that stands on an event proves by it that the event exists: a forged message, a copy of the data folder that
+-- was put back, or a hard delete may have left none.
+CREATE FUNCTION @schema@.holds_v1(_feed_positions bigint[], _ids uuid[]) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+    FOR i IN 1 .. cardinality(_feed_positions) LOOP
+        IF NOT EXISTS (SELECT FROM @schema@.events AS e WHERE e.position = _feed_positions[i] AND e.event_id = _ids[i])
+                AND NOT EXISTS (SELECT FROM @schema@.links AS l JOIN @schema@.events AS e ON e.position = l.position
+                                WHERE l.feed_position = _feed_positions[i] AND e.event_id = _ids[i]) THEN
+            RETURN false;
+        END IF;
+    END LOOP;
+    RETURN true;
+END $$;
+
 -- The lowest version of a stream whose feed position is above `_position`: positions grow as versions do, so it is
 -- searched by halves. Versions may be missing, where a hard delete took the event of a link.
 CREATE FUNCTION @schema@.version_above_v1(_stream_id bigint, _position bigint) RETURNS bigint
