@@ -1,7 +1,8 @@
 """Real servers, one of each for a whole run, and in them a fresh room for each test."""
 
+import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ import asyncpg
 import hypothesis
 import pytest
 import pytest_asyncio
+import uvloop
 
 from trunkline_ops.management import Management
 from trunkline_ops.servers import PostgresServer, RabbitMQServer, postgres_server, rabbitmq_server
@@ -38,6 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stops them."""
     config.stash[_running].close()
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The client libraries raise other errors on uvloop: a life is tested on both."""
+    both = item.get_closest_marker("both_loops") is not None
+    return {"asyncio": asyncio.new_event_loop} | ({"uvloop": uvloop.new_event_loop} if both else {})
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -19,6 +19,7 @@ import asyncpg
 from trunkline_consumer.batch import Batch
 from trunkline_consumer.follow import Counts
 from trunkline_consumer.options import Handler, Handling
+from trunkline_consumer.outages import Server, database_pause
 from trunkline_consumer.own import Claim
 from trunkline_consumer.trace import processing
 from trunkline_store import (
@@ -29,6 +30,7 @@ from trunkline_store import (
     SubscriptionLost,
     Unavailable,
 )
+from trunkline_store.cancellation import ends_program
 from trunkline_store.connections import Connection, alive, is_lost, is_read_only
 from trunkline_store.words import shortened
 
@@ -46,12 +48,21 @@ class Exhausted(Exception):
 class Attempts:
     """During one tenure."""
 
-    def __init__(self, store: EventStore, claim: Claim, handler: Handler, handling: Handling, counts: Counts) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        claim: Claim,
+        handler: Handler,
+        handling: Handling,
+        counts: Counts,
+        database: Server,
+    ) -> None:
         self._store = store
         self._claim = claim
         self._handler = handler
         self._handling = handling
         self._counts = counts
+        self._database = database
 
     async def handle(self, *batches: Batch) -> None:
         """As often as the handler was told; all of them or, with `tx`, none: they are finished then. Raises
@@ -80,14 +91,13 @@ class Attempts:
 
     async def until_written(self, do: Callable[[], Awaitable[None]]) -> None:
         """Waits for a database that is away."""
-        pause = 0.1
+        pause = database_pause()
         while True:
             try:
                 return await do()
             except Unavailable as error:
-                log.warning("subscription %s waits for the database: %s", self._claim.name, error)
-            await asyncio.sleep(pause)
-            pause = min(2.0, pause * 2)
+                self._database.away(error)
+            await asyncio.sleep(pause.next())
 
     async def _attempt(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
@@ -107,7 +117,9 @@ class Attempts:
                         await self._call(batch, connection)
         except (Failed, Unavailable, SubscriptionLost):
             raise
-        except Exception as error:  # a constraint that is checked at the end, say
+        except BaseException as error:  # a constraint that is checked at the end, say
+            if ends_program(error):
+                raise
             raise Failed(error) from error
 
     async def _call(self, batch: Batch, *transaction: Connection) -> None:
@@ -118,21 +130,18 @@ class Attempts:
                 if not inspect.isawaitable(work):
                     raise TypeError(f"the handler gave {work!r}, and nothing to wait for: it has to be `async def`")
                 await work
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise Failed(error) from error  # what it waited for was cancelled by somebody else
         except SubscriptionLost as error:
             if error.subscription == self._claim.name:
                 raise
             raise Failed(error) from error
-        except Exception as error:
+        except BaseException as error:
+            if ends_program(error):
+                raise
             if await self._away(error, time.monotonic() - began, *transaction):
                 raise StoreUnavailable(f"the database went away under a handler: {error}") from error
             raise Failed(error) from error
 
-    async def _away(self, error: Exception, took: float, *transaction: Connection) -> bool:
+    async def _away(self, error: BaseException, took: float, *transaction: Connection) -> bool:
         """Whether that was no failure of the handler: its connection was lost, whatever the handler makes of it; or its
         store, which may be another one, is not there, and neither is ours, or it was not. Raises `Unavailable`."""
         if transaction and await is_lost(*transaction):

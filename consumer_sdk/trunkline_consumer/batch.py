@@ -29,7 +29,7 @@ class Batch(Sequence[Any]):
         key: Any,
         tenure: Tenure,
         unit: Unit,
-        error: Exception | None = None,
+        error: BaseException | None = None,
     ) -> None:
         self.events = events
         """As they were recorded."""
@@ -57,6 +57,11 @@ class Batch(Sequence[Any]):
 
     def __repr__(self) -> str:
         return f"<Batch of {len(self)} from {self.stream!r}, positions {self.unit.first}-{self.unit.last}>"
+
+    @property
+    def subscription(self) -> str:
+        """The name of the subscription that handed it out."""
+        return self._tenure.claim.name
 
     @property
     def correlation_id(self) -> str | None:

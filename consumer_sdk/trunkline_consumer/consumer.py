@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import random
+import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Self, TypeVar, Unpack
@@ -35,6 +35,7 @@ from trunkline_store import (
     names,
 )
 from trunkline_store.lease import Keeper
+from trunkline_store.outage import Outage, Pause
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -317,18 +318,21 @@ class Consumer:
                 raise error
 
     async def _run(self, make: Callable[[], Subscription]) -> None:
+        pause, outage = Pause(), Outage()
         while True:
             subscription = make()
             try:
                 async with subscription:
+                    pause.reset()
                     await subscription.ended()
                     return
             except Exception as error:
                 if subscription.state is State.STOPPED:  # while it was starting
                     return
                 if isinstance(error, Unavailable):
-                    log.warning("subscription %s: %s", subscription.name, error)
-                    await asyncio.sleep(random.uniform(0.5, 1.5))
+                    if outage.is_news(str(error), time.monotonic()):
+                        log.warning("subscription %s: %s", subscription.name, error)
+                    await asyncio.sleep(pause.next())
                     continue
                 if isinstance(error, SubscriptionLost) and not isinstance(error, SubscriptionDeleted):
                     log.warning("%s", error)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
@@ -20,13 +19,22 @@ import msgspec
 
 from trunkline_consumer.feed import Feed, Kind
 from trunkline_consumer.options import Options
+from trunkline_consumer.outages import database_pause
 from trunkline_consumer.own import BeginAgain
 from trunkline_consumer.place import Verdict, verdict
-from trunkline_consumer.receive import Received, Receiver
+from trunkline_consumer.receive import Received, Receiver, is_unreadable
 from trunkline_consumer.replay import replay
 from trunkline_consumer.tenure import Tenure
 from trunkline_consumer.unpack import unpacked
-from trunkline_store import BrokerUnavailable, EventStore, HistoryChanged, RecordedEvent, Unavailable
+from trunkline_store import (
+    BrokerUnavailable,
+    EventStore,
+    HistoryChanged,
+    RecordedEvent,
+    TrunklineError,
+    Unavailable,
+)
+from trunkline_store.outage import PAUSE_SECONDS, Pause
 from trunkline_store.read import from_all
 from trunkline_store.wire import BadMessage, placement
 
@@ -35,6 +43,10 @@ log = logging.getLogger("trunkline.consumer")
 TURN_EVENTS: Final = 100
 """Delivered without a pause, before others have their turn: events that are handled soon are still in the processor's
 cache. With 100 events in a message, a window that was filled first took half as long again."""
+
+
+UNREADABLE_LOSSES: Final = 3
+"""Connections in a row that end on a message that cannot be decoded, before its queue is deleted."""
 
 
 class Counts(msgspec.Struct):
@@ -53,6 +65,8 @@ class Counts(msgspec.Struct):
     parked: int = 0
     damaged: int = 0
     """Events that were handed out and are not in the store."""
+    unreadable: int = 0
+    """Times that the queue was deleted, since it held a message that cannot be decoded."""
 
 
 class Follower:
@@ -80,11 +94,13 @@ class Follower:
 
     async def follow(self) -> None:
         """For ever. Raises `BeginAgain` where the past is another one."""
-        quiet = 0
+        quiet, pause, database = 0, database_pause(), self._tenure.outages.database
         while True:
             try:
                 self._live(False)
                 found, unheard = await self._catch_up(), not self._counts.from_queue
+                database.back()
+                pause.reset()
                 quiet = quiet + 1 if found and self._receiver.connected and not unheard else 0
                 if quiet > 1 and quiet.bit_count() == 1:
                     self._receiver.bind_again()  # the store has what the queue should have had
@@ -94,27 +110,43 @@ class Follower:
             except HistoryChanged as error:  # while pages were read
                 raise BeginAgain(self._tenure.claim.name) from error
             except Unavailable as error:
-                log.warning("subscription %s: %s", self._tenure.claim.name, error)
-                await asyncio.sleep(random.uniform(0.1, 0.3))
+                database.away(error)
+                await asyncio.sleep(pause.next())
 
     async def consume(self) -> None:
         """Keeps the queue there and consumed, as far as the broker lets us."""
-        pause, name = 0.1, self._tenure.claim.name
+        receiver, broker, pause, unreadable = self._receiver, self._tenure.outages.broker, Pause(), 0
         while True:
             self._tenure.acks.forget_tags()
             try:
-                await self._receiver.connect()
-                pause = 0.1
-                await self._receiver.until_lost()
-                log.warning("subscription %s lost its queue; it goes on from the store", name)
+                await receiver.connect()
+                began, taken = time.monotonic(), receiver.taken
+                cause = await receiver.until_lost()
+                if receiver.taken > taken or time.monotonic() > began + PAUSE_SECONDS[1]:
+                    broker.back()  # it has worked: what comes now is another outage
+                    pause.reset()
+                unreadable = unreadable + 1 if is_unreadable(cause) else 0
+                if unreadable == UNREADABLE_LOSSES and not receiver.transient:
+                    unreadable = 0
+                    await self._delete_unreadable(cause)
+                broker.away(f"lost its queue: {_words(cause)}", "; it goes on from the store")
             except BrokerUnavailable as error:
-                log.warning("subscription %s: %s; it goes on from the store", name, error)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(5.0, pause * 2)
+                broker.away(error, "; it goes on from the store")
+            await asyncio.sleep(pause.next())
+
+    async def _delete_unreadable(self, cause: BaseException | None) -> None:
+        """The queue is only a cache, and would deliver the same message again and again. Raises `BrokerUnavailable`."""
+        log.error(
+            "subscription %s: its queue holds a message that cannot be decoded, and is deleted: find out who publishes "
+            "it; the events come from the store (%s)",
+            *(self._tenure.claim.name, _words(cause)),
+        )
+        self._counts.unreadable += 1
+        await self._receiver.delete_queue()
 
     async def checkpoint(self) -> None:
         """Writes checkpoints as they are due, for ever, and tells the broker what is done with."""
-        tenure = self._tenure
+        tenure, pause = self._tenure, database_pause()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.checkpoint_after):
@@ -123,10 +155,11 @@ class Follower:
             try:
                 await tenure.write()
                 await self._settle()
+                pause.reset()
             except Unavailable as error:
-                log.warning("subscription %s: checkpoint not written yet: %s", tenure.claim.name, error)
+                tenure.outages.database.away(error, "; the checkpoint is written later")
                 tenure.due.set()
-                await asyncio.sleep(random.uniform(0.1, 0.3))
+                await asyncio.sleep(pause.next())
 
     async def _settle(self) -> None:
         generation = self._receiver.generation
@@ -185,6 +218,8 @@ class Follower:
                 if message is None:
                     return heard
             self._was_live = heard = True
+            self._tenure.outages.broker.back()
+            before = self._tenure.delivered
             try:
                 if not self._feed.covers(message.headers):
                     self._tenure.acks.received(message.tag, 0)
@@ -192,16 +227,16 @@ class Follower:
                     found = Verdict.FOREIGN
                 else:
                     found = await self._take(message)
-                match found:
-                    case Verdict.HOLE:
-                        return heard
-                    case Verdict.FOREIGN | Verdict.STALE:  # if nothing else comes, the past may be another one by now
-                        if time.monotonic() > progress + self._options.idle:
-                            return heard
-                    case _:
-                        progress = time.monotonic()
-            except BadMessage as error:
-                log.warning("subscription %s: message passed over: %s", self._tenure.claim.name, error)
+                if found is Verdict.HOLE:
+                    return heard
+                if self._tenure.delivered > before:
+                    progress = time.monotonic()
+                elif time.monotonic() > progress + self._options.idle:
+                    return heard  # a backlog of old messages may be long, and the history may be another one by now
+            except TrunklineError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is of this message: the store has its events
+                log.warning("subscription %s: damaged message passed over: %r", self._tenure.claim.name, error)
                 self._counts.holes += 1
                 return heard
 
@@ -210,7 +245,7 @@ class Follower:
         tenure = self._tenure
         try:
             place = placement(message.headers, self._store.schema)
-        except BadMessage:
+        except Exception:
             tenure.acks.received(message.tag, 0)
             raise
         # At once: after the first `await`, the tag may be of a channel that has gone.
@@ -245,3 +280,7 @@ class Follower:
         found = from_all(rows, self._store.serializer)[0]
         number, feed_position = event.event_number, event.feed_position
         return msgspec.structs.replace(found, event_number=number, feed_position=feed_position)
+
+
+def _words(cause: BaseException | None) -> str:
+    return "the broker cancelled it" if cause is None else str(cause) or type(cause).__name__

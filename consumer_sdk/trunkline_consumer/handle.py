@@ -51,7 +51,7 @@ class Runner:
         self._tenure = tenure
         self._counts = counts
         self._claim = tenure.claim
-        self._attempts = Attempts(store, tenure.claim, handler, handling, counts)
+        self._attempts = Attempts(store, tenure.claim, handler, handling, counts, tenure.outages.database)
         self._parking = Parking(store, feed, handling, tenure, tenure.claim, self._attempts)
         self._lanes: Lanes[Batch | Wanted] = Lanes()
         self._free = tenure.arrived  # the same bell for both: between looking and waiting nothing may ring unheard

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 import aio_pika
 from aiormq.abc import DeliveredMessage
-from aiormq.exceptions import ChannelInvalidStateError
+from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, InvalidFrameError
 from pamqp import commands
 
+from trunkline_store.broker import asking_broker, declare_exchange
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.presence import client_properties
 
 log = logging.getLogger("trunkline.consumer")
 
-BROKER_ERRORS: Final = (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError)
 CONNECT_SECONDS: Final = 10.0
 CONSUME_SECONDS: Final = 5.0
+BIND_SECONDS: Final = 5.0
+"""Between two tries to bind to an exchange that is missing."""
 
 
 class Queue:
@@ -59,7 +63,7 @@ class Received(NamedTuple):
 
 async def delete_queue(url: str, name: str) -> None:
     """Remove a queue, for good, if it is there. Raises `BrokerUnavailable`."""
-    with _said_by_broker():
+    with asking_broker(url):
         async with (
             asyncio.timeout(2 * CONNECT_SECONDS),  # RabbitMQ itself waits 5 s for a queue that does not answer
             await aio_pika.connect(url, client_properties=client_properties(f"{name} deletion")) as connection,
@@ -81,9 +85,15 @@ class Receiver:
         self._channel: Any = None
         self._lost = True
         self._unbound = False
+        self._missing: list[str] = []  # exchanges that the queue could not be bound to
+        self._bind_at = math.inf  # when that is tried again
         self._consumed = queue.name
+        self.transient = queue.transient
         self.generation = 0
         """Counts the channels: a tag is good in its own generation only."""
+        self.taken = 0
+        """Counts the messages that were taken from here, on all channels."""
+        self._cause: BaseException | None = None  # why the channel was lost, if the client library said so
 
     @property
     def connected(self) -> bool:
@@ -94,7 +104,7 @@ class Receiver:
         """Declares, binds and consumes. Raises `BrokerUnavailable`."""
         await self.close()
         try:
-            with _said_by_broker():
+            with asking_broker(self._url):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     self._connection = await aio_pika.connect(
                         self._url, client_properties=client_properties(f"{self._queue.name} subscription")
@@ -117,6 +127,7 @@ class Receiver:
         channel = await self._connection.transport.connection.channel(publisher_confirms=False)
         self._channel = channel
         self._messages.clear()
+        self._cause = None
         self.generation += 1
         channel.on_consumer_cancel_callbacks.add(partial(self._on_lost, self.generation))
         channel.closing.add_done_callback(partial(self._on_lost, self.generation))
@@ -147,18 +158,40 @@ class Receiver:
                 self._consumed = declared.name
             else:
                 declared = await channel.declare_queue(queue.name, durable=True, arguments=queue.arguments)
-            (exchange, key), *further = queue.bindings
-            await declared.bind(exchange, routing_key=key)
-        for exchange, key in further:
-            try:
-                async with self._connection.channel() as channel:
-                    await (await channel.get_queue(self._consumed, ensure=False)).bind(exchange, routing_key=key)
-            except aio_pika.exceptions.ChannelNotFoundEntity:
-                log.info("exchange %s is not there yet: until then, the store is asked", exchange)
+        await self._bind()
+
+    async def _bind(self) -> None:
+        missing = [exchange for exchange, key in self._queue.bindings if not await self._is_bound(exchange, key)]
+        self._bind_at = time.monotonic() + BIND_SECONDS if missing else math.inf
+        if missing and missing != self._missing:
+            log.warning(
+                "queue %s: exchange %s is missing, and this login may not declare it: start a relay, which does; until "
+                "then the store is asked",
+                *(self._queue.name, " and ".join(missing)),
+            )
+        self._missing = missing
+
+    async def _is_bound(self, exchange: str, key: str) -> bool:
+        """Bind the queue, and declare the exchange if it is missing. Returns False where that is refused."""
+        with suppress(ChannelNotFoundEntity):
+            await self._bind_to(exchange, key)
+            return True
+        try:
+            async with self._connection.channel() as channel:
+                await declare_exchange(channel, exchange)
+        except ChannelAccessRefused:
+            return False
+        await self._bind_to(exchange, key)
+        return True
+
+    async def _bind_to(self, exchange: str, key: str) -> None:
+        async with self._connection.channel() as channel:
+            queue = await channel.get_queue(self._consumed, ensure=False)
+            await queue.bind(exchange, routing_key=key)
 
     def bind_again(self) -> None:
         """Asks `until_lost` to declare and bind once more, in case the exchange was made anew."""
-        self._unbound = not self._queue.transient
+        self._unbound = True
         self._arrived.set()
 
     async def close(self) -> None:
@@ -166,7 +199,7 @@ class Receiver:
         self._lost = True
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            with suppress(*BROKER_ERRORS):
+            with suppress(BrokerUnavailable), asking_broker():
                 async with asyncio.timeout(2):
                     await connection.close()
 
@@ -176,7 +209,10 @@ class Receiver:
 
     def at_hand(self) -> Received | None:
         """The next message, if it is there."""
-        return self._messages.popleft() if self._messages and not self._lost else None
+        if self._lost or not self._messages:
+            return None
+        self.taken += 1
+        return self._messages.popleft()
 
     async def next(self, seconds: float) -> Received | None:
         """The next message, or None when none came within `seconds`, or the queue was lost."""
@@ -190,22 +226,26 @@ class Receiver:
     async def ack(self, tag: int, generation: int) -> None:
         """Acknowledges all messages up to `tag`, if their channel is still there."""
         if generation == self.generation and self.connected:
-            with suppress(ChannelInvalidStateError, *BROKER_ERRORS):
+            with suppress(BrokerUnavailable), asking_broker():
                 await self._channel.basic_ack(tag, multiple=True, wait=False)
 
-    async def until_lost(self) -> None:
+    async def until_lost(self) -> BaseException | None:
         """Waits until the queue, the channel or the connection is lost, and binds again when asked to: whoever connects
-        does it, since to close a connection ends all that is under way in it. Raises `BrokerUnavailable`."""
+        does it, since to close a connection ends all that is under way in it. Returns what the client library said of
+        the loss. Raises `BrokerUnavailable`."""
         while self.connected:
-            if self._unbound:
+            if self._unbound or time.monotonic() >= self._bind_at:
                 self._unbound = False
-                with _said_by_broker():
+                with asking_broker(self._url):
                     async with asyncio.timeout(CONNECT_SECONDS):
-                        await self._declare_once()
+                        await (self._bind() if self.transient else self._declare_once())
                 obey_cancellation()
                 continue
             self._arrived.clear()
-            await self._arrived.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._bind_at - time.monotonic() if self._missing else None):
+                    await self._arrived.wait()
+        return self._cause
 
     async def _on_deliver(self, channel: Any, frame: commands.Basic.Deliver) -> None:
         """In aiormq's place, which makes a task for each message, as dear as all that we do with a small one."""
@@ -216,24 +256,21 @@ class Receiver:
             self._arrived.set()
 
     def _on_lost(self, generation: int, cause: object) -> None:
+        error = None
         if isinstance(cause, asyncio.Future) and not cause.cancelled():
-            cause.exception()  # retrieved, or asyncio would complain of it
+            error = cause.exception()  # retrieved, or asyncio would complain of it
         if generation == self.generation:
+            self._cause = self._cause or error
             self._lost = True
             self._arrived.set()
 
 
-@contextmanager
-def _said_by_broker() -> Iterator[None]:
-    """What is raised within becomes `BrokerUnavailable`, if it comes from there; a cancellation is obeyed. Where a
-    connection is closed without a word, aiormq raises a bare `Exception` in whoever waits for an answer."""
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, BROKER_ERRORS) and type(error) is not Exception:
-            raise
-        obey_cancellation()
-        raise BrokerUnavailable.because(error) from error
+def is_unreadable(cause: BaseException | None) -> bool:
+    """Return whether a channel was lost to a frame that cannot be decoded, such as a header with a time in the year
+    584,556,019: aiormq gives the whole connection up for it, and the broker delivers the message again."""
+    if isinstance(cause, InvalidFrameError):
+        return True
+    return isinstance(cause, ValueError | ArithmeticError | LookupError | TypeError | RecursionError)
 
 
 async def _unused(_: DeliveredMessage) -> None:

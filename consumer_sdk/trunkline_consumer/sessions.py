@@ -18,7 +18,7 @@ import asyncpg
 from trunkline_consumer.bell import Bell
 from trunkline_store import EventStore
 from trunkline_store.connections import Connection, alive
-from trunkline_store.translate import STATEMENT_ERRORS, translated
+from trunkline_store.translate import translated
 
 KEPT_SECONDS: Final = 0.2
 
@@ -98,7 +98,7 @@ class Sessions:
                 await self._give_back(session)
                 return
             await connection.execute(f"{connection.get_reset_query()}\n{_limits('SET', limit)}")
-        except STATEMENT_ERRORS:
+        except Exception:  # noqa: BLE001 - whatever it is, the session is given back: its place must not get lost
             _terminate(connection)
             await self._give_back(session)
             return
@@ -112,10 +112,10 @@ class Sessions:
             try:
                 if self._store.has_sessions and alive(session.connection):
                     await session.connection.reset()
-            except STATEMENT_ERRORS:
+            except Exception:  # noqa: BLE001 - as above
                 _terminate(session.connection)
             finally:
-                with suppress(*STATEMENT_ERRORS):
+                with suppress(Exception):
                     await session.stack.aclose()
         finally:
             self._one_more()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Self
@@ -22,6 +21,7 @@ from trunkline_consumer.bell import Bell
 from trunkline_consumer.feed import Feed
 from trunkline_consumer.follow import Counts, Follower
 from trunkline_consumer.options import Options
+from trunkline_consumer.outages import Outages, database_pause
 from trunkline_consumer.own import BeginAgain, Claim, Disproved, NoClaim, Owner, current_end, first_checkpoint
 from trunkline_consumer.receive import Queue, Receiver
 from trunkline_consumer.sessions import Sessions
@@ -39,6 +39,7 @@ from trunkline_store import (
     Unavailable,
     names,
 )
+from trunkline_store.cancellation import ends_program
 from trunkline_store.lease import Keeper
 
 log = logging.getLogger("trunkline.consumer")
@@ -105,6 +106,7 @@ class Subscription:
             prefetch=options.prefetch,
         )
         self._arrived = Bell()
+        self._outages = Outages(name)
         self._tenure: Tenure | None = None
         self._error: BaseException | None = None
         self._started = False
@@ -146,7 +148,7 @@ class Subscription:
                     continue
                 batch = tenure.take()
                 if batch.error is not None:
-                    raise batch.error
+                    raise _raisable(batch.error)
                 return batch
             if self._error is not None:
                 raise self._error
@@ -212,20 +214,36 @@ class Subscription:
             await asyncio.wait([self._living])
         if self._error is not None:
             raise self._error
+        if self._living is not None and self._stopped is None and not self._living.cancelled():
+            self._living.result()
 
     async def delete_queue(self) -> None:
         """Removes the queue from the broker. Raises `BrokerUnavailable`."""
         await self._receiver.delete_queue()
 
-    async def ack(self, handled: RecordedEvent | Sequence[RecordedEvent] | int) -> None:
-        """This event (or position, or the last of these events) and all in flight before it are handled.
+    async def ack(self, handled: Batch | RecordedEvent | Sequence[RecordedEvent] | int) -> None:
+        """Mark an event and all in flight before it as handled.
 
-        Returns when the checkpoint is written, if the threshold is reached; otherwise at once. A database that is
-        away is waited for. Raises `UnexpectedAck` if it is not in flight, `SubscriptionLost` if it is too late.
+        Returns when the checkpoint is written, if the threshold is reached; otherwise at once. Waits for a database
+        that is away.
+
+        Args:
+            handled: a batch, an event, a list of events, of which the last one counts, or a position of the feed. What
+                a `mapper` made of events has no position.
+
+        Raises:
+            UnexpectedAck: the position is not in flight.
+            SubscriptionLost: the ack is too late.
+            InvalidArgument: `handled` is something else, or a batch of another subscription.
         """
         if self._tenure is None:
             raise InvalidArgument(f"subscription {self.name!r} was not started")
-        await self._tenure.ack(handled)
+        if not isinstance(handled, Batch):
+            await self._tenure.ack(_last_position(handled))
+        elif handled.subscription != self.name:
+            raise InvalidArgument(f"ack: {handled!r} is of subscription {handled.subscription!r}, not {self.name!r}")
+        else:
+            await handled.ack()
 
     # --- its life
 
@@ -242,7 +260,7 @@ class Subscription:
     def _begin(self, claim: Claim | NoClaim) -> Tenure:
         if self._tenure is not None:
             self.counts.handled += self._tenure.acks.finished
-        self._tenure = Tenure(claim, self.feed, self._options, self._shape, self._arrived)
+        self._tenure = Tenure(claim, self.feed, self._options, self._shape, self._arrived, self._outages)
         if self._stopping:
             self._tenure.close()
         return self._tenure
@@ -258,12 +276,15 @@ class Subscription:
                     if isinstance(why, Disproved):
                         await self._distrust()
                     tenure = await self._again()
-        except asyncio.CancelledError as error:
-            if _is_cancelled():
-                raise
-            await self._fail(tenure, error)  # of something within, and nobody asked for it
-        except Exception as error:  # noqa: BLE001 - whatever it is
-            await self._fail(tenure, error)
+        except BaseException as error:
+            if not ends_program(error):  # a cancellation of something within that nobody asked for is an error, too
+                await self._fail(tenure, error)
+                return
+            if self._stopped is None:  # cancelled from outside: whoever iterates or waits must not wait for ever
+                self._error = RuntimeError(f"subscription {self.name!r} was cancelled: stop it instead")
+                self.state = State.HALTED
+                tenure.end(self._error)
+            raise
 
     async def _distrust(self) -> None:
         """The queue may hold what the store does not: it goes, and the store is asked instead."""
@@ -276,16 +297,17 @@ class Subscription:
 
     async def _again(self) -> Tenure:
         """The next tenure, of the same owner."""
-        pause = 0.1
+        pause = database_pause()
         while True:
             try:
-                return self._begin(await self._claim(standby=False))
+                tenure = self._begin(await self._claim(standby=False))
+                self._outages.database.back()
+                return tenure
             except SubscriptionAlreadyExists:
                 raise SubscriptionLost(self.name) from None
             except Unavailable as error:
-                log.warning("subscription %s: %s", self.name, error)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(5.0, pause * 2)
+                self._outages.database.away(error)
+                await asyncio.sleep(pause.next())
 
     async def _follow(self, tenure: Tenure) -> None:
         """Until one of the things that go on at once has ended it."""
@@ -313,15 +335,14 @@ class Subscription:
         self.state = State.LOST if isinstance(error, SubscriptionLost) else State.HALTED
         if not isinstance(error, TrunklineError):
             log.error("subscription %s failed", self.name, exc_info=error)
-            if isinstance(error, asyncio.CancelledError):  # raised as it is, it would cancel whoever is told
-                error = RuntimeError(f"what subscription {self.name!r} consists of was cancelled from within")
+            error = _raisable(error)
         elif isinstance(error, SubscriptionDeleted) or not isinstance(error, SubscriptionLost | Unavailable):
             log.error("subscription %s has ended: %s", self.name, error, exc_info=error.__cause__)
         self._error = error
         try:
             if self.state is State.HALTED and not tenure.over:
                 tenure.close()
-                with suppress(TrunklineError):  # what was finished is not to come again
+                with suppress(Exception):  # what was finished is not to come again
                     await tenure.write()
         finally:
             tenure.end(error)
@@ -354,6 +375,28 @@ class Subscription:
         self._arrived.ring()
         if self._forget is not None:
             self._forget(self)
+
+
+def _last_position(handled: RecordedEvent | Sequence[RecordedEvent] | int) -> int:
+    """Return the position of what is acknowledged. Raises `InvalidArgument`."""
+    if isinstance(handled, int) and not isinstance(handled, bool):
+        return handled
+    events = [handled] if isinstance(handled, RecordedEvent) else handled
+    if not isinstance(events, Sequence) or not all(isinstance(each, RecordedEvent) for each in events):
+        raise InvalidArgument(f"ack: {handled!r} is neither a batch, nor events as recorded, nor a position")
+    if not events:
+        raise InvalidArgument("ack: the list of events is empty")
+    return events[-1].feed_position
+
+
+def _raisable(error: BaseException) -> BaseException:
+    """Return an error as it can be raised to whoever iterates or waits: one that would end the iteration in silence,
+    cancel the caller or end the program is the cause of a `RuntimeError`."""
+    if isinstance(error, Exception) and not isinstance(error, StopAsyncIteration | StopIteration):
+        return error
+    told = RuntimeError(f"{type(error).__name__} was raised from within a subscription: {error}")
+    told.__cause__ = error
+    return told
 
 
 def _is_cancelled() -> bool:

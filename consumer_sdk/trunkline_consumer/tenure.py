@@ -20,9 +20,11 @@ from trunkline_consumer.batch import Batch
 from trunkline_consumer.bell import Bell
 from trunkline_consumer.feed import Feed, Kind
 from trunkline_consumer.options import Options
+from trunkline_consumer.outages import Outages
 from trunkline_consumer.own import Claim, NoClaim
-from trunkline_store import InvalidArgument, RecordedEvent, SubscriptionLost, UnexpectedAck
+from trunkline_store import RecordedEvent, SubscriptionLost, UnexpectedAck
 from trunkline_store.batch import block_start
+from trunkline_store.cancellation import ends_program
 from trunkline_store.connections import Connection
 from trunkline_store.events import BLOCK
 from trunkline_store.store import MAX_POSITION
@@ -46,8 +48,17 @@ class _Finished(Exception):
 class Tenure:
     """`arrived`: rung when a batch is ready, or the tenure has ended."""
 
-    def __init__(self, claim: Claim | NoClaim, feed: Feed, options: Options, shape: Shape, arrived: Bell) -> None:
+    def __init__(
+        self,
+        claim: Claim | NoClaim,
+        feed: Feed,
+        options: Options,
+        shape: Shape,
+        arrived: Bell,
+        outages: Outages | None = None,
+    ) -> None:
         self.claim = claim
+        self.outages = outages or Outages(claim.name)
         self.acks = AckMap(claim.checkpoint)
         self.delivered = claim.checkpoint
         """The feed was handed over up to here: to an event that was seen, or to the end of its block."""
@@ -114,14 +125,16 @@ class Tenure:
         selector, partition_by = self._shape.selector, self._shape.partition_by
         keys: Sequence[Hashable] = ()  # one for each event, if they may differ
         key: Hashable = None
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             if selector is not None:
                 chosen = [event for event in chosen if selector(event)]
             if partition_by is not None:
                 keys = [partition_by(event) for event in chosen]
-                hash(tuple(keys))
-        except Exception as raised:  # noqa: BLE001 - the application's: it is an error of this batch alone
+                hash((*keys, *map(str, keys)))  # whatever a key cannot do is found here
+        except BaseException as raised:  # the application's: it is an error of this batch alone
+            if ends_program(raised):
+                raise
             error, keys, key = raised, (), chosen[0].stream
         begin = 0
         for end in range(1, len(keys)):
@@ -131,12 +144,14 @@ class Tenure:
         if chosen:
             self._ready(chosen[begin:] if begin else chosen, keys[begin] if keys else key, error)
 
-    def _ready(self, events: Sequence[RecordedEvent], key: Hashable, error: Exception | None) -> None:
+    def _ready(self, events: Sequence[RecordedEvent], key: Hashable, error: BaseException | None) -> None:
         values: Sequence[Any] = events
         if self._shape.mapper is not None and error is None:
             try:
                 values = [self._shape.mapper(event) for event in events]
-            except Exception as raised:  # noqa: BLE001 - as above
+            except BaseException as raised:  # as above
+                if ends_program(raised):
+                    raise
                 error = raised
         unit = self.acks.deliver(
             events[0].feed_position,
@@ -177,13 +192,8 @@ class Tenure:
         self._handed_out = batch.unit.last
         return batch
 
-    async def ack(self, handled: RecordedEvent | Sequence[RecordedEvent] | int) -> None:
-        """See `Subscription.ack`."""
-        if isinstance(handled, Sequence):
-            if not handled:
-                raise InvalidArgument("ack: there is no event in the list")
-            handled = handled[-1]
-        position = handled if isinstance(handled, int) else handled.feed_position
+    async def ack(self, position: int) -> None:
+        """See `Subscription.ack`; `position` is that of the last event."""
         if self._is_over():
             return
         if position > self._handed_out or not self.acks.ack(position):

@@ -12,6 +12,9 @@ from trunkline_ops.settings import masked
 _SAID: Final = (
     ("aiormq.connection", "error when creating transport"),
     ("aiormq.connection", "Cancelling cause reader exited abnormally"),
+    ("aiormq.connection", "Unexpected connection close from remote"),
+    ("aiormq.channel", "Closing channel"),
+    ("aiormq.channel", "Consumer %r cancelled by the broker"),
     ("asyncpg.pool", "Failed to restore the pool connection floor"),
 )
 """Loggers, and how that begins what our own lines say as well, in a sentence: a server is away, or refuses us."""

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -27,6 +28,7 @@ from trunkline_relay.metrics import Metrics
 from trunkline_relay.patience import Patience
 from trunkline_relay.trace import Spans
 from trunkline_store import names
+from trunkline_store.broker import asking_broker, declare_exchange
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.presence import client_properties
@@ -42,8 +44,6 @@ _NAMED: Final = 20
 """Messages given up at one time that the log names one by one."""
 
 log = structlog.get_logger("trunkline.relay")
-
-BROKER_ERRORS: Final = (aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError)
 
 
 class Refused(BrokerUnavailable):
@@ -91,23 +91,20 @@ class Publisher:
 
     async def __aenter__(self) -> Self:
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                self._connection = await aio_pika.connect(
-                    self._url,
-                    client_properties=client_properties(f"{self._exchange} relay"),
-                )
-                channel = await self._connection.channel(publisher_confirms=True)
-                for exchange in (self._exchange, names.links_exchange(self._store)):
-                    await channel.declare_exchange(exchange, aio_pika.ExchangeType.TOPIC, durable=True)
-                await channel.close()
-                underlying: aiormq.Connection = self._connection.transport.connection
-                self._underlying = underlying
-                self._channel = await underlying.channel(publisher_confirms=True)
+            with asking_broker(self._url):
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    self._connection = await aio_pika.connect(
+                        self._url,
+                        client_properties=client_properties(f"{self._exchange} relay"),
+                    )
+                    channel = await self._connection.channel(publisher_confirms=True)
+                    for exchange in (self._exchange, names.links_exchange(self._store)):
+                        await declare_exchange(channel, exchange)
+                    await channel.close()
+                    underlying: aiormq.Connection = self._connection.transport.connection
+                    self._underlying = underlying
+                    self._channel = await underlying.channel(publisher_confirms=True)
             obey_cancellation()
-        except BROKER_ERRORS as error:
-            await self._close()
-            obey_cancellation()
-            raise BrokerUnavailable.because(error, self._url) from error
         except BaseException:
             await self._close()
             raise
@@ -132,11 +129,9 @@ class Publisher:
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            with suppress(BrokerUnavailable), asking_broker():  # it is gone, which is what was wanted
                 async with asyncio.timeout(1):
                     await connection.close()
-            except BROKER_ERRORS:
-                pass  # it is gone, which is what was wanted
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """Writes messages as the window has room for them; returns when all are written, not confirmed.
@@ -173,10 +168,8 @@ class Publisher:
     async def _write(self, payload: bytes) -> None:
         drained = asyncio.get_running_loop().create_future()
         drained.add_done_callback(lambda _: self._changed.set())
-        try:
+        with asking_broker():
             await self._channel.write_queue.put(ChannelFrame(payload, False, drained))
-        except BROKER_ERRORS as error:
-            raise BrokerUnavailable.because(error) from error
         while not drained.done():  # a socket that takes nothing has messages outstanding: they are watched
             await self._change()
 
@@ -216,6 +209,15 @@ class Publisher:
 
     async def _watch(self) -> None:
         """Sees to it that nobody waits for ever: for a broker that is stuck, or for a queue that never confirms."""
+        try:
+            with asking_broker():
+                await self._watch_confirms()
+        except BrokerUnavailable as error:
+            self._failure = error
+            self._changed.set()
+
+    async def _watch_confirms(self) -> None:
+        """Run until the broker is stuck. Raises `BrokerUnavailable`."""
         free_since = 0.0
         while True:
             await asyncio.sleep(min(_LOOK_SECONDS, self._answer / 4))
@@ -232,9 +234,7 @@ class Publisher:
                 continue
             if not await self._answers():
                 if not await self._is_blocked():
-                    self._failure = BrokerUnavailable(f"RabbitMQ has not answered for {self._answer:g} s: it is stuck")
-                    self._changed.set()
-                    return
+                    raise BrokerUnavailable(f"RabbitMQ has not answered for {self._answer:g} s: it is stuck")
             elif age >= grace:
                 # It took what came after, and said nothing of this one: a queue is silent.
                 self._patience.lose(now)
@@ -252,12 +252,11 @@ class Publisher:
     async def _answers(self) -> bool:
         """Whether the broker answers on the channel, after all that was published there."""
         declare = commands.Exchange.Declare(exchange=self._exchange, exchange_type="topic", durable=True)
-        try:
+        with suppress(BrokerUnavailable), asking_broker():
             async with asyncio.timeout(self._answer):
                 await self._channel.rpc(declare)
-        except BROKER_ERRORS:
-            return False
-        return True
+            return True
+        return False
 
     async def _on_confirm(self, frame: commands.Basic.Ack | commands.Basic.Nack) -> None:
         tag, now = frame.delivery_tag or 0, time.monotonic()

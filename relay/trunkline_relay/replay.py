@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from heapq import merge
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -18,10 +18,10 @@ import aio_pika
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
-from trunkline_relay.publish import BROKER_ERRORS
 from trunkline_relay.tail import PAGE_BYTES, PAGE_EVENTS
 from trunkline_store import EventStore, InvalidArgument, QueueNotFound, StreamNotFound
 from trunkline_store.batch import Cutter, block_start
+from trunkline_store.broker import asking_broker
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.names import app_id
@@ -119,30 +119,37 @@ class Replay:
         """A channel with confirms, on a connection of its own; the queue is there."""
         connection = None
         try:
-            async with asyncio.timeout(self._patience):
-                connection = await aio_pika.connect(
-                    self._url, client_properties=client_properties(f"{self._store.schema} replay")
-                )
-                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-                await channel.declare_queue(self._queue, passive=True)
+            with self._asking():
+                async with asyncio.timeout(self._patience):
+                    connection = await aio_pika.connect(
+                        self._url, client_properties=client_properties(f"{self._store.schema} replay")
+                    )
+                    channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                    await channel.declare_queue(self._queue, passive=True)
             obey_cancellation()
             yield channel
-        except (ChannelNotFoundEntity, PublishError) as error:  # before the first message, or after it
-            raise QueueNotFound(self._queue) from error
-        except DeliveryError as error:
-            raise BrokerUnavailable(
-                f"queue {self._queue!r} refused a message: it is full, or has no majority"
-            ) from error
-        except TimeoutError as error:
-            raise BrokerUnavailable(
-                f"RabbitMQ did not answer for {self._patience:g} s: it is blocked by an alarm, or stuck"
-            ) from error
-        except BROKER_ERRORS as error:
-            obey_cancellation()
-            raise BrokerUnavailable.because(error, self._url) from error
         finally:
             if connection is not None:
-                await _close(connection)
+                with suppress(BrokerUnavailable), asking_broker():  # it is gone, which is what was wanted
+                    async with asyncio.timeout(2):
+                        await connection.close()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Turn what the client library raises within into our errors."""
+        with asking_broker(self._url):
+            try:
+                yield
+            except (ChannelNotFoundEntity, PublishError) as error:  # before the first message, or after it
+                raise QueueNotFound(self._queue) from error
+            except DeliveryError as error:
+                raise BrokerUnavailable(
+                    f"queue {self._queue!r} refused a message: it is full, or has no majority"
+                ) from error
+            except TimeoutError as error:
+                raise BrokerUnavailable(
+                    f"RabbitMQ did not answer for {self._patience:g} s: it is blocked by an alarm, or stuck"
+                ) from error
 
     async def _batches(self, end: int) -> AsyncIterator[tuple[list[list[StoredEvent]], int]]:
         """What is wanted, page by page, and up to where it is complete."""
@@ -242,11 +249,12 @@ class _Sending:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _settle(self) -> None:
+        replay = self._replay
         task, message = self.outstanding[0]
         await asyncio.wait({task})
-        task.result()
+        with replay._asking():
+            task.result()
         self.outstanding.popleft()
-        replay = self._replay
         replay.events += message.count
         replay.messages += 1
         replay.position = message.last_position
@@ -254,11 +262,3 @@ class _Sending:
 
 def _succeeded(task: asyncio.Task[object]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
-
-
-async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
-    try:
-        async with asyncio.timeout(2):
-            await connection.close()
-    except BROKER_ERRORS:
-        pass  # it is gone, which is what was wanted

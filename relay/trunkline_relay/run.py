@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -30,6 +29,7 @@ from trunkline_store.errors import (
     Unavailable,
 )
 from trunkline_store.lease import Lease
+from trunkline_store.outage import Outage, Pause
 from trunkline_store.overview import RELAY
 
 LEASE_SECONDS: Final = 5.0
@@ -48,9 +48,6 @@ STOP_SECONDS: Final = 3.0
 """From `stop` on, what was published has so long to be confirmed; what is not is sent again by the next leader."""
 HAND_OVER_SECONDS: Final = 1.0
 """After that, for PostgreSQL to record what was confirmed; and as long again to take the lease back."""
-PAUSE_SECONDS: Final = (0.1, 5.0)
-"""After a fault, before the next try; and at most, however often it has failed."""
-
 log = structlog.get_logger("trunkline.relay")
 
 
@@ -92,6 +89,7 @@ class Relay:
         self._woken = asyncio.Event()  # by a nudge, or to stop
         self._poll = poll
         self._history = ""
+        self._store_outage, self._broker_outage = Outage(), Outage()
         self._allowed = window  # messages in flight: one after a refusal, then twice as many with each success
 
     def stop(self) -> None:
@@ -115,10 +113,11 @@ class Relay:
             self.metrics.forget()
 
     async def _until_stopped(self) -> None:
-        pause = _Pause()
+        pause = Pause()
         while not self._stop.is_set():
             try:
                 lease = await Lease.acquire(self.store, RELAY, self.owner, self._lease)
+                self._store_outage.over(time.monotonic())
                 if lease is None:
                     log.debug("standby", owner=str(self.owner))
                     self.status.blame(None)
@@ -132,7 +131,8 @@ class Relay:
             except HistoryChanged:
                 self.metrics.retries.inc()
             except Unavailable as error:
-                log.warning("store unavailable", error=str(error))
+                if self._store_outage.is_news(str(error), time.monotonic()):
+                    log.warning("store unavailable", error=str(error))
                 self.metrics.database_faults.inc()
                 self.status.blame(str(error))
                 await self._sleep(pause.next())
@@ -140,7 +140,7 @@ class Relay:
                 log.exception("failed", owner=str(self.owner))  # a bug must not stop the line for good
                 await self._sleep(pause.next())
 
-    async def _lead(self, lease: Lease, pause: _Pause) -> None:
+    async def _lead(self, lease: Lease, pause: Pause) -> None:
         log.info("leading", epoch=lease.epoch, owner=str(lease.owner))
         self.leading.set()
         self.status.lead(True)
@@ -158,7 +158,8 @@ class Relay:
                 try:
                     await work
                 except BrokerUnavailable as error:
-                    log.warning("broker unavailable", error=str(error))
+                    if self._broker_outage.is_news(str(error), time.monotonic()):
+                        log.warning("broker unavailable", error=str(error))
                     self.metrics.broker_faults.inc()
                     self.metrics.retries.inc()
                     self.status.blame(str(error))
@@ -173,7 +174,7 @@ class Relay:
                 async with asyncio.timeout(HAND_OVER_SECONDS):
                     await lease.release()
 
-    async def _publish(self, lease: Lease, pause: _Pause) -> None:
+    async def _publish(self, lease: Lease, pause: Pause) -> None:
         """From the recorded position on, until `stop` or a fault."""
         store = self.store
         look = await store.look()
@@ -264,12 +265,13 @@ class Relay:
             if wait > pause:
                 await self._until_woken(wait - pause)
 
-    async def _record(self, lease: Lease, publisher: Publisher, position: int, pause: _Pause) -> None:
+    async def _record(self, lease: Lease, publisher: Publisher, position: int, pause: Pause) -> None:
         while True:
             await publisher.beyond(position)
             await asyncio.sleep(RECORD_SECONDS)
             position = await self._record_once(lease, publisher.window)
             pause.reset()
+            self._broker_outage.over(time.monotonic())
             publisher.limit = self._allowed = min(self._window, self._allowed * 2)
 
     async def _record_once(self, lease: Lease, window: Window) -> int:
@@ -296,20 +298,6 @@ class Relay:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
-
-
-class _Pause:
-    """Seconds to wait after a fault: doubling up to a ceiling, with jitter; short again after progress."""
-
-    def __init__(self) -> None:
-        self._seconds, self._longest = PAUSE_SECONDS
-
-    def next(self) -> float:
-        seconds, self._seconds = self._seconds, min(self._longest, self._seconds * 2)
-        return seconds * random.uniform(0.5, 1.0)
-
-    def reset(self) -> None:
-        self._seconds = PAUSE_SECONDS[0]
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:

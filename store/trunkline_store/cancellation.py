@@ -21,6 +21,19 @@ def obey_cancellation() -> None:
         raise asyncio.CancelledError
 
 
+def ends_program(error: BaseException) -> bool:
+    """Return whether an error is meant for more than the work that raised it.
+
+    That is a cancellation that was asked of the running task, Ctrl-C, or the end of a generator. Everything else that a
+    handler, a message or a client library raises is a failure of that one, also a `SystemExit`, what `pytest.fail`
+    raises, or a `CancelledError` of something that it waited for.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt | GeneratorExit)
+
+
 @types.coroutine
 def uncancelled(
     work: Coroutine[Any, Any, T], carry_on: Callable[[Coroutine[Any, Any, Any]], object]

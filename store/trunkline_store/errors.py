@@ -40,6 +40,7 @@ The message says what happened and what to do; the attributes say it to a progra
 from __future__ import annotations
 
 import ssl
+from asyncio import CancelledError
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
@@ -357,6 +358,9 @@ _REFUSALS: Final = frozenset({"ProbableAuthenticationError", "ChannelClosed"})
 """What aiormq raises where RabbitMQ answers, and says no: to the password, or to what is asked on a channel."""
 
 
+_WORDLESS: Final = (StopAsyncIteration, EOFError, ConnectionResetError, CancelledError)
+
+
 def tls_problem(server: str, parameter: str, error: BaseException) -> str | None:
     """What is wrong with a server's certificate, or with the files that its URL names, in words; else None.
 
@@ -378,4 +382,8 @@ def tls_problem(server: str, parameter: str, error: BaseException) -> str | None
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error.__cause__, EOFError | ConnectionResetError):
+        error = error.__cause__
+    if isinstance(error, _WORDLESS) or type(error) is Exception:
+        return "the connection was closed without a word"  # that is how the client library says so
     return str(error) or type(error).__name__

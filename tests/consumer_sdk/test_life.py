@@ -5,11 +5,14 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aio_pika
 import pytest
 import pytest_asyncio
 
+from tests.closing_server import closing_server
 from tests.consumer_sdk.test_handlers import running, until
 from tests.consumer_sdk.test_subscription import ONE_BY_ONE, append, data, take
+from tests.relay.plain import plain
 from tests.whole.flow import QUICK, relay_running
 from trunkline_consumer import CURRENT, ORIGIN, Batch, Consumer, Options, State, Subscription
 from trunkline_consumer.feed import Feed
@@ -25,6 +28,10 @@ from trunkline_store import (
     SubscriptionLost,
 )
 
+pytestmark = pytest.mark.both_loops
+
+_PROPERTIES = ("headers", "content_type", "correlation_id", "message_id", "timestamp", "type", "app_id")
+
 
 @pytest_asyncio.fixture
 async def consumer(store: EventStore, vhost: str) -> AsyncIterator[Consumer]:
@@ -36,6 +43,168 @@ async def consumer(store: EventStore, vhost: str) -> AsyncIterator[Consumer]:
 def errors(caplog: pytest.LogCaptureFixture) -> str:
     """What was logged at ERROR."""
     return "\n".join(each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR)
+
+
+async def test_a_subscription_goes_on_while_an_address_accepts_and_closes(store: EventStore) -> None:
+    """A load balancer whose broker is away is a broker that is away: events come from the store."""
+    with closing_server() as broker:
+        async with Consumer(store, broker.url) as consumer:
+            seen: list[int] = []
+
+            @consumer.handler("handled", options=QUICK)
+            async def handle(batch: Batch) -> None:
+                seen.append(batch[0].data)
+
+            async with (
+                running(consumer) as task,
+                consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as iterated,
+            ):
+                for n in range(3):
+                    await broker.until(4 * (n + 1))
+                    await append(store, n)
+                    batch = await take(iterated)
+                    assert data(batch) == [n]
+                    await batch.ack()
+                await until(lambda: seen == [0, 1, 2])
+                assert not task.done()
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("handler", SystemExit(1)),
+        ("handler", pytest.fail.Exception("no")),
+        ("handler", StopAsyncIteration()),
+        ("selector", SystemExit(1)),
+        ("mapper", BaseException()),
+        ("partition_by", pytest.fail.Exception("no")),
+        ("key", SystemExit(1)),
+    ],
+)
+async def test_whatever_a_batch_raises_is_a_failure_of_that_batch(
+    store: EventStore, consumer: Consumer, where: str, error: BaseException
+) -> None:
+    """Also what is no `Exception`: it is parked, and the next one is handled."""
+    seen: list[int] = []
+
+    class Key:
+        def __str__(self) -> str:
+            raise error
+
+    def failing(point: str, event: Any, otherwise: Any) -> Any:
+        if event.data == "bad" and where == point:
+            raise error
+        return otherwise
+
+    @consumer.handler(
+        "s",
+        attempts=1,
+        on_failure="park",
+        options=QUICK,
+        selector=lambda event: failing("selector", event, True),
+        mapper=lambda event: failing("mapper", event, event),
+        partition_by=lambda event: (
+            Key() if where == "key" and event.data == "bad" else failing("partition_by", event, "")
+        ),
+    )
+    async def handle(batch: Batch) -> None:
+        seen.append(failing("handler", batch.events[0], batch.events[0].data))
+
+    await append(store, "bad")
+    await append(store, 2)
+    async with running(consumer) as task:
+        await until(lambda: seen == [2] or task.done())
+        assert not task.done()
+    (parked,) = await store.subscriptions.parked("s")
+    assert parked.error == repr(error)
+
+
+async def test_an_iteration_never_ends_in_silence(store: EventStore, consumer: Consumer) -> None:
+    """What a mapper raises that would end it as if it were stopped is the cause of an error."""
+
+    def mapper(_: Any) -> Any:
+        raise StopAsyncIteration
+
+    await append(store, 1)
+    async with consumer.subscribe_to_all_streams("s", mapper=mapper, options=QUICK) as subscription:
+        with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+            await take(subscription)
+
+
+async def test_a_subscription_that_is_cancelled_from_outside_is_told(store: EventStore, consumer: Consumer) -> None:
+    """Whoever iterates, or runs its handler, waits for nothing that will never come."""
+
+    @consumer.handler("handled", options=QUICK)
+    async def handle(batch: Batch) -> None:
+        pass
+
+    async with consumer.subscribe_to_all_streams("s", options=QUICK) as subscription:
+        handling = asyncio.create_task(consumer.run())
+        await until(lambda: len(consumer.subscriptions) == 2 and consumer.subscriptions[1].state is State.LIVE)
+        taking = asyncio.create_task(take(subscription))
+        await asyncio.sleep(0)  # it waits for a batch
+        for task in asyncio.all_tasks():
+            if task.get_name().startswith("subscription "):
+                task.cancel()
+        for waiting in (taking, handling):
+            with pytest.raises(RuntimeError, match="was cancelled"):
+                await asyncio.wait_for(waiting, 20)
+
+
+async def test_a_message_that_cannot_be_unpacked_is_read_from_the_store(
+    store: EventStore, database: str, vhost: str, consumer: Consumer
+) -> None:
+    """An event that is nested deeper than this program can follow, which SQL may append, is handed out all the same,
+    and is a failure of its own batch."""
+    deep = "[" * 2000 + "]" * 2000
+    async with relay_running(database, vhost):
+
+        @consumer.handler("s", attempts=1, on_failure="park", options=QUICK)
+        async def handle(batch: Batch) -> None:
+            seen.append(batch[0].data)
+
+        seen: list[int] = []
+        async with running(consumer) as task:
+            while not consumer.subscriptions or not consumer.subscriptions[0].counts.from_queue:
+                await append(store, 1)
+                await asyncio.sleep(0.05)  # until it is live
+            await store.fetch(
+                "SELECT * FROM eventstore.append_v1('a-1', -1, ARRAY[gen_random_uuid()], ARRAY['E'], ARRAY[$1])", deep
+            )
+            await append(store, 3)
+            await until(lambda: 3 in seen or task.done())
+            assert not task.done()
+            assert consumer.subscriptions[0].counts.holes > 0, "it came from the store at once: this shows nothing"
+    (parked,) = await store.subscriptions.parked("s")
+    assert "UndecodableEvent" in (parked.error or "")
+
+
+async def test_old_messages_are_no_progress(store: EventStore, database: str, vhost: str, consumer: Consumer) -> None:
+    """However many of them come, and for however long: the store is asked as if none had come."""
+    async with plain(vhost, "#") as other:
+        async with relay_running(database, vhost):
+            await append(store, 1)
+            await other.until(1)
+        (old,) = other.messages
+        again = aio_pika.Message(old.body, **{name: getattr(old, name) for name in _PROPERTIES})
+
+        async def repeat() -> None:
+            async with await aio_pika.connect(vhost) as connection, connection.channel() as channel:
+                exchange = await channel.get_exchange("eventstore")
+                while True:
+                    await exchange.publish(again, old.routing_key or "")
+                    await asyncio.sleep(0.01)  # it is for long that they come
+
+        async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE, idle=1.0) as subscription:
+            await (await take(subscription)).ack()
+            repeating = asyncio.create_task(repeat())
+            await until(lambda: subscription.counts.duplicates > 5)
+            await append(store, 2)
+            assert data(await take(subscription)) == [2]
+            seen = subscription.counts.duplicates
+            await until(lambda: subscription.counts.duplicates > seen)
+            repeating.cancel()
+            await asyncio.wait([repeating])
 
 
 async def test_what_ends_a_subscription_that_begins_again_is_told(store: EventStore, consumer: Consumer) -> None:

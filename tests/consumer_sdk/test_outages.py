@@ -1,10 +1,13 @@
 """A database that is away, or that refuses to be read, while a subscription works on."""
 
 import asyncio
+import logging
+import re
 
 import asyncpg
 import pytest
 
+from tests.closing_server import closing_server
 from tests.consumer_sdk.test_subscription import ONE_BY_ONE, append, data, take
 from tests.whole.flow import LEASE
 from trunkline_consumer import Consumer, State
@@ -80,3 +83,32 @@ async def test_what_waiting_does_not_heal_ends_the_subscription_where_it_stands(
         async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as following:
             assert data(await take(following)) == [2]
     await superuser.close()
+
+
+async def test_an_outage_is_told_once_and_its_end_too(
+    store: EventStore, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often a subscription tries again meanwhile: with each server, one line of a kind, and one at the end."""
+
+    def said() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "trunkline.consumer"]
+
+    with closing_server() as broker:
+        async with Proxy(database) as proxy, EventStore(proxy.url) as far, Consumer(far, broker.url) as consumer:
+            async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
+                await append(store, 1)
+                batch = await take(subscription)
+                await proxy.refuse()
+                acking = asyncio.create_task(batch.ack())  # another task that meets the outage
+                await asyncio.sleep(4 * LEASE)  # the length of the outage is the case
+                await proxy.accept()
+                await acking
+                await append(store, 2)
+                assert data(await take(subscription)) == [2]
+                await broker.until(5)
+    assert not [each for each in caplog.records if each.name.startswith("trunkline") and each.levelno >= logging.ERROR]
+    lines = said()
+    assert len([line for line in lines if "RabbitMQ" in line]) == 1, lines
+    kinds = [re.sub(r"\d+", "", line) for line in lines]
+    assert len(kinds) == len(set(kinds)) < 10, lines
+    assert len([line for line in lines if "PostgreSQL answers again" in line]) == 1, lines

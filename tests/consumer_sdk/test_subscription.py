@@ -114,6 +114,30 @@ async def test_an_ack_of_an_event_covers_all_before_it_in_flight(store: EventSto
         assert data(await take(subscription)) == [5]
 
 
+async def test_what_a_mapper_made_is_no_position(store: EventStore, consumer: Consumer) -> None:
+    """Acknowledging a batch finishes its own events, whatever its values are; the values alone are refused."""
+    for n in range(3):
+        await append(store, n)
+    positions = [event.position for event in await store.read_all_streams_forward()]
+    options = msgspec.structs.replace(ONE_BY_ONE, buffer_size=4)
+    async with consumer.subscribe_to_all_streams("s", mapper=lambda _: positions[-1], options=options) as subscription:
+        batches = [await take(subscription) for _ in range(3)]
+        assert list(batches[0]) == [positions[-1]], "the value would pass for the position of an event in flight"
+        for wrong in ([*batches[0]], True, "1", [1], None):
+            with pytest.raises(InvalidArgument):
+                await subscription.ack(wrong)  # type: ignore[arg-type] # the case
+        assert subscription.checkpoint == 0
+        await subscription.ack(batches[0])
+        assert subscription.checkpoint == positions[0]
+        for outside in (positions[0], positions[-1] + 1, 2**62, -1):
+            with pytest.raises(UnexpectedAck):
+                await subscription.ack(outside)
+        async with consumer.subscribe_to_all_streams("other", options=ONE_BY_ONE) as other:
+            with pytest.raises(InvalidArgument, match="of subscription 's', not 'other'"):
+                await other.ack(batches[1])
+        assert (await store.subscriptions.get("s")).checkpoint == positions[0]
+
+
 async def test_the_handler_holds_no_more_than_the_buffer(store: EventStore, consumer: Consumer) -> None:
     """P8: with two places, the third batch comes after an ack."""
     for n in range(5):

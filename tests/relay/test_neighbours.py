@@ -15,7 +15,6 @@ from tests.whole.flow import relay_running
 from trunkline_ops.servers import RabbitMQServer, rabbitmq_server
 from trunkline_ops.servers.proxy import Proxy
 from trunkline_relay import Relay
-from trunkline_relay.run import _Pause
 from trunkline_store import EventStore
 
 FAULTS = {
@@ -147,7 +146,7 @@ async def test_a_broker_that_is_away_for_long(
 ) -> None:
     """At the start, and again while the relay runs: after any number of tries in vain, on a clock that was shortened,
     it goes on by itself with all that was appended meanwhile; the metrics tell of each."""
-    monkeypatch.setattr("trunkline_relay.run.PAUSE_SECONDS", (0.001, 0.01))
+    monkeypatch.setattr("trunkline_store.outage.PAUSE_SECONDS", (0.001, 0.01))
     positions: list[int] = []
     async with plain(vhost, "#") as other, Proxy(vhost) as proxy:
         await proxy.refuse()
@@ -160,16 +159,6 @@ async def test_a_broker_that_is_away_for_long(
                 await recorded(store, positions[-1])
                 await proxy.refuse()
         assert list(dict.fromkeys(other.positions)) == positions
-
-
-def test_between_two_tries_it_is_never_long() -> None:
-    """After an outage of any length a relay goes on within seconds; a new fault is met with short pauses again."""
-    pause = _Pause()
-    seconds = [pause.next() for _ in range(10_000)]
-    assert seconds[0] <= 0.1
-    assert all(2.5 <= each <= 5 for each in seconds[10:])
-    pause.reset()
-    assert pause.next() <= 0.1
 
 
 async def test_a_queue_that_never_confirms(store: EventStore, database: str, broker: Broker) -> None:

@@ -8,12 +8,15 @@ from typing import Any
 import aio_pika
 import pytest
 
+from tests.closing_server import closing_server
 from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
 from trunkline_relay import Relay
 from trunkline_relay.tail import Tail
 from trunkline_store import ANY_VERSION, EventData, EventStore, HistoryChanged, LeaseLost, names, wire
 from trunkline_store.lease import Lease
+
+pytestmark = pytest.mark.both_loops
 
 
 async def test_every_event_is_published_in_order_and_recorded(store: EventStore, database: str, vhost: str) -> None:
@@ -137,6 +140,20 @@ async def test_a_relay_waits_for_a_broker_and_an_append_does_not(store: EventSto
         relay.stop()
         async with asyncio.timeout(5):
             await running
+
+
+async def test_a_relay_keeps_leading_while_an_address_accepts_and_closes(store: EventStore, database: str) -> None:
+    """A load balancer whose broker is away is a broker that is away: no failure of the relay, and no new leader."""
+    with closing_server() as broker:
+        async with EventStore(database) as relays_store:
+            relay = Relay(relays_store, broker.url, lease=1)
+            running = asyncio.create_task(relay.run())
+            await broker.until(4)
+            assert relay.leading.is_set()
+            assert await store.fetchval("SELECT epoch FROM eventstore.leases") == 1
+            relay.stop()
+            async with asyncio.timeout(10):
+                await running
 
 
 async def test_a_clean_stop_hands_over_at_once(store: EventStore, database: str, vhost: str) -> None:

@@ -115,7 +115,7 @@ class Reader:
 
     async def read(self, connection: Any, last: int) -> list[int]:
         safe = await connection.fetchval(self._store.sql["safe_position"])
-        rows = await connection.fetch(self._store.sql["read_all_forward"], last + 1, safe, 10**9, 10**12)
+        rows = await connection.fetch(self._store.sql["read_all_forward"], last + 1, safe, 10**9, 10**12, None)
         return [row["position"] for row in rows]
 
     def stop(self) -> None:

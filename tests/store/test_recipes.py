@@ -39,11 +39,15 @@ _created_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[],
 OUT first_version bigint, OUT last_version bigint, OUT first_position bigint, OUT last_position bigint, \
 OUT duplicate uuid) record
 delete_v1(_stream text, _expected bigint, OUT status text, OUT actual bigint) record
+durable_v1() boolean
 hard_delete_v1(_stream text, _expected bigint, OUT status text, OUT actual bigint) record
 history_v1() text
+holds_v1(_feed_positions bigint[], _ids uuid[]) boolean
 link_v1(_stream text, _expected bigint, _ids uuid[], OUT status text, OUT actual bigint, OUT first_version bigint, \
 OUT last_version bigint, OUT first_position bigint, OUT last_position bigint, OUT duplicate uuid) record
+look_v1(_seen text, _follow boolean, OUT safe bigint, OUT history text) record
 safe_position_v1() bigint
+same_history_v1(_expected text) boolean
 settled_v1(_checkpoint bigint, _finished int8multirange, _more int8multirange, OUT checkpoint bigint, \
 OUT finished int8multirange) record
 version_above_v1(_stream_id bigint, _position bigint) bigint

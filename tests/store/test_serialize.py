@@ -158,7 +158,7 @@ async def test_each_kind_of_column_gives_back_what_was_appended(database: str, d
         assert await store.append_to_stream("o-1", 0, events) == appended
         for read in (store.read_stream_forward("o-1"), store.read_all_streams_forward()):
             assert [event.data for event in await read] == [{"b": 1, "a": [1.5, None, "ü"]}, "x"]
-        rows = await store.fetch(store.sql["relay_page"], 0, 2**62, 10, 10**6, 10**6)
+        rows = await store.fetch(store.sql["relay_page"], 0, 2**62, 10, 10**6, 10**6, None)
         assert [msgspec.json.decode(row["data"]) for row in rows] == [event.data for event in events]
         await store.record_snapshot(Snapshot("o-1", 2, "S", {"a": 1}))
         assert (await store.read_snapshot("o-1")).data == {"a": 1}

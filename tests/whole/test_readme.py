@@ -117,12 +117,13 @@ async def test_the_sdks_readme_is_true(database: str, vhost: str) -> None:
         await pool.execute("CREATE TABLE totals (events int); INSERT INTO totals VALUES (0)")
         event = EventData("OrderPlaced", {})
         await store.append_to_stream("order-1", 0, [event])
-        projecting = asyncio.create_task(names["project"](database, vhost))
-        async with asyncio.timeout(20):
-            while await pool.fetchval("SELECT events FROM totals") != 1:
-                await asyncio.sleep(0.01)  # between two looks
-        projecting.cancel()
-        await asyncio.wait([projecting])
+        for example, total in (("project", 1), ("project_by_hand", 2)):
+            projecting = asyncio.create_task(names[example](database, vhost))
+            async with asyncio.timeout(20):
+                while await pool.fetchval("SELECT events FROM totals") != total:
+                    await asyncio.sleep(0.01)  # between two looks
+            projecting.cancel()
+            await asyncio.wait([projecting])
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):  # it goes on until somebody ends it
             await names["follow"](database, vhost)

@@ -1,0 +1,61 @@
+"""How to wait for a server that is away, and how often to say so: pure."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Final
+
+PAUSE_SECONDS: Final = (0.1, 5.0)
+"""After a fault, before the next try; and at most, however often it has failed."""
+REMIND_SECONDS: Final = 60.0
+"""Between two log lines about the same fault."""
+_NUMBERS: Final = re.compile(r"0x[0-9a-fA-F]+|\d+")
+_KINDS: Final = 10
+"""Kinds of faults that one outage keeps apart."""
+
+
+class Pause:
+    """Seconds to wait after a fault: doubling up to a ceiling, with jitter; short again after progress."""
+
+    def __init__(self, longest: float | None = None) -> None:
+        self._shortest, most = PAUSE_SECONDS
+        self._longest = most if longest is None else longest
+        self._seconds = self._shortest
+
+    def next(self) -> float:
+        seconds, self._seconds = self._seconds, min(self._longest, self._seconds * 2)
+        return seconds * random.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        self._seconds = self._shortest
+
+
+class Outage:
+    """Whether a fault is news: the first of its kind, then one a minute, until it is over. Times are monotonic seconds.
+
+    The kind is the message without its numbers: a port or a process may differ with each try.
+    """
+
+    def __init__(self) -> None:
+        self._said: dict[str, float] = {}
+        self._since = 0.0
+
+    def is_news(self, fault: str, now: float) -> bool:
+        """Return whether to log this fault."""
+        if not self._said:
+            self._since = now
+        kind = _NUMBERS.sub("", fault)
+        if len(self._said) >= _KINDS and kind not in self._said:
+            kind = ""
+        if now - self._said.get(kind, now - REMIND_SECONDS) < REMIND_SECONDS:
+            return False
+        self._said[kind] = now
+        return True
+
+    def over(self, now: float) -> float | None:
+        """End it. Returns the seconds that it lasted, or None where there was none."""
+        if not self._said:
+            return None
+        self._said.clear()
+        return now - self._since
