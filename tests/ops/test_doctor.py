@@ -163,6 +163,10 @@ async def test_what_is_promised_is_read_from_the_sql(database: str) -> None:
     assert ("writer", "EXECUTE", "function", "append_v1") in rights()
     assert ("relay", "UPDATE", "table", "leases") in rights()
     assert ("reader", "SELECT", "table", "standbys") in rights()
+    assert {
+        ("relay", "EXECUTE", "function", "durable_v1"),
+        ("consumer", "EXECUTE", "function", "durable_v1"),
+    } <= rights()
     assert not any(right.name == "events" and right.privilege != "SELECT" for right in rights())
 
 
@@ -185,17 +189,19 @@ class Seed:
     patience: float = 3600
 
 
+UNSEEN = frozenset({"store-not-looked-at"})
+
 DATABASE = [
     Seed("schema-missing", "DROP SCHEMA eventstore CASCADE"),
     Seed("schema-old", f"DELETE FROM eventstore.schema_migrations WHERE version = {latest()}"),
     Seed("schema-new", "INSERT INTO eventstore.schema_migrations (version, name) VALUES (1000000, 'later')"),
-    Seed("sequence-cache", "ALTER SEQUENCE eventstore.blocks CACHE 10"),
+    Seed("sequence-cache", "ALTER SEQUENCE eventstore.blocks CACHE 10", also=UNSEEN),
     Seed("sequence-options", "ALTER SEQUENCE eventstore.blocks INCREMENT 2"),
     Seed("sequence-options", "ALTER SEQUENCE eventstore.blocks CYCLE"),
     Seed("sequence-behind", "SELECT setval('eventstore.blocks', 1)"),
     Seed("sequence-behind", "ALTER SEQUENCE eventstore.blocks RESTART"),
     Seed("sequence-behind", "ALTER SEQUENCE eventstore.blocks RESTART WITH 7"),
-    Seed("store-row", "DELETE FROM eventstore.store"),
+    Seed("store-row", "DELETE FROM eventstore.store", also=UNSEEN),
     Seed("table-missing", "DROP TABLE eventstore.snapshots"),
     Seed("function-missing", "DROP FUNCTION eventstore.delete_v1"),
     Seed("index-missing", "DROP INDEX eventstore.events_category"),
@@ -212,7 +218,8 @@ DATABASE = [
          "WHERE indexrelid = 'eventstore.events_created_at'::regclass"),
     Seed("trigger-missing", "DROP TRIGGER links_are_immutable ON eventstore.links"),
     Seed("trigger-disabled", "ALTER TABLE eventstore.events DISABLE TRIGGER events_are_immutable"),
-    Seed("isolation-default", "ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'"),
+    Seed("isolation-default", "ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'",
+         also=UNSEEN),
     Seed("commit-asynchronous", "ALTER DATABASE {database} SET synchronous_commit = off"),
     Seed("rights-public", "GRANT EXECUTE ON FUNCTION eventstore.hard_delete_v1 TO PUBLIC"),
     Seed("rights-public", "GRANT SELECT ON eventstore.events TO PUBLIC"),
@@ -260,7 +267,7 @@ async def test_a_defect_of_the_database_is_found(seed: Seed, database: str) -> N
     "sequence-cache", "sequence-options", "sequence-behind", "index-missing", "index-invalid", "trigger-missing",
     "trigger-disabled", "isolation-default", "commit-asynchronous", "rights-public", "rights-bypass", "lease-orphan",
     "checkpoint-ahead",
-) and not each.also], ids=lambda seed: seed.code)  # fmt: skip
+) and each.also <= UNSEEN], ids=lambda seed: seed.code)  # fmt: skip
 async def test_what_is_said_to_mend_a_defect_mends_it(seed: Seed, database: str) -> None:
     """The SQL, or the command of trunkline, run as it stands."""
     async with EventStore(database) as store:
@@ -460,7 +467,9 @@ async def test_a_mend_in_sql_is_of_its_store_and_quoted(database: str) -> None:
         'GRANT UPDATE ON SEQUENCE "order".blocks TO pg_monitor',
     ):
         await connection.execute(sql)
-        (finding,) = [each for each in await examine(settings) if each.level == "finding" and each.code not in NOISE]
+        (finding,) = [
+            each for each in await examine(settings) if each.level == "finding" and each.code not in NOISE | UNSEEN
+        ]
         for statement in commands(finding.mend)[0].split("; "):
             await connection.execute(statement)
         assert codes(await examine(settings)) == set()

@@ -74,6 +74,9 @@ MENDS: dict[str, Mend | By | Hand] = {
     "transaction-holds": By("test_a_session_that_is_ended_loses_what_it_has_not_committed_alone"),
     "transaction-idle": By("test_a_session_that_is_ended_loses_what_it_has_not_committed_alone"),
     "transaction-prepared": By("test_a_prepared_transaction_ends_as_its_manager_says"),
+    "session-blocks": By("test_a_session_that_blocks_appends_is_named_and_can_be_ended"),
+    "standby-missing": Hand("a setting of the whole server: tests/ops/test_waits.py runs it on one of its own"),
+    "connections-exhausted": Hand("words"),
     # the schema
     "schema-missing": By("test_a_missing_store_is_made"),
     "schema-old": Hand("tests/whole/test_runbook.py migrates"),
@@ -126,6 +129,8 @@ MENDS: dict[str, Mend | By | Hand] = {
     "broker-not-named": Hand("a setting"),
     "broker-not-looked-at": Hand("a right to look"),
     "broker-unreachable": Hand("words"),
+    "management-refuses": Hand("a password, which a person knows"),
+    "login-refused": Hand("a password, which a person knows"),
     "rabbitmq-version": Hand("words"),
     "vhost-missing": By("test_what_rabbitmq_lacks_is_made"),
     "permissions": By("test_what_rabbitmq_lacks_is_made"),
@@ -350,6 +355,23 @@ async def test_a_session_that_is_ended_loses_what_it_has_not_committed_alone(roo
         (finding,) = await room.doctor(code, 0)
         await room.run(commands(finding.mend)[0])
         assert await room.doctor(code, 0) == []
+    await room.project()
+    assert len(await room.events()) == len(before) + 16
+    assert await room.effects() == Counter(await room.events())
+
+
+async def test_a_session_that_blocks_appends_is_named_and_can_be_ended(room: Room) -> None:
+    """What waited for it is appended then, and each event has one effect."""
+    before = await room.events()
+    async with EventStore(room.dsn) as other, other.acquire() as holding:
+        await holding.execute("BEGIN; LOCK TABLE eventstore.streams IN EXCLUSIVE MODE")
+        waiting = asyncio.create_task(room.more())
+        async with asyncio.timeout(60):
+            while not (found := await room.doctor("session-blocks", 1)):
+                await asyncio.sleep(0.05)  # between two looks
+        (command,) = commands(found[0].mend)
+        await room.run(command)
+        await waiting
     await room.project()
     assert len(await room.events()) == len(before) + 16
     assert await room.effects() == Counter(await room.events())

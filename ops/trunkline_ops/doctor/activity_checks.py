@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from trunkline_ops.doctor.database_facts import DatabaseFacts, LeaseRow, StoreFacts
 from trunkline_ops.doctor.finding import Finding, note
@@ -11,6 +12,9 @@ from trunkline_store.events import BLOCK
 from trunkline_store.overview import RELAY, Overview
 from trunkline_store.rights import literal
 from trunkline_store.words import age, events
+
+_WAITS_LONG: Final = 1.0
+"""Seconds: an append gives up after 15, so that there is never much to be seen of one that waits."""
 
 
 def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
@@ -50,6 +54,53 @@ def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
                 "it keeps its locks, and VACUUM from its work: tables that are updated often grow, and get slow",
                 f"end its program, or its session, which rolls it back: {_terminate(each.pid, patience)}",
             )
+
+
+def waits(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
+    """Sessions for which others wait, a standby for which commits wait, and connections that are used up."""
+    late = [each for each in facts.waits if each.seconds > min(patience, _WAITS_LONG)]
+    waiting = {each.pid for each in late}
+    for pid in sorted({pid for each in late for pid in each.blockers if pid not in waiting}):
+        behind = [each for each in late if pid in each.blockers]
+        what, seconds = ", ".join(sorted({each.what for each in behind})), max(each.seconds for each in behind)
+        session = facts.sessions.get(pid)
+        names = () if session is None else (session.application, session.login)
+        known = session is not None and session.seconds is not None
+        yield Finding(
+            "session-blocks",
+            _who(pid, *names) if pid else "a prepared transaction",
+            f"{_sessions(len(behind))} for what it holds ({what}), for {seconds:.0f} s",
+            "appends, the relay or subscriptions that need it stand still until its transaction ends",
+            "commit it or roll it back, as its transaction manager says: the finding transaction-prepared names it"
+            if pid == 0
+            else "end its program, or its session, which rolls it back: "
+            f"{_terminate(pid, _WAITS_LONG if known else None)}",
+        )
+    if commits := [each for each in late if each.standby]:
+        yield Finding(
+            "standby-missing",
+            "PostgreSQL",
+            f"{_sessions(len(commits))} for a synchronous standby, for {max(each.seconds for each in commits):.0f} s",
+            "nothing is committed: appends fail with OperationTimeout, and no lease is renewed",
+            "start the standby; to go on without it, after which what it does not have is lost with this server: "
+            "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf()",
+        )
+    used = facts.connections
+    here = 0 <= used.most_here <= used.used_here
+    if used.used >= used.most or here:
+        by = ", ".join(f"{count} by {application!r} ({login})" for application, login, count in used.by)
+        yield Finding(
+            "connections-exhausted",
+            f"database {facts.server.database!r}" if here else "PostgreSQL",
+            f"{used.used_here if here else used.used} connections are open, and nobody gets another one: {by}",
+            "programs that connect now fail with StoreUnavailable, and those that run cannot replace lost connections",
+            "give these programs smaller pools, or put PgBouncer in between; or raise "
+            + ("the database's CONNECTION LIMIT" if here else "max_connections"),
+        )
+
+
+def _sessions(count: int) -> str:
+    return "1 session waits" if count == 1 else f"{count} sessions wait"
 
 
 def _who(pid: int | None, *names: str) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import aio_pika
+import aiormq.exceptions
 import httpx
 
 from trunkline_ops.connect import Vhost
 from trunkline_store import names
+from trunkline_store.broker import asking_broker
+from trunkline_store.errors import BrokerUnavailable
 
 _REFUSED = (401, 403)
+_SECONDS: Final = 5.0
 _COLUMNS = (
     "name", "type", "exclusive", "auto_delete", "state", "arguments", "policy", "effective_policy_definition",
     "messages", "messages_ready", "message_bytes", "consumers", "members", "online",
@@ -133,6 +139,16 @@ async def broker_facts(vhost: Vhost, schema: str, asks: str, user: str) -> Broke
             for each in nodes
         ],
     )
+
+
+async def login_refusal(url: str) -> str | None:
+    """What RabbitMQ says to a program that logs in with this URL, if it refuses its password; else None."""
+    try:
+        with asking_broker(url):
+            async with asyncio.timeout(_SECONDS), await aio_pika.connect(url):
+                return None
+    except BrokerUnavailable as error:
+        return str(error) if isinstance(error.__cause__, aiormq.exceptions.ProbableAuthenticationError) else None
 
 
 def _queue(found: Mapping[str, Any]) -> Queue:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trunkline_ops.doctor.activity_checks import leases, relay, subscriptions, transactions
+from trunkline_ops.doctor.activity_checks import leases, relay, subscriptions, transactions, waits
 from trunkline_ops.doctor.database_facts import DatabaseFacts, StoreFacts
 from trunkline_ops.doctor.finding import Finding, note
 from trunkline_ops.doctor.mend import relation, trunkline
-from trunkline_ops.doctor.promised import promise
+from trunkline_ops.doctor.promised import promise, rights
 from trunkline_store.events import BLOCK
 from trunkline_store.queries import for_store
 from trunkline_store.rights import identifier, literal
 
 _OLDEST = 140000
+_APPENDED = ("events", "links", "streams", "blocks")
 _LOGIN_SETTINGS = ("idle_in_transaction_session_timeout", "tcp_user_timeout")
 
 
@@ -21,8 +22,18 @@ def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding
     """patience: seconds for which a transaction may be open, or a relay or checkpoint stand still, before that is a
     finding."""
     yield from _server(facts)
+    yield from waits(facts, patience)
     yield from transactions(facts, patience)
     yield from _schema(facts)
+    unseen = facts.unseen if facts.store is None or facts.store.seen is None else ""
+    if unseen:
+        yield Finding(
+            "store-not-looked-at",
+            facts.schema,
+            f"relay and subscriptions were not looked at: {unseen}",
+            "the store cannot be used as it is, or not by this login: more may be wrong than is said here",
+            "mend what else is found, then ask again",
+        )
     if facts.store is not None:
         yield from _sequence(facts, facts.store)
         yield from _objects(facts, facts.store)
@@ -31,14 +42,6 @@ def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding
         if facts.store.seen is not None:
             yield from relay(facts, facts.store, facts.store.seen, patience)
             yield from subscriptions(facts, facts.store, facts.store.seen, patience)
-        else:
-            yield note(
-                "store-not-looked-at",
-                facts.schema,
-                f"relay and subscriptions were not looked at: {facts.store.unseen}",
-                "the store itself cannot be used as it is",
-                "mend what else is found, then ask again",
-            )
 
 
 def _server(facts: DatabaseFacts) -> Iterator[Finding]:
@@ -277,23 +280,26 @@ def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
                 roles,
             )
     groups = {name: role for role, name in store.groups.items()}
-    guarded = {"events", "links", "streams", "blocks"}
+    promised = {(each.role, each.privilege, each.kind, each.name) for each in rights()}
     for each in store.foreign:
-        revoke = f"REVOKE {each.privilege} ON {each.kind.upper()} {relation(schema, each.name)} FROM "
+        what = f"{each.privilege} ({each.columns})" if each.columns else each.privilege
+        revoke = f"REVOKE {what} ON {each.kind.upper()} {relation(schema, each.name)} FROM "
         if each.role == "PUBLIC":
             yield Finding(
                 "rights-public",
                 f"{each.kind} {schema}.{each.name}",
-                f"everybody has {each.privilege}",
+                f"everybody has {what}",
                 "whoever can log in to the database can do it",
                 f"{revoke}PUBLIC",
             )
-        elif each.name in guarded:
+        elif (groups.get(each.role), each.privilege, each.kind, each.name) not in promised:
             yield Finding(
                 "rights-bypass",
                 f"role {each.role}",
-                f"it has {each.privilege} on {schema}.{each.name}",
-                "what is not written by the store's functions is skipped by readers, or breaks the order",
+                f"it has {what} on {each.kind} {schema}.{each.name}",
+                "its members append, delete or move checkpoints beside the store's own roles"
+                if each.kind == "function" or each.name not in _APPENDED
+                else "what is not written by the store's functions is skipped by readers, or breaks the order",
                 roles if each.role in groups else f"{revoke}{identifier(each.role)}",
             )
     for login in store.logins:
