@@ -51,10 +51,13 @@ class AckMap:
         """Batches that are not finished."""
         return self._open
 
-    def deliver(self, first: int, last: int, *, count: int | None = None, size: int = 0) -> Unit:
-        """A batch was handed out, with `count` events from `first` to `last` and `size` bytes."""
+    def deliver(self, first: int, last: int, *, count: int | None = None, size: int = 0, passed: int = 0) -> Unit:
+        """A batch was handed out, with `count` events from `first` to `last` and `size` bytes. passed: up to here,
+        before `first`, events are not for the handler, which were cut as one batch with these."""
         unit = Unit(self._tiled, first, last, last - first + 1 if count is None else count, size)
-        unit.done = self.end  # what was filtered before it is finished
+        unit.done = max(self.end, passed)  # what was filtered before it is finished
+        if not self._open:
+            self.low_water = unit.done
         self.end = self._tiled = last
         self.size += size
         self._open += 1

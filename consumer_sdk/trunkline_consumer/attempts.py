@@ -9,7 +9,6 @@ import inspect
 import logging
 import random
 import time
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -31,8 +30,9 @@ from trunkline_store import (
     Unavailable,
 )
 from trunkline_store.cancellation import ends_program
-from trunkline_store.connections import Connection, alive, is_lost, is_read_only
-from trunkline_store.words import shortened
+from trunkline_store.connections import Connection, is_lost, is_read_only
+from trunkline_store.masking import named, shown, traced
+from trunkline_store.translate import is_alive
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -79,7 +79,7 @@ class Attempts:
                 log.warning(
                     "subscription %s: attempt %d of %d failed at position %d (%s), again in %.2f s: %s",
                     *(self._claim.name, number, handling.attempts, batches[0].unit.first, batches[0].stream, pause),
-                    shortened(repr(failed.__cause__)),
+                    named(failed.__cause__ or failed),
                 )
             self._counts.retries += 1
             await asyncio.sleep(pause)
@@ -138,7 +138,7 @@ class Attempts:
             if ends_program(error):
                 raise
             if await self._away(error, time.monotonic() - began, *transaction):
-                raise StoreUnavailable(f"the database went away under a handler: {error}") from error
+                raise StoreUnavailable(f"the database went away under a handler: {shown(error)}") from error
             raise Failed(error) from error
 
     async def _away(self, error: BaseException, took: float, *transaction: Connection) -> bool:
@@ -180,7 +180,7 @@ class Attempts:
         """Whether the handler made of its transaction what cannot be finished, however often it is tried."""
         if is_read_only(error):
             return not await self._store.fetchval(self._store.sql["read_only"])
-        in_use = isinstance(error.__cause__, asyncpg.InterfaceError) and alive(connection)
+        in_use = isinstance(error.__cause__, asyncpg.InterfaceError) and is_alive(connection)
         return in_use or isinstance(error, ConcurrencyFailure)
 
     async def _left_idle(self, took: float) -> bool:
@@ -196,9 +196,8 @@ class Attempts:
 
 
 def told(error: BaseException) -> dict[str, Any]:
-    """A failure as text that PostgreSQL takes, at most 2,000 characters of the error and 20,000 of its traceback."""
-    text = "".join(traceback.format_exception(error))
-    return {"error": storable(shortened(repr(error))), "traceback": storable(text[-20_000:])[-20_000:]}
+    """What is kept of a failure, as text that PostgreSQL takes."""
+    return {"error": storable(named(error)), "traceback": storable(traced(error))}
 
 
 def storable(text: str) -> str:

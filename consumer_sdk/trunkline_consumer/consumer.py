@@ -18,7 +18,7 @@ from trunkline_consumer.handle import Runner, by_stream
 from trunkline_consumer.options import Handler, Handling, Limits, Options, options_of
 from trunkline_consumer.receive import delete_queue
 from trunkline_consumer.sessions import Sessions
-from trunkline_consumer.subscription import State, Subscription, checked_start
+from trunkline_consumer.subscription import State, Subscription, Working, checked_start
 from trunkline_consumer.tenure import Shape, Tenure
 from trunkline_store import (
     CURRENT,
@@ -36,6 +36,7 @@ from trunkline_store import (
 )
 from trunkline_store.lease import Keeper
 from trunkline_store.outage import Outage, Pause
+from trunkline_store.urls import check_amqp_url
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -53,7 +54,9 @@ class Consumer:
                     ...
                     await batch.ack()
 
-    amqp_url: of the broker, with its virtual host. While it cannot be reached, subscriptions go on from PostgreSQL.
+    amqp_url: of the broker, with its virtual host; one that is no AMQP URL is an `InvalidArgument`. While the broker
+    cannot be reached, subscriptions go on from PostgreSQL.
+    A consumer that was left can be entered again, in any event loop; it is used in one loop at a time.
 
     What all `subscribe_to_…` have in common: start_from is ORIGIN, CURRENT, or a position (of a stream: a version),
     which is left out; it counts only when the subscription is new. selector: which events are handed out; the others
@@ -63,12 +66,11 @@ class Consumer:
 
     def __init__(self, store: EventStore, amqp_url: str) -> None:
         self._store = store
-        self._url = amqp_url
-        self._keeper = Keeper(store)
+        self._url = check_amqp_url(amqp_url)
         self._subscriptions: list[Subscription] = []
         self._handlers: list[Callable[[], Subscription]] = []
         self._handled: set[str] = set()
-        self._sessions = Sessions(store)
+        self._working: Working | None = None
 
     @property
     def subscriptions(self) -> Sequence[Subscription]:
@@ -81,12 +83,32 @@ class Consumer:
         return self._store
 
     async def __aenter__(self) -> Self:
+        self._in_this_loop()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        working = self._in_this_loop()
         await asyncio.gather(*(subscription.stop() for subscription in self.subscriptions), return_exceptions=True)
-        await self._keeper.close()
-        await self._sessions.close()
+        await working.keeper.close()
+        await working.sessions.close()
+        self._working = None
+
+    def _in_this_loop(self) -> Working:
+        """Return what belongs to the running event loop; make it if the consumer is in use in none.
+
+        Raises `InvalidArgument` while it is in use in another loop.
+        """
+        loop, working = asyncio.get_running_loop(), self._working
+        if working is not None and working.loop is not loop:
+            if not working.loop.is_closed():
+                raise InvalidArgument(
+                    "the consumer is in use in another event loop: leave it there, or make a consumer for each loop"
+                )
+            self._subscriptions.clear()  # they ended with their loop
+            working = None
+        if working is None:
+            working = self._working = Working(loop, Keeper(self._store), Sessions(self._store))
+        return working
 
     # --- subscriptions that are iterated over
 
@@ -159,8 +181,7 @@ class Consumer:
     ) -> Subscription:
         subscription = Subscription(
             self._store,
-            self._keeper,
-            self._sessions,
+            self._in_this_loop,
             self._url,
             name,
             feed,
@@ -182,7 +203,8 @@ class Consumer:
     # --- ending them
 
     async def unsubscribe_from_all_streams(self, name: str) -> None:
-        """Stops this consumer's subscription of the name, if there is one; its checkpoint is kept."""
+        """Stops this consumer's subscription of the name, if there is one; its checkpoint is kept. Raises
+        `InvalidArgument` if the name follows something else."""
         await self._stop(name, Feed.all())
 
     async def unsubscribe_from_category(self, category: str, name: str) -> None:
@@ -207,6 +229,11 @@ class Consumer:
         await self._delete(name, Feed.stream(stream))
 
     async def _stop(self, name: str, feed: Feed) -> None:
+        for subscription in self._subscriptions:
+            if subscription.name == name and subscription.feed != feed:
+                raise InvalidArgument(
+                    f"subscription {name!r} follows {subscription.feed.label!r}, not {feed.label!r}: name that"
+                )
         for subscription in [each for each in self._subscriptions if (each.name, each.feed) == (name, feed)]:
             await subscription.stop()
             self._forget(subscription)
@@ -309,9 +336,10 @@ class Consumer:
         """Runs all handlers, until it is cancelled. One that ends (it halts, its subscription is deleted, or cannot be
         had) is logged at once, and does not stop the others; when all have ended, what ended the first is raised. One
         that was replaced subscribes again; servers that are away are waited for. Cancelled, it gives running handlers
-        their `grace`. Raises `InvalidArgument` if there is no handler."""
+        their `grace`. Raises `InvalidArgument` if there is no handler, or the consumer is in use in another loop."""
         if not self._handlers:
             raise InvalidArgument("the consumer has no handlers to run")
+        self._in_this_loop()
         ended = await asyncio.gather(*(self._run(make) for make in self._handlers), return_exceptions=True)
         for error in ended:
             if isinstance(error, BaseException):

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from trunkline_store import names
+from trunkline_store import InvalidArgument, names
 from trunkline_store.events import category_of, check_category, check_stream
 from trunkline_store.wire import Placement
 
@@ -42,6 +42,8 @@ class Feed(NamedTuple):
     @classmethod
     def stream(cls, stream: str) -> Feed:
         """Its own events, and those linked into it. Raises `InvalidArgument`."""
+        if stream == ALL:
+            raise InvalidArgument("stream '$all': follow it with `subscribe_to_all_streams`, or a handler of no stream")
         return cls(Kind.STREAM, check_stream(stream))
 
     @classmethod

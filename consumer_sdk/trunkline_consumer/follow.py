@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
@@ -24,6 +25,7 @@ from trunkline_consumer.own import BeginAgain
 from trunkline_consumer.place import Verdict, verdict
 from trunkline_consumer.receive import Received, Receiver, is_unreadable
 from trunkline_consumer.replay import replay
+from trunkline_consumer.sense import Horizon, judged
 from trunkline_consumer.tenure import Tenure
 from trunkline_consumer.unpack import unpacked
 from trunkline_store import (
@@ -36,7 +38,7 @@ from trunkline_store import (
 )
 from trunkline_store.outage import PAUSE_SECONDS, Pause
 from trunkline_store.read import from_all
-from trunkline_store.wire import BadMessage, placement
+from trunkline_store.wire import BadMessage
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -45,13 +47,16 @@ TURN_EVENTS: Final = 100
 cache. With 100 events in a message, a window that was filled first took half as long again."""
 
 
+DAMAGE_SECONDS: Final = 60.0
+"""Between two lines of the log about damaged messages."""
 UNREADABLE_LOSSES: Final = 3
 """Connections in a row that end on a message that cannot be decoded, before its queue is deleted."""
 
 
 class Counts(msgspec.Struct):
     """What happened so far: events by where they came from, messages that brought nothing new, holes that were seen; of
-    a handler, attempts that failed and were followed by another, and batches that were parked."""
+    a handler, attempts that failed and were followed by another, and batches that were parked. `Subscription.handled`
+    counts the events that were finished."""
 
     from_queue: int = 0
     from_store: int = 0
@@ -59,12 +64,10 @@ class Counts(msgspec.Struct):
     holes: int = 0
     healed: int = 0
     """Events from the store after the subscription had been live for the first time."""
-    handled: int = 0
-    """Events, until the last reset; see `Subscription.handled`."""
     retries: int = 0
     parked: int = 0
     damaged: int = 0
-    """Events that were handed out and are not in the store."""
+    """Messages that make no sense, and events that were handed out and are not in the store."""
     unreadable: int = 0
     """Times that the queue was deleted, since it held a message that cannot be decoded."""
 
@@ -91,6 +94,8 @@ class Follower:
         self._live = live
         self._was_live = counts.from_queue > 0
         self._at_once = 0
+        self._horizon = Horizon()
+        self._damage_said = self._damage_healed = -math.inf
 
     async def follow(self) -> None:
         """For ever. Raises `BeginAgain` where the past is another one."""
@@ -171,6 +176,7 @@ class Follower:
         """Reads the store to its safe position. Returns whether there was anything."""
         store, tenure = self._store, self._tenure
         look = await store.look()
+        self._horizon.looked(look.safe)
         if look.history != tenure.claim.history:
             log.warning("subscription %s: the history changed to %s", tenure.claim.name, look.history)
             raise BeginAgain(tenure.claim.name)
@@ -236,26 +242,50 @@ class Follower:
             except TrunklineError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is of this message: the store has its events
-                log.warning("subscription %s: damaged message passed over: %r", self._tenure.claim.name, error)
-                self._counts.holes += 1
-                return heard
+                if self._damage(error):
+                    return heard
+                await self._settle()
+
+    def _damage(self, error: Exception) -> bool:
+        """Count a damaged message, and log the first one of a minute. Returns whether the store is to be asked now: for
+        each of many, that would slow its writers down."""
+        self._counts.damaged += 1
+        self._tenure.hold_nothing_up()
+        now = time.monotonic()
+        if now > self._damage_said + DAMAGE_SECONDS:
+            self._damage_said = now
+            log.warning(
+                "subscription %s: damaged message passed over, number %d: %s: its events are read from the store",
+                self._tenure.claim.name,
+                self._counts.damaged,
+                error if isinstance(error, BadMessage) else repr(error),
+            )
+        if now <= self._damage_healed + self._options.idle:
+            return False
+        self._damage_healed = now
+        return True
 
     async def _take(self, message: Received) -> Verdict:
         """Returns how it stands to what was delivered, and has delivered what is next. Raises `BadMessage`."""
         tenure = self._tenure
+        events: list[RecordedEvent] = []
+        referred: list[int] = []
         try:
-            place = placement(message.headers, self._store.schema)
+            place = judged(message, self._store.schema)
+            self._horizon.check(place)
+            found = verdict(place, self._feed.previous(place), tenure.delivered, tenure.looked, tenure.claim.history)
+            if found is Verdict.NEXT:
+                serializer, by_version = self._store.serializer, self._feed.kind is Kind.STREAM
+                events, referred = unpacked(message, place, tenure.delivered, serializer, by_version=by_version)
         except Exception:
             tenure.acks.received(message.tag, 0)
             raise
-        # At once: after the first `await`, the tag may be of a channel that has gone.
-        found = verdict(place, self._feed.previous(place), tenure.delivered, tenure.looked, tenure.claim.history)
-        passed = found in (Verdict.FOREIGN, Verdict.STALE)
-        tenure.acks.received(message.tag, 0 if passed else place.last_position)
+        # At once: after the first `await`, the tag may be of a channel that has gone. Only where the message was
+        # believed does its tag wait for the checkpoint, which might never come to another's position.
+        believed = found is Verdict.DUPLICATE or (found is Verdict.NEXT and not referred)
+        tenure.acks.received(message.tag, place.last_position if believed else 0)
         match found:
             case Verdict.NEXT:
-                serializer, by_version = self._store.serializer, self._feed.kind is Kind.STREAM
-                events, referred = unpacked(message.body, tenure.delivered, serializer, by_version=by_version)
                 for index in referred:
                     events[index] = await self._fetched(events[index])
                 if events:
@@ -278,6 +308,8 @@ class Follower:
         if not rows:
             raise BadMessage(f"event {at} is no longer in the store")
         found = from_all(rows, self._store.serializer)[0]
+        if (found.event_id, found.stream, found.stream_version) != (event.event_id, event.stream, event.stream_version):
+            raise BadMessage(f"event {at} of the store is another one")
         number, feed_position = event.event_number, event.feed_position
         return msgspec.structs.replace(found, event_number=number, feed_position=feed_position)
 

@@ -19,7 +19,7 @@ from trunkline_consumer.own import Claim
 from trunkline_consumer.parked import Parking, Wanted, lane
 from trunkline_consumer.tenure import Tenure
 from trunkline_store import EventStore, RecordedEvent, SubscriptionHalted
-from trunkline_store.words import shortened
+from trunkline_store.masking import shown
 
 log = logging.getLogger("trunkline.consumer")
 
@@ -121,7 +121,7 @@ class Runner:
             wait_behind = key if self._handling.on_failure == "park_key" else None
             if wait_behind is not None:
                 self._parking.keys.add(wait_behind)
-            log.error("subscription %s parks %r: %s", self._claim.name, batch, shortened(repr(error)))
+            log.error("subscription %s parks %r: %s", self._claim.name, batch, shown(error))
             await self._park(batch, self._handling.attempts, error, wait_behind)
 
     async def _park(self, batch: Batch, attempts: int, error: BaseException | None, key: str | None) -> None:

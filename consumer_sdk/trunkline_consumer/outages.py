@@ -21,14 +21,19 @@ class Server:
         self._subscription = subscription
         self._name = name
         self._outage = Outage()
+        self._is_away = False  # asked for each message
 
     def away(self, error: Exception | str, consequence: str = "") -> None:
         """Log a fault, if it is news."""
+        self._is_away = True
         if self._outage.is_news(str(error), time.monotonic()):
             log.warning("subscription %s: %s%s", self._subscription, error, consequence)
 
     def back(self) -> None:
         """Log that it answers again, if it was away."""
+        if not self._is_away:
+            return
+        self._is_away = False
         seconds = self._outage.over(time.monotonic())
         if seconds is not None:
             log.warning("subscription %s: %s answers again after %.1f s", self._subscription, self._name, seconds)

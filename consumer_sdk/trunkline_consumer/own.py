@@ -29,6 +29,7 @@ from trunkline_store import (
 )
 from trunkline_store.connections import Connection
 from trunkline_store.lease import Keeper, Lease
+from trunkline_store.store import MAX_POSITION
 from trunkline_store.translate import translated
 
 _NOTHING_KEPT: Final = "a transient subscription keeps no checkpoint that a transaction could write"
@@ -260,7 +261,13 @@ async def first_checkpoint(store: EventStore, feed: Feed, start: Start | int) ->
                 with suppress(StreamNotFound):  # it may come
                     await store.stream_info(feed.name)  # one that was deleted is an error
             return await current_end(store)
-    if feed.kind is not Kind.STREAM or start == 0:
+    if start == 0:
+        return 0
+    if feed.kind is not Kind.STREAM:
+        _, history = await store.look()
+        last = int(await store.fetchval(store.sql["last_feed_position"], MAX_POSITION, history))
+        if start > last:
+            raise InvalidArgument(f"start_from: no event has position {start} yet, the last has {last}: use CURRENT")
         return start
     position: int | None = await store.fetchval(store.sql["feed_position_of"], feed.name, start)
     if position is None:
@@ -273,13 +280,28 @@ async def current_end(store: EventStore) -> int:
     return int(await store.fetchval(store.sql["last_feed_position"], *await store.look()))
 
 
-class NoClaim:
-    """Of a transient subscription: nobody else can own it, and nothing of it is kept."""
+REMEMBERED: Final = 1000
+"""Batches of a transient subscription by which the end of a common history is found."""
 
-    def __init__(self, name: str, history: str, checkpoint: int) -> None:
+
+async def resumed(store: EventStore, history: str, start: int, handled: Mapping[int, UUID]) -> int:
+    """Return where a transient subscription goes on in another history: behind the last event it has handled that the
+    store still holds. A position alone says nothing, since another event may have it by now."""
+    held = await store.fetchval(store.sql["last_held"], [*handled], [*handled.values()], history)
+    return min(await current_end(store), start) if held is None else int(held)
+
+
+class NoClaim:
+    """Of a transient subscription: nobody else can own it, and nothing of it is kept.
+
+    `handed`: the last events that it was handed, by their feed positions; the last one of each batch.
+    """
+
+    def __init__(self, name: str, history: str, checkpoint: int, handed: Mapping[int, UUID] | None = None) -> None:
         self.name = name
         self.history = history
         self.checkpoint = checkpoint
+        self.handed = dict(handed or {})
         self.finished: Sequence[tuple[int, int]] = ()
         self.held = True
 
@@ -290,6 +312,10 @@ class NoClaim:
         await asyncio.Event().wait()
 
     async def write(self, position: int, proof: Mapping[int, UUID]) -> int:
+        """Keeps the proof for `resumed`."""
+        self.handed.update(proof)
+        for place in [*self.handed][:-REMEMBERED]:
+            del self.handed[place]
         return position
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:

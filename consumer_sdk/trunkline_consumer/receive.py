@@ -54,11 +54,14 @@ class Queue:
 
 
 class Received(NamedTuple):
-    """A message as it came; its tag is good on the channel of the time only."""
+    """A message as it came; its tag is good on the channel of the time only. exchange, routing_key: the ones that it
+    was published with, which the broker says and no publisher can choose without the right to."""
 
     tag: int
     headers: Mapping[str, Any]
     body: bytes
+    exchange: str
+    routing_key: str
 
 
 async def delete_queue(url: str, name: str) -> None:
@@ -252,7 +255,15 @@ class Receiver:
         header = await channel._get_frame()
         message = await channel._read_content(frame, header)
         if channel is self._channel:
-            self._messages.append(Received(frame.delivery_tag or 0, header.properties.headers or {}, message.body))
+            self._messages.append(
+                Received(
+                    frame.delivery_tag or 0,
+                    header.properties.headers or {},
+                    message.body,
+                    frame.exchange or "",
+                    frame.routing_key or "",
+                )
+            )
             self._arrived.set()
 
     def _on_lost(self, generation: int, cause: object) -> None:

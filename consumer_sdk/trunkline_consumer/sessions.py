@@ -17,8 +17,8 @@ import asyncpg
 
 from trunkline_consumer.bell import Bell
 from trunkline_store import EventStore
-from trunkline_store.connections import Connection, alive
-from trunkline_store.translate import translated
+from trunkline_store.connections import LEND, Connection
+from trunkline_store.translate import is_alive, translated
 
 KEPT_SECONDS: Final = 0.2
 
@@ -79,14 +79,17 @@ class Sessions:
             await self._changed.wait()
         while self._ready:
             session = self._ready.pop()
-            if alive(session.connection):
+            if is_alive(session.connection):
                 return session
             await self._give_back(session)
         self._free -= 1
         stack = AsyncExitStack()
         try:
-            return _Session(await stack.enter_async_context(self._store.acquire()), stack)
+            connection = await stack.enter_async_context(self._store.acquire())
+            await self._store.lend(connection)
+            return _Session(connection, stack)
         except BaseException:
+            await stack.aclose()
             self._one_more()
             raise
 
@@ -94,10 +97,10 @@ class Sessions:
         """For the next transaction: nothing that an application set in the session is left."""
         connection = session.connection
         try:
-            if not self._keeps or not alive(connection) or connection.is_in_transaction():
+            if not self._keeps or not is_alive(connection) or connection.is_in_transaction():
                 await self._give_back(session)
                 return
-            await connection.execute(f"{connection.get_reset_query()}\n{_limits('SET', limit)}")
+            await connection.execute(f"{connection.get_reset_query()}\n{LEND};\n{_limits('SET', limit)}")
         except Exception:  # noqa: BLE001 - whatever it is, the session is given back: its place must not get lost
             _terminate(connection)
             await self._give_back(session)
@@ -110,7 +113,7 @@ class Sessions:
     async def _give_back(self, session: _Session) -> None:
         try:
             try:
-                if self._store.has_sessions and alive(session.connection):
+                if self._store.has_sessions and is_alive(session.connection):
                     await session.connection.reset()
             except Exception:  # noqa: BLE001 - as above
                 _terminate(session.connection)

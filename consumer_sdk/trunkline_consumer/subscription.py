@@ -13,7 +13,7 @@ import enum
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Self
+from typing import NamedTuple, Self
 from uuid import uuid4
 
 from trunkline_consumer.batch import Batch
@@ -22,7 +22,7 @@ from trunkline_consumer.feed import Feed
 from trunkline_consumer.follow import Counts, Follower
 from trunkline_consumer.options import Options
 from trunkline_consumer.outages import Outages, database_pause
-from trunkline_consumer.own import BeginAgain, Claim, Disproved, NoClaim, Owner, current_end, first_checkpoint
+from trunkline_consumer.own import BeginAgain, Claim, Disproved, NoClaim, Owner, first_checkpoint, resumed
 from trunkline_consumer.receive import Queue, Receiver
 from trunkline_consumer.sessions import Sessions
 from trunkline_consumer.tenure import Shape, Tenure
@@ -56,6 +56,14 @@ class State(enum.Enum):
     LOST = "lost"
 
 
+class Working(NamedTuple):
+    """What the subscriptions of one consumer share in the event loop in which they run."""
+
+    loop: asyncio.AbstractEventLoop
+    keeper: Keeper
+    sessions: Sessions
+
+
 class Subscription:
     """A subscription with one owner at a time: iterate over it, and acknowledge what was handled.
 
@@ -65,8 +73,7 @@ class Subscription:
     def __init__(
         self,
         store: EventStore,
-        keeper: Keeper,
-        sessions: Sessions,
+        working: Callable[[], Working],
         amqp_url: str,
         name: str,
         feed: Feed,
@@ -84,6 +91,7 @@ class Subscription:
         self.feed = feed
         self.state = State.STARTING
         self.counts = Counts()
+        self._handled_before = 0  # by its earlier tenures
         self._store = store
         self._options = options
         self._shape = shape or Shape()
@@ -93,7 +101,8 @@ class Subscription:
         self._work = work
         self._grace = grace
         self._forget = forget
-        self._owner = Owner(store, keeper, sessions, name, feed, self._start_from, uuid4(), options)
+        self._working = working
+        self._owner: Owner | None = None
         self._receiver = Receiver(
             amqp_url,
             Queue(
@@ -123,7 +132,7 @@ class Subscription:
     @property
     def handled(self) -> int:
         """Events that were finished since it was started."""
-        return self.counts.handled + (0 if self._tenure is None else self._tenure.acks.finished)
+        return self._handled_before + (0 if self._tenure is None else self._tenure.acks.finished)
 
     # --- the user's side
 
@@ -156,6 +165,26 @@ class Subscription:
                 raise StopAsyncIteration
             await self._arrived.wait()
 
+    async def next(self, *, timeout: float | None = None) -> Batch | None:  # noqa: ASYNC109 - what it returns then is the point
+        """Return the next batch, or None where none came in time. A caller that is cancelled loses no batch.
+
+        Args:
+            timeout: seconds to wait; None: for ever.
+
+        Raises:
+            SubscriptionLost: it was lost, or stopped.
+        """
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await anext(self)
+        except StopAsyncIteration:
+            raise SubscriptionLost(self.name, "was stopped") from None
+        except TimeoutError:
+            if not limit.expired():  # a mapper's own
+                raise
+            return None
+
     @property
     def checkpoint(self) -> int:
         """The position up to which everything is finished and written down."""
@@ -185,6 +214,9 @@ class Subscription:
                 self._over()
 
     async def _start(self) -> None:
+        _, keeper, sessions = self._working()
+        args = self.name, self.feed, self._start_from, uuid4(), self._options
+        self._owner = Owner(self._store, keeper, sessions, *args)
         tenure = self._begin(await self._claim(standby=self._standby))
         self._living = asyncio.create_task(self._live(tenure), name=f"subscription {self.name}")
 
@@ -248,18 +280,20 @@ class Subscription:
     # --- its life
 
     async def _claim(self, *, standby: bool) -> Claim | NoClaim:
+        assert self._owner is not None
         if not self._transient:
             return await self._owner.claim(standby=standby)
         history = (await self._store.look()).history
         if self._tenure is None:
             first = await first_checkpoint(self._store, self.feed, self._start_from)
-        else:  # the history changed: it goes on behind what was acknowledged, or where this history ends before that
-            first = min(await current_end(self._store), self._tenure.acks.low_water)
-        return NoClaim(self.name, history, first)
+            return NoClaim(self.name, history, first)
+        start, handled = self._tenure.claim.checkpoint, self._tenure.handled()
+        first = await resumed(self._store, history, start, handled)
+        return NoClaim(self.name, history, first, {place: id for place, id in handled.items() if place <= first})
 
     def _begin(self, claim: Claim | NoClaim) -> Tenure:
         if self._tenure is not None:
-            self.counts.handled += self._tenure.acks.finished
+            self._handled_before += self._tenure.acks.finished
         self._tenure = Tenure(claim, self.feed, self._options, self._shape, self._arrived, self._outages)
         if self._stopping:
             self._tenure.close()
@@ -366,7 +400,7 @@ class Subscription:
                 tenure.end(SubscriptionLost(self.name, "was stopped"))
         finally:
             await self._receiver.close()
-            if isinstance(tenure.claim, Claim):
+            if isinstance(tenure.claim, Claim) and self._owner is not None:
                 await self._owner.release(tenure.claim.lease)
             self._over()
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -39,6 +40,12 @@ class Shape(NamedTuple):
     selector: Callable[[RecordedEvent], bool] | None = None
     mapper: Callable[[RecordedEvent], Any] | None = None
     partition_by: Callable[[RecordedEvent], Hashable] | None = None
+
+
+def _position_before(batch: Sequence[RecordedEvent], event: RecordedEvent) -> int:
+    """Return the position of the event before this one, 0 if it is the first."""
+    at = bisect_left(batch, event.feed_position, key=attrgetter("feed_position"))
+    return batch[at - 1].feed_position if at else 0
 
 
 class _Finished(Exception):
@@ -83,6 +90,9 @@ class Tenure:
         self._counted = 0
         self._handed_out = claim.checkpoint
         self._before = list(claim.finished)
+        self._anchor: dict[int, UUID] = {}
+        """The last event that was proved, by its place. It is proved each time: a copy of the data folder that is
+        older, and is put back, has the same history."""
         self._unproven: dict[
             int, UUID
         ] = {}  # the last event of each batch, by its place, until the store has confirmed it
@@ -106,7 +116,7 @@ class Tenure:
         """Hands over a batch, as it was cut, of events above `delivered`."""
         last = events[-1].feed_position
         for run in self._unfinished(events) if self._before else (events,):
-            self._offer(run)
+            self._offer(run, events)
         self.delivered = last
         self._unproven[last] = events[-1].event_id
         if self.acks.end < last:
@@ -120,8 +130,8 @@ class Tenure:
         if end <= safe:
             self.delivered = max(self.delivered, end)
 
-    def _offer(self, chosen: Sequence[RecordedEvent]) -> None:
-        """What of these is wanted, in units that hold nothing else."""
+    def _offer(self, chosen: Sequence[RecordedEvent], batch: Sequence[RecordedEvent]) -> None:
+        """What of these is wanted, in units that hold nothing else. batch: as it was cut."""
         selector, partition_by = self._shape.selector, self._shape.partition_by
         keys: Sequence[Hashable] = ()  # one for each event, if they may differ
         key: Hashable = None
@@ -139,12 +149,18 @@ class Tenure:
         begin = 0
         for end in range(1, len(keys)):
             if keys[end] != keys[begin]:
-                self._ready(chosen[begin:end], keys[begin], error)
+                self._ready(chosen[begin:end], keys[begin], error, batch)
                 begin = end
         if chosen:
-            self._ready(chosen[begin:] if begin else chosen, keys[begin] if keys else key, error)
+            self._ready(chosen[begin:] if begin else chosen, keys[begin] if keys else key, error, batch)
 
-    def _ready(self, events: Sequence[RecordedEvent], key: Hashable, error: BaseException | None) -> None:
+    def _ready(
+        self,
+        events: Sequence[RecordedEvent],
+        key: Hashable,
+        error: BaseException | None,
+        batch: Sequence[RecordedEvent],
+    ) -> None:
         values: Sequence[Any] = events
         if self._shape.mapper is not None and error is None:
             try:
@@ -158,6 +174,7 @@ class Tenure:
             events[-1].feed_position,
             count=len(events),
             size=sum([event.size for event in events]),
+            passed=0 if events[0] is batch[0] else _position_before(batch, events[0]),
         )
         self._unproven[events[-1].feed_position] = events[-1].event_id
         stream = self._feed.name if self._feed.kind is Kind.STREAM else events[0].stream
@@ -248,11 +265,21 @@ class Tenure:
 
     def _proof_of(self, unit: Unit) -> dict[int, UUID]:
         """The places and ids of events that a unit stands on, and of what was filtered before it."""
-        return {place: id for place, id in self._unproven.items() if unit.start < place <= unit.last}
+        return self._anchor | {place: id for place, id in self._unproven.items() if unit.start < place <= unit.last}
 
     def _proved(self, proof: Mapping[int, UUID]) -> None:
         for place in proof:
             self._unproven.pop(place, None)
+        last = max(proof, default=0)
+        if last > max(self._anchor, default=0):
+            self._anchor = {last: proof[last]}
+
+    def handled(self) -> dict[int, UUID]:
+        """The last event of each finished batch, by its place, as far as they are remembered."""
+        known = self._anchor | self._unproven
+        if isinstance(self.claim, NoClaim):
+            known = self.claim.handed | known
+        return {place: id for place, id in known.items() if place <= self.acks.low_water}
 
     # --- checkpoints
 
@@ -260,7 +287,7 @@ class Tenure:
         """In this order: handled, written in PostgreSQL; then the broker may be told. Raises as the claim does."""
         position = self.acks.low_water
         if position > self.durable or len(self._unproven) > UNPROVEN:
-            self._counted, proof = self.acks.finished, dict(self._unproven)
+            self._counted, proof = self.acks.finished, self._anchor | self._unproven
             self.durable = max(self.durable, await self.claim.write(position, proof))
             self._proved(proof)
             self.settled.ring()

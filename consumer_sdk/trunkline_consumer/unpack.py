@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from operator import ge
+from operator import lt
 from typing import NamedTuple
 
 from msgspec.structs import astuple
 
+from trunkline_consumer.receive import Received
+from trunkline_consumer.sense import check_key
 from trunkline_store import RecordedEvent
 from trunkline_store.read import recorded
 from trunkline_store.serialize import Serializer
-from trunkline_store.wire import BadMessage, decode
+from trunkline_store.wire import BadMessage, Placement, decode
 
 
 class Unpacked(NamedTuple):
@@ -21,24 +22,42 @@ class Unpacked(NamedTuple):
     """Which of them were too large for a message: their data is in the store."""
 
 
-def unpacked(body: bytes, after: int, serializer: Serializer, *, by_version: bool) -> Unpacked:
+def unpacked(message: Received, place: Placement, after: int, serializer: Serializer, *, by_version: bool) -> Unpacked:
     """The events above the feed position `after`. by_version: their number is the version in the stream that is
-    followed, which for links is the target. Raises `BadMessage`.
+    followed, which for links is the target.
 
     With 100 events in a message, this is most of what a subscriber does.
+
+    Raises:
+        BadMessage: The body cannot be read, or holds other events than those that the headers say.
     """
-    received = decode(body)
-    (ids, types, streams, times, _, sequences, in_streams, correlations, causations, _, metadata, _, _, _, linked_at,
-     linked_as) = zip(*map(astuple, received), strict=True)  # fmt: skip
+    received = decode(message.body)
+    (ids, types, streams, times, _, sequences, in_streams, correlations, causations, _, metadata, _, _, _,
+     linked_at, linked_as) = zip(*map(astuple, received), strict=True)  # fmt: skip
+    count = len(received)
+    if count != place.last_position - place.first_position + 1:
+        raise BadMessage(f"it has {count} events, and its headers say another number")
     try:
         positions, versions = list(map(int, sequences)), list(map(int, in_streams))
-        feed_positions = _linked(positions, linked_at)
-        numbers = _linked(versions, linked_as) if by_version else positions
-    except ValueError as error:
+        feed_positions, feed_versions = (
+            (list(map(int, linked_at)), list(map(int, linked_as))) if place.linked else (positions, versions)
+        )
+    except (ValueError, TypeError) as error:
         raise BadMessage(str(error)) from error
-    if any(map(ge, feed_positions, feed_positions[1:])):
-        raise BadMessage("a batch grows")
+    if feed_positions != list(range(place.first_position, place.last_position + 1)):
+        raise BadMessage("its events are not at the positions that its headers say")
+    if feed_versions != list(range(place.first_version, place.last_version + 1)):
+        raise BadMessage("its events are not of the versions that its headers say")
+    if place.linked:
+        if min(positions) < 1 or min(versions) < 1 or not all(map(lt, positions, feed_positions)):
+            raise BadMessage("a link stands before its event")
+    elif streams.count(place.stream) != count or linked_at.count(None) != count or linked_as.count(None) != count:
+        raise BadMessage(f"its events are not of stream {place.stream!r}")
+    if correlations.count(correlations[0]) != count:
+        raise BadMessage("its events have several correlation ids")
+    check_key(message.routing_key, place, types)
     payloads = [event.payload for event in received]
+    numbers = feed_versions if by_version else positions
     events = recorded(
         ids, numbers, streams, versions, positions, feed_positions, types, payloads, metadata, correlations, causations,
         times, map(_size, payloads, metadata), serializer,
@@ -47,13 +66,6 @@ def unpacked(body: bytes, after: int, serializer: Serializer, *, by_version: boo
         known = bisect_right(feed_positions, after)
         del events[:known], payloads[:known]
     return Unpacked(events, [at for at, payload in enumerate(payloads) if payload is None] if None in payloads else [])
-
-
-def _linked(own: list[int], linked: Sequence[str | None]) -> list[int]:
-    """The link's, where an event was linked."""
-    if not any(linked):
-        return own
-    return [of_event if of_link is None else int(of_link) for of_event, of_link in zip(own, linked, strict=True)]
 
 
 def _size(payload: bytes | None, metadata: str | None) -> int:

@@ -17,6 +17,8 @@ if (!file) {
   process.exit(1);
 }
 const chain = category ? "previous_in_category" : "previous_position";
+const feed = category ? `$category-${category}` : "$all";
+let broken = null; // the replay of which something was seen to be missing
 
 // What was handled, kept in a file. Positions are below 2^53 until 2^43 appends were made: numbers will do.
 let [history, position, holes] = existsSync(file) ? JSON.parse(readFileSync(file)) : [null, 0, []];
@@ -40,11 +42,7 @@ function take(headers, body) {
   }
   const last = headers.last_position;
   if (headers.replayed) {
-    for (const hole of holes.filter(([above]) => above < last)) {
-      handle(body, ...hole);
-      hole[0] = Math.min(last, hole[1]);
-    }
-    holes = holes.filter(([above, upTo]) => above < upTo);
+    fill(headers, body);
   } else if (last > position) {
     // else a duplicate: the relay repeats messages after a fault, RabbitMQ unacknowledged ones
     if (headers[chain] > position) {
@@ -56,6 +54,31 @@ function take(headers, body) {
     position = last;
   }
   save();
+}
+
+// Goes on with a hole, where nothing of the replay is missing before this message.
+function fill(headers, body) {
+  if (headers.replay_of !== feed || headers.replay_types) {
+    console.error(`a replay of ${headers.replay_of}, which is another choice: passed over`);
+    return;
+  }
+  const last = Boolean(headers.replay_last);
+  const reached = last ? headers.replay_end : headers.last_position; // behind the last one, there is nothing
+  let missing = false;
+  for (const hole of holes.filter(([above]) => above < reached)) {
+    if (headers.previous_in_replay > hole[0]) {
+      // the same comparison, in the replay's own chain
+      missing ||= last || headers.previous_in_replay < hole[1];
+      continue;
+    }
+    handle(body, ...hole);
+    hole[0] = Math.min(reached, hole[1]);
+  }
+  holes = holes.filter(([above, upTo]) => above < upTo);
+  if (missing && broken !== headers.replay_id) {
+    broken = headers.replay_id;
+    for (const hole of holes) console.error(`a hole: ${replay(...hole)}`);
+  }
 }
 
 function handle(body, above, upTo) {

@@ -57,6 +57,9 @@ class Plain:
         self._queue = queue
         self._category = category
         self._chain = "previous_in_category" if category else "previous_position"
+        self._feed = f"$category-{category}" if category else "$all"
+        self._broken: str | None = None
+        """The replay of which something was seen to be missing."""
 
     def take(self, headers: Mapping[str, Any], body: bytes) -> None:
         """Handles what is new in a message, and keeps the place. To be acknowledged when this returns."""
@@ -70,11 +73,7 @@ class Plain:
             sys.exit(f"the store has another past now ({headers['history']}): positions kept here mean nothing in it")
         last = headers["last_position"]
         if headers.get("replayed"):
-            for hole in [each for each in place.holes if each[0] < last]:
-                self._handle(body, *hole)
-                hole[0] = min(last, hole[1])
-                if hole[0] == hole[1]:
-                    place.holes.remove(hole)
+            self._fill(headers, body)
         elif last > place.position:  # else a duplicate: the relay repeats messages after a fault, RabbitMQ unacked ones
             if headers[self._chain] > place.position:  # the one comparison
                 place.holes.append([place.position, headers[self._chain]])
@@ -82,6 +81,28 @@ class Plain:
             self._handle(body, place.position, last)
             place.position = last
         place.save()
+
+    def _fill(self, headers: Mapping[str, Any], body: bytes) -> None:
+        """Goes on with a hole, where nothing of the replay is missing before this message."""
+        if headers["replay_of"] != self._feed or "replay_types" in headers:
+            chosen = headers["replay_of"]
+            print(f"a replay of {chosen}, which is another choice: passed over", file=sys.stderr, flush=True)
+            return
+        holes, last = self._place.holes, bool(headers.get("replay_last"))
+        reached = headers["replay_end"] if last else headers["last_position"]  # behind the last one, there is nothing
+        missing = False
+        for hole in [each for each in holes if each[0] < reached]:
+            if headers["previous_in_replay"] > hole[0]:  # the same comparison, in the replay's own chain
+                missing |= last or headers["previous_in_replay"] < hole[1]
+                continue
+            self._handle(body, *hole)
+            hole[0] = min(reached, hole[1])
+            if hole[0] == hole[1]:
+                holes.remove(hole)
+        if missing and self._broken != headers["replay_id"]:
+            self._broken = headers["replay_id"]
+            for hole in holes:
+                print(f"a hole: {self._replay(*hole)}", file=sys.stderr, flush=True)
 
     def _handle(self, body: bytes, above: int, up_to: int) -> None:
         for event in json.loads(body):

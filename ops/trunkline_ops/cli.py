@@ -9,7 +9,7 @@ def main() -> None:
     """Runs the command that the arguments say, and exits."""
     try:
         from trunkline_ops.commands import app
-        from trunkline_ops.settings import masked
+        from trunkline_store.masking import masked
     except ModuleNotFoundError as error:
         if (error.name or "trunkline").startswith("trunkline"):
             raise

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import asyncpg
 
 from trunkline_ops.as_stored import AsStored
-from trunkline_ops.settings import ManagementApi, Settings, masked
+from trunkline_ops.settings import ManagementApi, Settings
 from trunkline_store import EventStore, PermissionRefused, StoreUnavailable
+from trunkline_store.connections import make_ours
 from trunkline_store.errors import BrokerUnavailable
+from trunkline_store.masking import masked, shown
 from trunkline_store.serialize import ANY_CONTENT
-from trunkline_store.translate import dsn_checked, translated
+from trunkline_store.translate import connecting
+from trunkline_store.urls import read_dsn
 
 if TYPE_CHECKING:  # what would only make the start of other commands longer is imported below
     from trunkline_ops.management import Management
@@ -61,15 +64,18 @@ async def connected(
     database: another one than the settings' own, of the same server.
     """
     dsn = settings.database()
-    with _saying_where(settings), dsn_checked(), translated(settings.store):
+    with _saying_where(settings), connecting(settings.store):
+        url, timeout = read_dsn(dsn)
         connection = await asyncpg.connect(
-            dsn,
+            url,
             database=database,
-            timeout=_SECONDS,
+            timeout=timeout or _SECONDS,
             server_settings={"application_name": f"trunkline {command}"},
             statement_cache_size=0,  # PgBouncer may stand between; and what is done here is done once
         )
     try:
+        if settings.statement_cache_size:  # behind PgBouncer it would be the path of other programs
+            await make_ours(connection)
         yield connection
     finally:
         await _close(connection)
@@ -141,7 +147,7 @@ def _no_answer(error: Exception) -> str:
         return "what is there does not speak HTTP, or broke off (is it another port?)"
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         return "it did not answer in time"
-    return str(error) or type(error).__name__
+    return shown(error)
 
 
 def _refusal(where: ManagementApi, status: int) -> str:

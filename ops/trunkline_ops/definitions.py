@@ -1,4 +1,4 @@
-"""RabbitMQ's definitions of a store: its vhost and exchanges, and three users with the least rights. Pure.
+"""RabbitMQ's definitions of a store: its vhost and exchanges, and users with the least rights. Pure.
 
 A user without a hash cannot log in with a password, until one is set with `rabbitmqctl change_password`.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from secrets import token_bytes
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from trunkline_store import names
 
@@ -19,9 +19,33 @@ USERS: Final[tuple[User, ...]] = get_args(User)
 _NOTHING: Final = ""
 
 
-def definitions(store: str, vhost: str, hashes: Mapping[User, str]) -> dict[str, Any]:
-    """What RabbitMQ imports, when it starts or later. hashes: of the users' passwords; empty without one."""
+class Login(NamedTuple):
+    """A user of the broker. subscription: the one that it is for; None: for all of them."""
+
+    store: str
+    user: User
+    subscription: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Several stores of one broker have users of their own, and so can several subscriptions of one store."""
+        of_store = f"{self.store}-{self.user}"
+        if self.subscription is None:
+            return of_store
+        return f"{of_store}-{names.queue(self.store, self.subscription).removeprefix(f'{self.store}.')}"
+
+
+def logins(store: str, subscriptions: Sequence[str] = ()) -> list[Login]:
+    """Those of a store. subscriptions: each of them gets a consumer's login of its own, and none has them all."""
+    consumers = [Login(store, "consumer", each) for each in dict.fromkeys(subscriptions)] or [Login(store, "consumer")]
+    return [Login(store, "relay"), *consumers, Login(store, "monitoring")]
+
+
+def definitions(store: str, vhost: str, hashes: Mapping[str, str], subscriptions: Sequence[str] = ()) -> dict[str, Any]:
+    """What RabbitMQ imports, when it starts or later. hashes: of the passwords, by the logins' names; empty without
+    one."""
     exchanges = [names.exchange(store), names.links_exchange(store)]
+    users = logins(store, subscriptions)
     return {
         "vhosts": [{"name": vhost}],
         "exchanges": [
@@ -38,28 +62,23 @@ def definitions(store: str, vhost: str, hashes: Mapping[User, str]) -> dict[str,
         ],
         "users": [
             {
-                "name": user_name(store, user),
-                "password_hash": hashes.get(user, ""),
+                "name": login.name,
+                "password_hash": hashes.get(login.name, ""),
                 "hashing_algorithm": "rabbit_password_hashing_sha256",
-                "tags": ["monitoring"] if user == "monitoring" else [],
+                "tags": ["monitoring"] if login.user == "monitoring" else [],
                 "limits": {},
             }
-            for user in USERS
+            for login in users
         ],
         "permissions": [
             {
-                "user": user_name(store, user),
+                "user": login.name,
                 "vhost": vhost,
-                **dict(zip(("configure", "write", "read"), rights(store, user), strict=True)),
+                **dict(zip(("configure", "write", "read"), rights(store, login.user, login.subscription), strict=True)),
             }
-            for user in USERS
+            for login in users
         ],
     }
-
-
-def user_name(store: str, user: User) -> str:
-    """Several stores of one broker have users of their own."""
-    return f"{store}-{user}"
 
 
 def hashed(password: str, salt: bytes | None = None) -> str:
@@ -69,17 +88,22 @@ def hashed(password: str, salt: bytes | None = None) -> str:
     return b64encode(salt + sha256(salt + password.encode()).digest()).decode()
 
 
-def rights(store: str, user: User) -> tuple[str, str, str]:
+def rights(store: str, user: User, subscription: str | None = None) -> tuple[str, str, str]:
     """Patterns of what it may configure, write and read (https://www.rabbitmq.com/docs/access-control#authorisation).
 
     A relay declares its two exchanges and publishes to them. A consumer declares, binds (which writes the queue, and
-    reads the exchange) and reads the store's queues, and those that the server names for it.
+    reads the exchange) and reads queues: its subscription's, or those of all, and those that the server names for it.
+
+    A pattern cannot tell an exchange from a queue of the same name. So no exchange of the store has a name that a queue
+    can have; and a consumer that declares an exchange under a queue's name can bind only the queues of its pattern to
+    it. Nobody can declare an exchange called `amq.…`.
     """
     base = re.escape(store)
+    exchanges = f"{base}(-links)?$"
     if user == "relay":
-        exchanges = rf"^{base}(\.links)?$"
-        return exchanges, exchanges, _NOTHING
+        return f"^{exchanges}", f"^{exchanges}", _NOTHING
     if user == "consumer":
-        queues = rf"^({base}\.(?!links$)|amq\.gen-)"
-        return queues, queues, rf"^({base}$|{base}\.|amq\.gen-)"
+        own = rf"{base}\." if subscription is None else f"{re.escape(names.queue(store, subscription))}$"
+        queues = rf"{own}|amq\.gen-"
+        return f"^({queues})", f"^({queues})", f"^({exchanges}|{queues})"
     return _NOTHING, _NOTHING, _NOTHING

@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from trunkline_ops.settings import InvalidSettings, masked
+from trunkline_ops.settings import InvalidSettings
 from trunkline_store import InvalidArgument, PermissionRefused, TrunklineError, Unavailable
+from trunkline_store.masking import masked
 
 FAILED: Final = 1
 USAGE: Final = 2

@@ -1,5 +1,6 @@
 """An event as one line of JSON: as `read` and `tail` print it, and as `append` takes it back."""
 
+import codecs
 from collections.abc import Iterator
 from datetime import datetime
 from io import BufferedIOBase
@@ -14,6 +15,7 @@ from trunkline_store.events import MAX_DATA_BYTES
 
 MAX_LINE_BYTES: Final = MAX_DATA_BYTES // 3 * 4 + 1024 * 1024
 """Of an event with the most data, as base64."""
+BYTE_ORDER_MARK: Final = codecs.BOM_UTF8
 _CHUNK_BYTES: Final = 1024 * 1024
 
 
@@ -87,17 +89,18 @@ def bursts(file: BufferedIOBase) -> Iterator[list[bytes]]:
     """The lines of a file, those together that came together: so a slow writer's are not held back for more.
 
     At most one chunk and one line are in memory: of a line that is too long for an event, the last one then, only the
-    beginning comes.
+    beginning comes. A byte-order mark at the head, as editors and shells of Windows write it, is left out.
     """
-    rest = bytearray()
+    rest, mark = bytearray(), BYTE_ORDER_MARK
     while chunk := file.read1(_CHUNK_BYTES):
         *lines, tail = chunk.split(b"\n")
         if lines:
-            lines[0] = bytes(rest) + lines[0]
+            lines[0] = (bytes(rest) + lines[0]).removeprefix(mark)
+            mark = b""
             rest.clear()
             yield lines
         rest += tail
         if len(rest) > MAX_LINE_BYTES:
             break
-    if rest:
-        yield [bytes(rest)]
+    if last := bytes(rest).removeprefix(mark):
+        yield [last]

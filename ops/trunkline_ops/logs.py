@@ -7,7 +7,7 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, Processor
 
-from trunkline_ops.settings import masked
+from trunkline_store.masking import masked
 
 _SAID: Final = (
     ("aiormq.connection", "error when creating transport"),

@@ -15,6 +15,7 @@ from rich.text import Text
 from trunkline_ops.json_text import on_one_line
 from trunkline_ops.lines import written
 from trunkline_store import RecordedEvent, SubscriptionInfo
+from trunkline_store.subscriptions import halt_of
 
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """What could move the cursor, or turn the line around: events hold what others wrote."""
@@ -83,7 +84,8 @@ class Output:
 
 def subscription_facts(info: SubscriptionInfo) -> dict[str, Any]:
     """For programs: `halted` is an object here, not its text."""
-    return {**info._asdict(), "halted": info.halted and json.loads(info.halted), "state": info.state}
+    halted = halt_of(info.halted)
+    return {**info._asdict(), "halted": halted and halted._asdict(), "state": info.state}
 
 
 def visible(text: str) -> str:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trunkline_store.names import check_store
+from trunkline_store.urls import AMQP_EXAMPLE, DSN_EXAMPLE, is_url
 
 _NAMES: Final = {
     "dsn": "--dsn or TRUNKLINE_DSN",
@@ -30,8 +31,6 @@ _NAMES: Final = {
     "public_page": "--public-page or TRUNKLINE_PUBLIC_PAGE",
     "statement_cache_size": "TRUNKLINE_STATEMENT_CACHE_SIZE",
 }
-_DSN: Final = "postgresql://user@host/database"
-_AMQP_URL: Final = "amqp://user:password@host/vhost"
 _MANAGEMENT_URL: Final = "http://host:15672"
 _GUEST: Final = "guest"
 """RabbitMQ's own default, of user and password, and its clients'."""
@@ -47,17 +46,10 @@ class InvalidSettings(Exception):
 def _url(example: str, *schemes: str) -> Callable[[SecretStr], SecretStr]:
     def check(secret: SecretStr) -> SecretStr:
         """The message never holds the URL: what is wrong with it may be the password."""
-        try:
-            text = secret.get_secret_value()
-            url = urlsplit(text)
-            hosts = url.netloc.rpartition("@")[2].split(",")  # PostgreSQL takes several, each with a port
-            ports = [re.fullmatch(r"(?:\[[^]]*\]|[^:]*)(?::(\d+))?", host) for host in hosts]
-            good = all(port and 0 < int(port[1] or 1) < 65536 for port in ports)
-        except ValueError:
-            good = False
-        if not good or not re.match(rf"(?:{'|'.join(schemes)})://\S*$", text):
+        text = secret.get_secret_value()
+        if not is_url(text, schemes, several="postgresql" in schemes):
             raise ValueError(f"a URL like {example} is needed (with @ : / ? # % in the password percent-encoded)")
-        for name, file in parse_qsl(url.query):
+        for name, file in parse_qsl(urlsplit(text).query):
             if name in _FILES and not os.access(file, os.R_OK):
                 raise ValueError(f"{name} names {file}, which is not there, or cannot be read")
         return secret
@@ -105,14 +97,14 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", env_ignore_empty=True, validate_by_name=True)
 
-    dsn: Annotated[SecretStr, AfterValidator(_url(_DSN, "postgresql", "postgres"))] | None = None
+    dsn: Annotated[SecretStr, AfterValidator(_url(DSN_EXAMPLE, "postgresql", "postgres"))] | None = None
     store: Annotated[str, AfterValidator(check_store)] = Field("eventstore", validation_alias="TRUNKLINE_SCHEMA")
     stores: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_each)] = Field(
         (), validation_alias="TRUNKLINE_SCHEMAS"
     )
     listen: Annotated[Address, NoDecode, BeforeValidator(_address)] | None = None
     statement_cache_size: int = Field(100, ge=0)
-    amqp_url: Annotated[SecretStr, AfterValidator(_url(_AMQP_URL, "amqp", "amqps"))] | None = None
+    amqp_url: Annotated[SecretStr, AfterValidator(_url(AMQP_EXAMPLE, "amqp", "amqps"))] | None = None
     management_url: Annotated[SecretStr, AfterValidator(_url(_MANAGEMENT_URL, "http", "https"))] | None = None
     token: Annotated[SecretStr, AfterValidator(_token)] | None = None
     token_file: Path | None = None
@@ -150,11 +142,11 @@ class Settings(BaseSettings):
 
     def database(self) -> str:
         """The DSN. Raises `InvalidSettings` where there is none."""
-        return _needed(self.dsn, "no database is named", _NAMES["dsn"], _DSN)
+        return _needed(self.dsn, "no database is named", _NAMES["dsn"], DSN_EXAMPLE)
 
     def broker(self) -> str:
         """The AMQP URL. Raises `InvalidSettings` where there is none."""
-        return _needed(self.amqp_url, "no RabbitMQ is named", _NAMES["amqp_url"], _AMQP_URL)
+        return _needed(self.amqp_url, "no RabbitMQ is named", _NAMES["amqp_url"], AMQP_EXAMPLE)
 
     def vhost(self) -> str:
         """That of the AMQP URL; RabbitMQ's default one where it names none."""
@@ -197,9 +189,3 @@ def _in_file(name: str) -> str | None:
         return Path(file).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"{variable}_FILE: {file} cannot be read: {error}") from None
-
-
-def masked(text: str) -> str:
-    """`text` with *** for the passwords of the URLs in it."""
-    text = re.sub(r"(://[^\s:/@]*:)\S*@", r"\1***@", text)
-    return re.sub(r"(?i)(password=)(?!\*{3})[^\s&]+", r"\1***", text)

@@ -75,7 +75,26 @@ _CC: Final[dict[str, Any]] = {
     }
 }
 _LINKED: Final[dict[str, Any]] = {"linked": {"const": True, "description": "The events are linked into the stream."}}
-_REPLAYED: Final[dict[str, Any]] = {"replayed": {"const": True, "description": "Sent again, to this queue alone."}}
+_REPLAYED: Final[dict[str, Any]] = {
+    "replayed": {"const": True, "description": "Sent again, to this queue alone."},
+    "replay_id": {"type": "string", "format": "uuid", "description": "One for all messages of a replay."},
+    "replay_of": {
+        "type": "string",
+        "minLength": 1,
+        "description": "What was chosen: `$all`, `$category-<category>`, or a stream.",
+    },
+    "replay_end": {**_POSITION, "description": "All that was chosen is replayed up to this position."},
+    "previous_in_replay": {
+        **_POSITION,
+        "description": "The position before the batch in this replay; in the first message, the one behind which it "
+        "begins.",
+    },
+}
+_OF_REPLAY: Final[dict[str, Any]] = {
+    "replay_types": {"type": "array", "items": {"type": "string"}, "description": "The chosen types; absent: all."},
+    "replay_first": {"const": True, "description": "The first message of a replay."},
+    "replay_last": {"const": True, "description": "The last message of a replay: the rest up to its end is empty."},
+}
 
 _TEXT: Final = {"type": "string", "minLength": 1}
 _EVENT: Final[dict[str, Any]] = {
@@ -176,9 +195,9 @@ def document(store: str) -> dict[str, Any]:
             "messages": {
                 "batch": _message("A batch of events", store, {**_IN_ALL, **_IN_STREAM}, _CC, "event"),
                 "links": _message("A batch of links", store, {**_LINKED, **_IN_STREAM}, {}, "linkedEvent"),
-                "replay": _message("A batch of events, sent again", store, _REPLAYED, {}, "event"),
+                "replay": _message("A batch of events, sent again", store, _REPLAYED, _OF_REPLAY, "event"),
                 "replayedLinks": _message(
-                    "A batch of links, sent again", store, {**_LINKED, **_REPLAYED}, {}, "linkedEvent"
+                    "A batch of links, sent again", store, {**_LINKED, **_REPLAYED}, _OF_REPLAY, "linkedEvent"
                 ),
             },
             "schemas": {

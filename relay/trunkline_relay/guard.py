@@ -41,21 +41,31 @@ class Guard:
         """Whether nobody at all is let in."""
         return self._token is None and not self._public and not self._loopback
 
+    def misdirected(self, headers: Mapping[str, str]) -> Refusal | None:
+        """The refusal of a request that calls a loopback address by another name, without the token; None for others.
+
+        It keeps metrics and readiness, which take no token, from other sites. Names of headers are in lower case.
+        """
+        called = headers.get("host")
+        if self._public or not self._loopback or called is None or _is_loopback(_name(called)) or self._opened(headers):
+            return None
+        return Refusal(HTTPStatus.MISDIRECTED_REQUEST, "call it 127.0.0.1 or localhost, or start it with a token")
+
     def refusal(self, headers: Mapping[str, str]) -> Refusal | None:
         """None for who may see it. Names of headers are in lower case."""
         if self._token is not None:
-            given = _given(headers.get("authorization", ""))
-            if given is not None and hmac.compare_digest(given, self._token):
+            if self._opened(headers):
                 return None
             return Refusal(HTTPStatus.UNAUTHORIZED, "the token is missing, or another one", _CHALLENGE)
         if self._public:
             return None
         if not self._loopback:
             return Refusal(HTTPStatus.FORBIDDEN, "start the relay with a token (TRUNKLINE_TOKEN) to see its page here")
-        called = headers.get("host")
-        if called is not None and not _is_loopback(_name(called)):
-            return Refusal(HTTPStatus.MISDIRECTED_REQUEST, "call it 127.0.0.1 or localhost, or start it with a token")
-        return None
+        return self.misdirected(headers)
+
+    def _opened(self, headers: Mapping[str, str]) -> bool:
+        given = _given(headers.get("authorization", ""))
+        return given is not None and self._token is not None and hmac.compare_digest(given, self._token)
 
 
 def _given(authorization: str) -> bytes | None:

@@ -1,35 +1,41 @@
 """Republishes history to one queue: for a plain consumer that found a hole, or is new.
 
-The messages are those of the relay, cut at the same borders, with the header `replayed` in the chain's place: what is
-chosen here does not follow upon what is in the queue. Other queues receive nothing, and the relay goes on meanwhile.
+The messages are those of the relay, cut at the same borders, with a chain of their own: what is chosen here does not
+follow upon what is in the queue, and its consumer must see whether all of it came. Other queues receive nothing, and
+the relay goes on meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from heapq import merge
 from operator import attrgetter
 from typing import Final, NamedTuple
+from uuid import uuid4
 
 import aio_pika
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
 from trunkline_relay.tail import PAGE_BYTES, PAGE_EVENTS
-from trunkline_store import EventStore, InvalidArgument, QueueNotFound, StreamNotFound
+from trunkline_store import EventStore, InvalidArgument, MessagesLost, QueueNotFound, StreamNotFound
 from trunkline_store.batch import Cutter, block_start
 from trunkline_store.broker import asking_broker
 from trunkline_store.cancellation import obey_cancellation
 from trunkline_store.errors import BrokerUnavailable
 from trunkline_store.names import app_id
 from trunkline_store.presence import client_properties
-from trunkline_store.wire import CONTENT_TYPE, Message, StoredEvent, StoredLink, encode
+from trunkline_store.urls import check_amqp_url
+from trunkline_store.wire import CONTENT_TYPE, Message, Replayed, StoredEvent, StoredLink, encode
 
 WINDOW: Final = 200
 PATIENCE_SECONDS: Final = 30.0
+COUNT_SECONDS: Final = 5.0
+"""Until a queue's count of what it has confirmed is right: a quorum queue's can come from a member that is behind."""
 
 
 class _Page(NamedTuple):
@@ -76,43 +82,86 @@ class Replay:
         """What is wanted up to here is in the queue, confirmed: go on behind it."""
         self.events = 0
         self.messages = 0
+        self.id = str(uuid4())
         self._store = store
-        self._url = amqp_url
+        self._url = check_amqp_url(amqp_url)
         self._queue = queue
         self._category = category
         self._stream = stream
         self._types = frozenset(types)
+        self._chosen_types = tuple(sorted(self._types))
         self._window = window
         self._patience = patience
         self._history = ""
         self._version = 0  # of the stream: where its next page begins
 
     async def run(self) -> None:
-        """Returns when all is confirmed.
+        """Returns when all is confirmed, and the queue does not lack any of it, as far as it can be counted: what a
+        consumer takes, or what else comes into the queue, is only told apart by its consumer, by the chain.
 
         Raises `QueueNotFound`, `StreamNotFound`, `BrokerUnavailable`, and what the store raises. What was confirmed by
         then stays in the queue: a new replay from `position` + 1 goes on, and may repeat the last `window` messages.
+        Raises `MessagesLost` where less is in the queue than was confirmed: what is missing is not known, so a new
+        replay begins at `start` again.
         """
         store = self._store
         safe, self._history = await store.look(follow=False)
         self.end = end = safe if self.end is None else min(self.end, safe)
-        if self._stream is not None and await store.fetchrow(store.sql["stream_state"], self._stream) is None:
-            raise StreamNotFound(self._stream)
+        if self._stream is not None:
+            before = block_start(self.start) - 1
+            version = await store.fetchval(store.sql["version_above"], self._stream, before, self._history)
+            if version is None:
+                raise StreamNotFound(self._stream)
+            self._version = version
         async with self._channel() as channel:
+            before, consumed = await self._count(channel)
             sending = _Sending(self, channel, self._queue, self._window, app_id(store.schema))
+            previous, held = max(0, self.start - 1), None
+
+            async def send(batch: list[StoredEvent], *, last: bool) -> None:
+                nonlocal previous
+                place = Replayed(self.id, self._of, self._chosen_types, previous, end, not sending.sent, last)
+                message = encode(
+                    batch, place, store=store.schema, history=self._history, content_type=store.content_type
+                )
+                await sending.send(message, self._patience)
+                previous = batch[-1].position
+
             try:
                 async for batches, read_to in self._batches(end):
                     for batch in batches:
-                        message = encode(
-                            batch, None, store=store.schema, history=self._history, content_type=store.content_type
-                        )
-                        await sending.send(message, self._patience)
+                        if held is not None:
+                            await send(held, last=False)
+                        held = batch  # only the next one tells that it is not the last
                     if not sending.outstanding:
-                        self.position = max(self.position, read_to)
+                        self.position = max(self.position, read_to if held is None else held[0].position - 1)
+                if held is not None:
+                    await send(held, last=True)
                 await sending.flush()
             finally:
                 await sending.end()
+            if not consumed:
+                await self._find(channel, before)
         self.position = max(self.position, end)
+
+    async def _count(self, channel: AbstractChannel) -> tuple[int, bool]:
+        """Messages that are ready in the queue, and whether it has a consumer."""
+        with self._asking():
+            async with asyncio.timeout(self._patience):
+                found = (await channel.declare_queue(self._queue, passive=True)).declaration_result
+        obey_cancellation()
+        return found.message_count or 0, bool(found.consumer_count)
+
+    async def _find(self, channel: AbstractChannel, before: int) -> None:
+        """Look for what was confirmed. Raises `MessagesLost`."""
+        found, consumed = await self._count(channel)
+        deadline = time.monotonic() + COUNT_SECONDS
+        while not consumed and found < before + self.messages and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)  # between two looks
+            found, consumed = await self._count(channel)
+        if not consumed and found < before + self.messages:
+            self.position = self.start - 1
+            raise MessagesLost(self._queue, self.messages, max(0, found - before))
 
     @asynccontextmanager
     async def _channel(self) -> AsyncIterator[AbstractChannel]:
@@ -150,6 +199,13 @@ class Replay:
                 raise BrokerUnavailable(
                     f"RabbitMQ did not answer for {self._patience:g} s: it is blocked by an alarm, or stuck"
                 ) from error
+
+    @property
+    def _of(self) -> str:
+        """The label of what is replayed, as subscriptions call their feeds."""
+        if self._stream is not None:
+            return self._stream
+        return "$all" if self._category is None else f"$category-{self._category}"
 
     async def _batches(self, end: int) -> AsyncIterator[tuple[list[list[StoredEvent]], int]]:
         """What is wanted, page by page, and up to where it is complete."""
@@ -207,6 +263,7 @@ class _Sending:
 
     def __init__(self, replay: Replay, channel: AbstractChannel, queue: str, window: int, app_id: str) -> None:
         self.outstanding: deque[tuple[asyncio.Task[object], Message]] = deque()
+        self.sent = 0
         self._replay = replay
         self._channel = channel
         self._queue = queue
@@ -230,6 +287,7 @@ class _Sending:
             self._queue,
             timeout=patience,
         )
+        self.sent += 1
         # each takes the channel's lock in its turn, so they are written in this order
         self.outstanding.append((asyncio.create_task(publishing, name=f"replay {message.message_id}"), message))
         while self.outstanding and (len(self.outstanding) >= self._window or self.outstanding[0][0].done()):

@@ -22,6 +22,7 @@ from trunkline_store import EventStore
 from trunkline_store.errors import (
     BrokerUnavailable,
     HistoryChanged,
+    InvalidArgument,
     LeaseLost,
     PermissionRefused,
     StoreNotReady,
@@ -31,6 +32,7 @@ from trunkline_store.errors import (
 from trunkline_store.lease import Lease
 from trunkline_store.outage import Outage, Pause
 from trunkline_store.overview import RELAY
+from trunkline_store.urls import check_amqp_url
 
 LEASE_SECONDS: Final = 5.0
 WINDOW: Final = 1000
@@ -54,6 +56,7 @@ log = structlog.get_logger("trunkline.relay")
 class Relay:
     """Publishes the events of one store, while it is the leader; a standby otherwise.
 
+    amqp_url: of the broker, with its virtual host; one that is no AMQP URL is an `InvalidArgument`.
     start_from: where a relay begins that has never run: a position (exclusive), 0 for the origin, or None for the
     current end. lease: seconds after which a leader that has vanished is replaced. window: messages that may be
     outstanding. patience: seconds for which a queue that refuses, or never confirms, may hold up the others; then the
@@ -77,20 +80,26 @@ class Relay:
     ) -> None:
         self.store = store
         self.owner = uuid4()
-        self.leading = asyncio.Event()
-        self._url = amqp_url
+        self._url = check_amqp_url(amqp_url)
         self._start_from = start_from
         self._lease = lease
         self._window = window
         self._patience = Patience(patience)
         self.metrics = metrics or Metrics(store.schema)
         self.status = status or Status(store.schema)
-        self._stop = asyncio.Event()
-        self._woken = asyncio.Event()  # by a nudge, or to stop
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one in which it runs
+        self._begin_anew()
         self._poll = poll
         self._history = ""
         self._store_outage, self._broker_outage = Outage(), Outage()
         self._allowed = window  # messages in flight: one after a refusal, then twice as many with each success
+
+    def _begin_anew(self) -> None:
+        """Make what belongs to one run: an event, once waited for, belongs to its loop."""
+        self.leading = asyncio.Event()
+        """Set while this relay is the leader."""
+        self._stop = asyncio.Event()
+        self._woken = asyncio.Event()  # by a nudge, or to stop
 
     def stop(self) -> None:
         """Asks `run` to finish, in a few seconds at most: what is confirmed is recorded, and the lease handed over."""
@@ -98,10 +107,24 @@ class Relay:
         self._woken.set()
 
     async def run(self) -> None:
-        """Runs until `stop`. Faults of the database or the broker are logged and waited out.
+        """Runs until `stop`. Faults of the database or the broker are logged and waited out. A relay that has ended can
+        be run again, in any event loop.
 
-        Raises `StoreNotReady` where the schema does not fit, and `PermissionRefused`: that needs a person.
+        Raises `StoreNotReady` where the schema does not fit, and `PermissionRefused`: that needs a person; and
+        `InvalidArgument` while it runs, in this event loop or another one.
         """
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                raise InvalidArgument("the relay is running already: stop it first, or make another one")
+            self._begin_anew()  # it ended with its loop
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._run()
+        finally:
+            self._loop = None
+            self._begin_anew()
+
+    async def _run(self) -> None:
         watching = asyncio.create_task(observe(self.store, self.owner, self.metrics, self.status), name="relay observe")
         try:
             async with self._bounded(STOP_SECONDS + HAND_OVER_SECONDS):

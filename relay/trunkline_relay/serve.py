@@ -185,6 +185,8 @@ class Server:
         if request.method not in ("GET", "HEAD"):
             return _plain(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
         refusal = self._guard.refusal(request.headers)
+        if request.path in ("/metrics", "/readyz") and (misdirected := self._guard.misdirected(request.headers)):
+            return _plain(misdirected.status)
         status = HTTPStatus.OK
         headers: Mapping[str, str] = page.JSON_HEADERS
         match request.path:

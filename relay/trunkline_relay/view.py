@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from trunkline_relay.status import Status
 from trunkline_store import BrokerUnavailable, EventStore, SubscriptionInfo, TrunklineError, names
 from trunkline_store.line import Depth, Waiting, line
 from trunkline_store.overview import RELAY, Overview, overview
+from trunkline_store.subscriptions import halt_of
 from trunkline_store.words import age, counted
 
 SUBSCRIPTIONS: Final = 500
@@ -192,7 +192,7 @@ class View:
     ) -> dict[str, Any]:
         name = names.queue(self.status.store, each.name)
         queue = None if isinstance(queues, str) else queues.get(name)
-        halted = None if each.halted is None else json.loads(each.halted)
+        halted = halt_of(each.halted)
         return {
             "name": each.name,
             "feed": each.feed,
@@ -208,7 +208,7 @@ class View:
             "waits_for": None if waiting is None else waiting.stage,
             "why": None if waiting is None else waiting.who,
             "parked": each.parked,
-            "halted": halted and {key: halted.get(key) for key in ("position", "attempts", "error", "at")},
+            "halted": halted and {key: getattr(halted, key) for key in ("position", "attempts", "error", "at")},
             "moved_at": each.updated_at.isoformat(timespec="milliseconds"),
             "moved_ago": age(max(0.0, (now - each.updated_at).total_seconds())),
             "queue": None if queue is None else queue._asdict(),

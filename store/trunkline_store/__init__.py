@@ -17,7 +17,7 @@ from trunkline_store.events import (
 from trunkline_store.serialize import JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
 from trunkline_store.store import EventStore
-from trunkline_store.streams import Page, StreamInfo
+from trunkline_store.streams import StreamInfo
 from trunkline_store.subscriptions import CURRENT, ORIGIN, Move, Parked, Skipped, Start, SubscriptionInfo
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "ExpectedVersion",
     "JsonSerializer",
     "Move",
-    "Page",
     "Parked",
     "RecordedEvent",
     "Serializer",

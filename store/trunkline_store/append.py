@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -13,6 +13,7 @@ from trunkline_store.errors import (
     Conflict,
     DuplicateEvent,
     EventNotFound,
+    InvalidEvent,
     StreamDeleted,
     StreamExists,
     StreamNotFound,
@@ -29,6 +30,10 @@ from trunkline_store.events import (
     check_stream,
 )
 from trunkline_store.serialize import Serializer, columns, metadata_column, metadata_text
+
+MAX_ELEMENTS: Final = 2**24
+"""Of one array or object in jsonb, about: more of them would take over 1 GB while they are parsed, which PostgreSQL
+refuses as an internal error (`MaxAllocSize`, src/include/utils/memutils.h)."""
 
 Arguments = list[Any]
 """Of `append_v1`, or of `append_one_v1`: the same ones, a value of each where that one takes an array of them."""
@@ -148,6 +153,18 @@ def refusal(status: str, stream: str, expected: int, actual: int, duplicate: UUI
     return Conflict(f"append to {stream!r} refused: {status}")
 
 
-def violation(stream: str, error: asyncpg.UniqueViolationError) -> DuplicateEvent | None:
-    """The one conflict that is not a value: another transaction stored an equal id, in another stream, meanwhile."""
-    return DuplicateEvent(stream, None) if error.as_dict().get("constraint_name") == "events_event_id" else None
+def violation(
+    stream: str, error: asyncpg.UniqueViolationError | asyncpg.InternalServerError, args: Sequence[Any]
+) -> DuplicateEvent | InvalidEvent | None:
+    """The refusals that are not values, or None for another error.
+
+    Another transaction stored an equal id, in another stream, meanwhile; or data is larger than PostgreSQL can parse.
+    """
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return DuplicateEvent(stream, None) if error.as_dict().get("constraint_name") == "events_event_id" else None
+    values = [each for value in args for each in (value if isinstance(value, list) else [value])]
+    if any(isinstance(each, str) and each.count(",") >= MAX_ELEMENTS for each in values):
+        return InvalidEvent(
+            "data", f"an array or object has over {MAX_ELEMENTS} elements, which PostgreSQL cannot parse"
+        )
+    return None

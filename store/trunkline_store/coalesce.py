@@ -10,6 +10,7 @@ stream keep their order.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
@@ -30,6 +31,8 @@ ENOUGH: Final = 16
 """Appends that are worth a second call while another is under way."""
 HELD_SECONDS: Final = 0.01
 """After which a lone append that has no answer yet no longer keeps others waiting."""
+
+log = logging.getLogger("trunkline.store")
 
 Row = asyncpg.Record
 T = TypeVar("T")
@@ -185,8 +188,19 @@ class Coalescer:
                     await self._send_many(group)
                 else:
                     return  # what waits, waits for the other call, or for streams that go alone
+        except Exception as error:
+            log.exception("group commit failed, for a reason that is not known")
+            self._give_up(error)
         finally:
             self._sending.discard(me)
+
+    def _give_up(self, cause: Exception) -> None:
+        """Answer every append that waits: nobody else would."""
+        waiting, self._waiting = self._waiting, deque()
+        for pending in waiting:
+            error = StoreUnavailable(f"the append was not sent: {cause!r}")
+            error.__cause__ = cause
+            pending.fail(error)
 
     def _watch(self, me: object) -> None:
         """From now on. One timer does for many appends: starting one for each took as long as all else here."""

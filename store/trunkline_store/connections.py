@@ -4,25 +4,50 @@ Whenever a connection is taken from asyncpg's pool and given back, the pool make
 work as a short statement. So after a statement of the store's own, which leaves nothing behind, its connection is not
 given back but kept at hand for the next one, unless the pool is the application's. What was not needed for a while goes
 back to the pool, which closes it in its time.
+
+After a connection was lost, or has turned out to lead to a server that cannot be written or was left behind, every
+connection that was opened before is suspect: a server that ends one session often ends all of them, and the client
+learns of each only when it uses it. So all of them are left (`Connections.after`), also those of an application's pool,
+and a statement that is sent again goes over a connection that was made afterwards (`Connections.run`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from trunkline_store.errors import OperationTimeout
-from trunkline_store.translate import LEFT_BEHIND, STATEMENT_ERRORS, translated
+from trunkline_store.errors import InvalidArgument, OperationTimeout, StoreUnavailable
+from trunkline_store.translate import STATEMENT_ERRORS, is_alive, is_unusable, translated
 
 KEPT_SECONDS: Final = 5.0
 
+OUR_PATH: Final = "pg_catalog, pg_temp"
+"""The search path with which names mean PostgreSQL's own objects: none that others made in `public`, and no temporary
+ones, which come first where `pg_temp` is not named (https://www.postgresql.org/docs/current/runtime-config-client.html)."""
+LEND: Final = "RESET search_path"
+"""Gives a session of ours the search path that the application's login has in this database."""
+
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+T = TypeVar("T")
+
+
+class OurConnection(asyncpg.Connection):
+    """A connection of the store's own pool: its search path is ours, but while it is lent to the application."""
+
+    def get_reset_query(self) -> str:
+        """Return what makes the session ours again, whatever the application set in it, its role included."""
+        return f"RESET SESSION AUTHORIZATION;\n{super().get_reset_query()}\nSET search_path = {OUR_PATH};"
+
+
+async def make_ours(connection: Connection) -> None:
+    """Give a new session our search path. Not at connecting: RESET would not undo that."""
+    await connection.execute(f"SET search_path = {OUR_PATH}")
 
 
 class Connections:
@@ -40,10 +65,37 @@ class Connections:
         self._tidying: asyncio.TimerHandle | None = None
         self._given_back: set[asyncio.Task[None]] = set()
         self.generation = 0
-        """Counts the servers: those of an earlier one are not used again."""
+        """Counts the times that all connections were left: those of an earlier generation are not used again."""
+
+    async def run(self, do: Callable[[asyncpg.pool.PoolConnectionProxy], Awaitable[T]]) -> T:
+        """Return what a statement of the store's own answers, in autocommit. If its connection is lost, or leads to the
+        wrong server, it is sent once more on a connection that is made afterwards, all within the timeout.
+
+        Raises what `do` raises, `StoreUnavailable`, and `OperationTimeout`.
+        """
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        try:
+            async with self.statement() as connection:
+                return await do(connection)
+        except StoreUnavailable as error:
+            if self._closing or not _is_of_connection(error):
+                raise
+        try:
+            async with asyncio.timeout_at(deadline), self.statement() as connection:
+                return await do(connection)
+        except TimeoutError as error:
+            raise OperationTimeout(f"the database did not answer within {self._timeout:g} s") from error
 
     async def take(self) -> asyncpg.pool.PoolConnectionProxy:
         """A connection. Raises `OperationTimeout` where none gets free in time, and `StoreUnavailable`."""
+        try:
+            return await self._take()
+        except StoreUnavailable as error:
+            if is_unusable(error):  # an application's pool uses its connections (`setup`) before it hands them out
+                await self._leave()
+            raise
+
+    async def _take(self) -> asyncpg.pool.PoolConnectionProxy:
         with translated(self._schema):
             try:
                 if not self.own:
@@ -52,8 +104,9 @@ class Connections:
                 try:
                     while self._kept:
                         connection, _ = self._kept.pop()
-                        if alive(connection):
+                        if is_alive(connection):
                             return connection
+                        await self._leave()
                         await self._pool.release(connection)
                     return await self._pool.acquire(timeout=self._timeout)
                 except BaseException:
@@ -82,7 +135,7 @@ class Connections:
     def at_hand(self) -> asyncpg.pool.PoolConnectionProxy | None:
         """A connection, if that takes no time: as `take`."""
         # One that is kept may be promised to whoever waited for it, and has not come to take it yet.
-        if self._kept and self._taken < self._pool.get_max_size() and alive(self._kept[-1][0]):
+        if self._kept and self._taken < self._pool.get_max_size() and is_alive(self._kept[-1][0]):
             self._taken += 1
             return self._kept.pop()[0]
         return None
@@ -100,26 +153,30 @@ class Connections:
             self._tidying = loop.call_later(KEPT_SECONDS, self._tidy)
 
     async def after(self, error: BaseException | None, connection: asyncpg.pool.PoolConnectionProxy) -> None:
-        """Gives it back after what was done with it has failed, or not. Whoever is cancelled, or has waited for as long
-        as he may, does not wait again for a server that may hang to end what is still under way."""
-        if is_read_only(error) or is_left_behind(error):
+        """Give a connection back after its use has failed with `error`, or not.
+
+        One that is lost, leads to a server that is read-only, or to one that was left behind, is ended, and all that
+        were opened before are left. After a cancellation or a timeout it is given back in the background: the server
+        may hang.
+        """
+        gave_up = isinstance(error, asyncio.CancelledError | OperationTimeout)
+        if is_unusable(error) or not (gave_up or error is None or is_alive(connection)):
+            with suppress(asyncpg.InterfaceError):  # the pool has taken it back
+                connection.terminate()
             await self._leave()
-        if is_left_behind(error):
-            connection.terminate()  # also in an application's pool
-        if isinstance(error, asyncio.CancelledError | OperationTimeout):
+        if gave_up:
             self._soon(self.release(connection))
         else:
             await self.release(connection)
 
     async def _leave(self) -> None:
-        """Use no connection of today again: the server may be, or is, a former primary, and new connections may lead to
-        its successor. The application's own pool is left alone."""
-        if not self.own:
-            return
+        """Use no connection again that is open by now; new ones may lead to another server. Those that are in use are
+        closed when they are given back."""
         self.generation += 1
         await self._pool.expire_connections()
         for connection, _ in self._kept:
-            self._soon(self._pool.release(connection))
+            with suppress(asyncpg.InterfaceError):
+                connection.terminate()
         self._kept.clear()
 
     def _soon(self, giving_back: Coroutine[Any, Any, None]) -> None:
@@ -177,6 +234,11 @@ class Connections:
         self._tidying = loop.call_later(KEPT_SECONDS, self._tidy) if self._kept else None
 
 
+def _is_of_connection(error: StoreUnavailable) -> bool:
+    """Return True if another connection may do better."""
+    return is_unusable(error) or isinstance(error.__cause__, asyncpg.InterfaceError)
+
+
 def is_read_only(error: BaseException | None) -> bool:
     """Whether the server refused to write anything at all."""
     return isinstance(error, asyncpg.ReadOnlySQLTransactionError) or (
@@ -184,18 +246,22 @@ def is_read_only(error: BaseException | None) -> bool:
     )
 
 
-def is_left_behind(error: BaseException | None) -> bool:
-    """Return True where another server was promoted in place of the one that answered."""
-    cause = None if error is None else error.__cause__ or error
-    return isinstance(cause, asyncpg.PostgresError) and cause.sqlstate == LEFT_BEHIND
+def callers(connection: object) -> Connection:
+    """Return `connection`, which a caller gave. Raises `InvalidArgument` if it is no connection of asyncpg's."""
+    if not isinstance(connection, asyncpg.Connection | asyncpg.pool.PoolConnectionProxy):
+        raise InvalidArgument(f"connection: one of asyncpg's is needed, not {type(connection).__name__}")
+    return connection
 
 
-def alive(connection: Connection) -> bool:
-    """Whether it can still be used, as far as is known."""
-    try:
-        return not connection.is_closed()
-    except asyncpg.InterfaceError:  # it was lost, and the pool has taken it back
-        return False
+def callers_transaction(connection: object) -> Connection:
+    """Return `connection` for a statement that writes. Raises `InvalidArgument` as `callers`, and if it is in no
+    transaction: the statement would be committed by itself."""
+    found = callers(connection)
+    if is_alive(found) and not found.is_in_transaction():
+        raise InvalidArgument(
+            "connection: it is in no transaction: write `async with connection.transaction():` around the statements"
+        )
+    return found
 
 
 async def is_lost(connection: Connection) -> bool:
@@ -206,7 +272,7 @@ async def is_lost(connection: Connection) -> bool:
     except (asyncpg.InFailedSQLTransactionError, asyncpg.QueryCanceledError):  # the last one's cancellation came late
         return False
     except asyncpg.InterfaceError:
-        return not alive(connection)  # or another statement is still under way in it
+        return not is_alive(connection)  # or another statement is still under way in it
     except STATEMENT_ERRORS:
         return True
     return False

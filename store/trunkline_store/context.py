@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from trunkline_store.events import MAX_ID_BYTES, RecordedEvent, check_text
 
@@ -39,9 +40,14 @@ def current() -> Context:
 
 @contextmanager
 def context(
-    *, correlation_id: str | None = None, causation_id: str | None = None, traceparent: str | None = None
+    *,
+    correlation_id: str | UUID | None = None,
+    causation_id: str | UUID | None = None,
+    traceparent: str | None = None,
 ) -> Iterator[None]:
     """Sets what is given for the block; the rest stays as it is around it. Raises `InvalidEvent`."""
+    correlation_id = str(correlation_id) if isinstance(correlation_id, UUID) else correlation_id
+    causation_id = str(causation_id) if isinstance(causation_id, UUID) else causation_id
     for name, value in (
         ("correlation_id", correlation_id),
         ("causation_id", causation_id),

@@ -12,6 +12,7 @@
     ├── StreamDeleted                  .stream
     ├── SnapshotNotFound               .source
     ├── QueueNotFound                  .queue
+    ├── MessagesLost                   .queue .sent .found
     ├── UndecodableEvent               .stream .stream_version .position .type
     ├── SubscriptionAlreadyExists      .subscription
     ├── SubscriptionLost               .subscription
@@ -45,6 +46,8 @@ from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
+from trunkline_store.masking import shown
+
 __all__ = [
     "BrokerUnavailable",
     "ConcurrencyFailure",
@@ -55,6 +58,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidEvent",
     "LeaseLost",
+    "MessagesLost",
     "MigrationPending",
     "NotInitialised",
     "OperationTimeout",
@@ -150,6 +154,19 @@ class QueueNotFound(TrunklineError):
     def __init__(self, queue: str) -> None:
         super().__init__(f"there is no queue {queue!r} in this vhost: its consumer declares it")
         self.queue = queue
+
+
+class MessagesLost(TrunklineError):
+    """A queue confirmed messages, and has fewer of them: it was purged, drops its oldest, or somebody took them."""
+
+    def __init__(self, queue: str, sent: int, found: int) -> None:
+        super().__init__(
+            f"queue {queue!r} confirmed {sent} messages and has {found} of them (it was purged, has no room, or "
+            "somebody took them): make room and replay again from the start"
+        )
+        self.queue = queue
+        self.sent = sent
+        self.found = found
 
 
 class _AboutStream(TrunklineError):
@@ -386,4 +403,4 @@ def _words(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, _WORDLESS) or type(error) is Exception:
         return "the connection was closed without a word"  # that is how the client library says so
-    return str(error) or type(error).__name__
+    return shown(error)

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
@@ -15,6 +16,7 @@ import msgspec
 from asyncpg.pgproto import pgproto
 
 from trunkline_store.errors import InvalidArgument, InvalidEvent, UndecodableEvent
+from trunkline_store.masking import shown
 
 if TYPE_CHECKING:
     from trunkline_store.serialize import Serializer
@@ -80,6 +82,16 @@ class EventData(msgspec.Struct, frozen=True, kw_only=False):
     causation_id: str | None = None
     created_at: datetime | None = None
 
+    def __post_init__(self) -> None:
+        """Take an id as text, and correlation and causation ids as UUIDs: other libraries have them so."""
+        if isinstance(self.id, str):
+            with suppress(ValueError):  # it is refused when it is appended
+                msgspec.structs.force_setattr(self, "id", UUID(self.id))
+        if isinstance(self.correlation_id, UUID):
+            msgspec.structs.force_setattr(self, "correlation_id", str(self.correlation_id))
+        if isinstance(self.causation_id, UUID):
+            msgspec.structs.force_setattr(self, "causation_id", str(self.causation_id))
+
 
 class Undecoded(msgspec.Struct, frozen=True, gc=False):
     """An event's data as it is stored (None: too large for a message, it has to be fetched), and what decodes it."""
@@ -125,8 +137,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False, eq=False):
             assert data.raw is not None
             value = data.serializer.deserialize(data.raw, self.type)
         except Exception as error:  # whatever it is: the serializer is the application's
-            why = str(error) or repr(error)
-            raise UndecodableEvent(self.stream, self.stream_version, self.position, self.type, why) from error
+            raise UndecodableEvent(self.stream, self.stream_version, self.position, self.type, shown(error)) from error
         msgspec.structs.force_setattr(self, "_data", value)
         return value
 
@@ -162,7 +173,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False, eq=False):
             found: dict[str, Any] = _decode_metadata(self._metadata)
         except (msgspec.DecodeError, RecursionError) as error:
             raise UndecodableEvent(
-                self.stream, self.stream_version, self.position, self.type, f"metadata: {error}"
+                self.stream, self.stream_version, self.position, self.type, f"metadata: {shown(error)}"
             ) from error
         return found
 

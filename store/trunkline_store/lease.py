@@ -9,6 +9,7 @@ therefore do nothing, whatever it believes.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +21,8 @@ import asyncpg
 
 from trunkline_store.errors import LeaseLost, OperationTimeout, TrunklineError, Unavailable
 from trunkline_store.presence import process_name
+
+log = logging.getLogger("trunkline.store")
 
 
 class Executor(Protocol):
@@ -119,15 +122,17 @@ class Keeper:
     def __init__(self, store: Executor) -> None:
         self._store = store
         self._leases: dict[str, Lease] = {}
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event
         self._keeping: asyncio.Task[None] | None = None
 
     def add(self, lease: Lease) -> None:
         """From now on it is renewed."""
         self._leases[lease.name] = lease
-        self._changed.set()
         if self._keeping is None or self._keeping.done():
+            self._changed = asyncio.Event()  # of this event loop
             self._keeping = asyncio.create_task(self._keep(), name="leases")
+            self._keeping.add_done_callback(self._ended)
+        self._changed.set()
 
     def remove(self, lease: Lease) -> None:
         """It is renewed no more."""
@@ -141,6 +146,16 @@ class Keeper:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
 
+    def _ended(self, keeping: asyncio.Task[None]) -> None:
+        """Nothing is renewed any more: if that was not wished for, every owner hears of it at once."""
+        if keeping is not self._keeping or not self._leases:
+            return
+        cause = None if keeping.cancelled() else keeping.exception()
+        log.error("leases are renewed no more: their owners stop", exc_info=cause)
+        for lease in list(self._leases.values()):
+            self.remove(lease)
+            lease.refused()
+
     async def _keep(self) -> None:
         while self._leases:
             length = min(lease.length for lease in self._leases.values())
@@ -151,6 +166,9 @@ class Keeper:
                         pause = length / 20
             except (TrunklineError, TimeoutError):
                 pause = min(0.1, length / 20)  # the database is away: the leases may run out, and be ours afterwards
+            except Exception:
+                log.exception("leases could not be renewed, for a reason that is not known")
+                pause = length / 4
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

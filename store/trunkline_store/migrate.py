@@ -5,13 +5,16 @@ The files `sql/migrations/NNN_name.sql` are applied in their order and never cha
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import asyncpg
 
+from trunkline_store.connections import OUR_PATH
 from trunkline_store.errors import (
     InvalidArgument,
     NotInitialised,
@@ -27,6 +30,15 @@ from trunkline_store.serialize import JSON, check_content_type
 from trunkline_store.translate import translate, translated
 
 DataType = Literal["json", "jsonb", "bytea"]
+
+_SETTINGS: Final = {
+    "standard_conforming_strings": "on",
+    "check_function_bodies": "on",  # so that a function that cannot run is found now
+    "default_table_access_method": "heap",  # fillfactor, BRIN and updates in place are its
+    "search_path": OUR_PATH,
+}
+"""Settings of a session that change what a migration makes. Others do not: dates are in ISO form with their zone,
+intervals in words, compression is chosen when a value is stored, and a tablespace is the operator's choice."""
 
 
 class Migration(NamedTuple):
@@ -79,8 +91,7 @@ async def initialise(
     if data_type not in (None, "json", "jsonb", "bytea"):
         raise InvalidArgument(f"data_type {data_type!r}: use json, jsonb or bytea")
     with translated(schema):
-        async with connection.transaction():
-            await _lock(connection, schema)
+        async with alone(connection, schema):
             kept = await _kept(connection, schema)
             if kept is None:
                 new = data_type or "json"
@@ -114,8 +125,7 @@ async def migrate(connection: asyncpg.Connection, schema: str = "eventstore") ->
     applied: list[int] = []
     with translated(schema):
         while True:
-            async with connection.transaction():
-                await _lock(connection, schema)
+            async with alone(connection, schema):
                 data_type = await _data_type(connection, schema)
                 if data_type is None:
                     raise NotInitialised(schema)
@@ -155,8 +165,7 @@ async def reset(connection: asyncpg.Connection, schema: str = "eventstore") -> N
     `NotInitialised`, `SchemaTooNew`, and `InvalidArgument` as `drop` does."""
     check_store(schema)
     with translated(schema):
-        async with connection.transaction():
-            await _lock(connection, schema)
+        async with alone(connection, schema):
             kept = await connection.fetchrow(statements(schema)["kept_at_reset"])
             if kept is None:
                 raise NotInitialised(schema)
@@ -174,8 +183,7 @@ async def drop(connection: asyncpg.Connection, schema: str = "eventstore") -> bo
     something else stand in its schema."""
     check_store(schema)
     with translated(schema):
-        async with connection.transaction():
-            await _lock(connection, schema)
+        async with alone(connection, schema):
             there = await _data_type(connection, schema) is not None
             if there:
                 others = await connection.fetchval(statements(schema)["others_there"])
@@ -194,8 +202,22 @@ async def _check_place(connection: asyncpg.Connection, schema: str) -> None:
         raise InvalidArgument(f"schema {schema!r} holds {others}: give the store a schema of its own")
 
 
-async def _lock(connection: asyncpg.Connection, schema: str) -> None:
-    await connection.execute(statements(schema)["lock_schema"], schema)
+@asynccontextmanager
+async def alone(connection: asyncpg.Connection, schema: str) -> AsyncIterator[None]:
+    """Open a transaction, or a savepoint of the caller's, in which nobody else makes, changes or removes this schema.
+
+    At READ COMMITTED where it is ours to say: what another one did while this one waited has to be seen. Within, the
+    session has the settings that the text of a migration depends on, and names mean PostgreSQL's own objects, whatever
+    the caller's search path is. After an error, the end of the transaction or savepoint gives them back.
+    """
+    async with connection.transaction(isolation=None if connection.is_in_transaction() else "read_committed"):
+        own = {name: await connection.fetchval("SELECT pg_catalog.current_setting($1)", name) for name in _SETTINGS}
+        for name, value in _SETTINGS.items():
+            await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", name, value)
+        await connection.execute(statements(schema)["lock_schema"], schema)
+        yield
+        for name, value in own.items():
+            await connection.execute("SELECT pg_catalog.set_config($1, $2, true)", name, value)
 
 
 async def _kept(connection: asyncpg.Connection, schema: str) -> asyncpg.Record | None:

@@ -15,16 +15,22 @@ MAX_CATEGORY_WORD: Final = 64
 MAX_TYPE_WORD: Final = 96
 
 _STORE = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_RESERVED = re.compile("amq|information_schema|pg_.*")
+"""No queue of a store `amq` could be declared: RabbitMQ keeps names that begin with `amq.` to itself
+(https://www.rabbitmq.com/docs/queues#names). PostgreSQL has the schemas
+(https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-CATALOG)."""
 _QUEUE_UNSAFE = re.compile(r"[^A-Za-z0-9_.:@#,/+-]")
 _ESCAPES: Final = {ord(c): f"%{ord(c):02X}" for c in "%.*#"}
 
 
 def check_store(name: str) -> str:
     """Returns the name if a store (schema and exchange) can have it, else raises `InvalidArgument`."""
-    if not isinstance(name, str) or not _STORE.fullmatch(name) or name.startswith("pg_"):
+    if not isinstance(name, str) or not _STORE.fullmatch(name):
         raise InvalidArgument(
             f"schema {name!r}: use 1 to 48 lower-case letters, digits and _, beginning with a letter (not pg_)"
         )
+    if _RESERVED.fullmatch(name):
+        raise InvalidArgument(f"schema {name!r} is reserved by RabbitMQ or PostgreSQL: use another name")
     return name
 
 
@@ -34,8 +40,9 @@ def exchange(store: str) -> str:
 
 
 def links_exchange(store: str) -> str:
-    """The topic exchange of a store's links. No store's own exchange can have this name: no schema has a dot."""
-    return f"{store}.links"
+    """The topic exchange of a store's links. No store's own exchange can have this name, since no schema has a `-`, and
+    no subscription's queue: rights are patterns of names, whether a queue or an exchange has the name."""
+    return f"{store}-links"
 
 
 def app_id(store: str) -> str:
@@ -80,8 +87,4 @@ def check_subscription(name: str) -> str:
     """Returns the name if a subscription can have it, else raises `InvalidArgument`."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name.encode()) > 128:
         raise InvalidArgument(f"subscription {name!r}: use 1 to 128 bytes of printable text")
-    if name == "links":  # a consumer's rights cannot tell its queue from the exchange of links
-        raise InvalidArgument(
-            "subscription 'links': its queue would have the name of the links' exchange; use another one"
-        )
     return name

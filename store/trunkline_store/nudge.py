@@ -8,6 +8,7 @@ looks from time to time anyway.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -15,6 +16,8 @@ from typing import Final
 import asyncpg
 
 from trunkline_store.translate import STATEMENT_ERRORS
+
+log = logging.getLogger("trunkline.store")
 
 NUDGE_SECONDS: Final = 0.05
 """Between two nudges of one process, at least. Whoever has been woken looks every few milliseconds by itself while
@@ -86,7 +89,7 @@ async def listen(connect: Callable[[], Awaitable[asyncpg.Connection]], schema: s
     shortest, longest = RETRY_SECONDS
     pause = shortest
     while True:
-        with suppress(*STATEMENT_ERRORS):
+        try:
             connection = await connect()
             try:
                 gone = asyncio.Event()
@@ -102,6 +105,10 @@ async def listen(connect: Callable[[], Awaitable[asyncpg.Connection]], schema: s
                         await connection.execute("SELECT 1")
             finally:
                 await _closed(connection)
+        except STATEMENT_ERRORS:
+            pass  # the server is away, which those who ask it say
+        except Exception:
+            log.exception("wake-ups stopped, for a reason that is not known: listening again")
         await asyncio.sleep(pause)
         pause = min(longest, pause * 2)
 
@@ -109,5 +116,5 @@ async def listen(connect: Callable[[], Awaitable[asyncpg.Connection]], schema: s
 async def _closed(connection: asyncpg.Connection) -> None:
     try:
         await connection.close(timeout=1)
-    except STATEMENT_ERRORS:
+    except Exception:  # noqa: BLE001 - whatever it was, there is nothing more to be had from it
         connection.terminate()

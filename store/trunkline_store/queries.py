@@ -7,6 +7,11 @@ from functools import cache
 from importlib.resources import files
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_SPECIAL = r"(?:coalesce|greatest|least|nullif|extract|position)\(|unnest\([^()]*,"  # syntax, which needs no schema
+_FUNCTION = re.compile(rf"(?<![\w.@'\"])(?!{_SPECIAL})(?=[a-z]\w*\()")
+_CATALOGUE = re.compile(r"(?:(?<=FROM )|(?<=JOIN )|(?<=, )(?=pg_\w+ AS ))(?=pg_(?!catalog\.)\w+\b(?!\())")
+_KEYWORDS = r"bigint|integer|boolean|pg_catalog"  # which nobody can redefine
+_TYPE = re.compile(rf"(?<=::)(?!{_KEYWORDS})(?=[a-z])")
 
 
 def quoted(schema: str) -> str:
@@ -26,9 +31,23 @@ def named(file: str) -> dict[str, str]:
 
 
 def parts_of(text: str) -> dict[str, str]:
-    """The statements of a text, by the names that stand over them: `-- name: …`."""
+    """The statements of a text, by the names that stand over them: `-- name: …`. They mean the same whatever the
+    search path is (see `qualified`)."""
     parts = _NAME.split(text)
-    return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    return {name: qualified(text.strip()) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def qualified(sql: str) -> str:
+    """Write `pg_catalog.` before each function, catalogue and type of a statement that has no schema there.
+
+    In a schema of the search path, `unnest(bigint[])` of somebody else fits a call better than PostgreSQL's own
+    `unnest(anyarray)`, and runs with the caller's rights; a temporary table hides a catalogue. Operators need nothing
+    where PostgreSQL has one of exactly these types (https://www.postgresql.org/docs/current/typeconv-oper.html); the
+    others are cast, or written as `OPERATOR(pg_catalog.…)`. A test compares all statements with what they refer to.
+    """
+    for pattern in (_FUNCTION, _CATALOGUE, _TYPE):
+        sql = pattern.sub("pg_catalog.", sql)
+    return sql
 
 
 def for_store(sql: str, schema: str, data_type: str) -> str:
@@ -36,7 +55,7 @@ def for_store(sql: str, schema: str, data_type: str) -> str:
     in_bytes = data_type == "bytea"
     return (
         sql.replace("@schema@", quoted(schema))
-        .replace("@data_type@", data_type)
-        .replace("@data_param@", "bytea" if in_bytes else "text")
-        .replace("@data_out@", "" if in_bytes else "::text")
+        .replace("@data_type@", f"pg_catalog.{data_type}")
+        .replace("@data_param@", "pg_catalog.bytea" if in_bytes else "pg_catalog.text")
+        .replace("@data_out@", "" if in_bytes else "::pg_catalog.text")
     )

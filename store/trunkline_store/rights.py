@@ -3,7 +3,7 @@
     reader     reads
     writer     reads, appends, links, deletes streams, keeps snapshots
     relay      reads, leads, records what the broker has confirmed
-    consumer   reads, owns subscriptions, moves their checkpoints
+    consumer   reads, owns subscriptions, moves their checkpoints: of all, or of some names only
     eraser     reads, removes streams for good
 
 They are groups of the cluster, named `<database>.<schema>.<role>`: stores of several databases have nothing in common.
@@ -28,13 +28,21 @@ _MAX_BYTES: Final = 63
 
 def role_name(database: str, schema: str, role: Role) -> str:
     """The group's name. A schema's name holds no dot, so no two stores have the same one; what is too long is cut and
-    ends with a hash of the whole."""
+    ends with a hash of the whole. PostgreSQL reserves roles, and not databases, that begin with `pg_`."""
     store = f"{database}.{schema}"
+    if _reserved(store):
+        store = f"~{store}"
     if len(f"{store}.{role}".encode()) > _MAX_BYTES:
         tail = "~" + sha256(store.encode()).hexdigest()[:16]
         room = _MAX_BYTES - len(f"{tail}.{role}")
         store = store.encode()[:room].decode(errors="ignore") + tail
     return f"{store}.{role}"
+
+
+def _reserved(role: str) -> bool:
+    """https://www.postgresql.org/docs/current/sql-createrole.html; `public` and `none` stand for other things in GRANT
+    and SET ROLE."""
+    return role.startswith("pg_") or role in ("public", "none")
 
 
 def create_sql(database: str, schema: str) -> str:
@@ -47,18 +55,44 @@ def grant_sql(database: str, schema: str) -> str:
     return _filled("grant", database, schema)
 
 
-def login_sql(database: str, schema: str, login: str, role: Role) -> str:
-    """Makes a role that logs in, if it is missing, and puts it into a group. Raises `InvalidArgument`."""
+def consumers_of(database: str, schema: str, pattern: str) -> str:
+    """Return the name of the group that may own only the subscriptions of a pattern: one name, or a prefix with `*` at
+    its end. Raises `InvalidArgument`."""
+    name = f"{role_name(database, schema, 'consumer')}.{pattern}"
+    if not pattern or "\0" in pattern or "*" in pattern[:-1]:
+        raise InvalidArgument(f"subscriptions {pattern!r}: give one name, or a prefix with * at its end")
+    if len(name.encode()) > _MAX_BYTES:
+        raise InvalidArgument(
+            f"subscriptions {pattern!r}: the role {name!r} has more than {_MAX_BYTES} bytes: use a shorter prefix"
+        )
+    return name
+
+
+def login_sql(database: str, schema: str, login: str, role: Role, subscriptions: str | None = None) -> str:
+    """Makes a role that logs in, if it is missing, and puts it into a group.
+
+    subscriptions: of a consumer, the only ones that it may own (see `consumers_of`), which `grant_sql` gives it when
+    the store's owner runs it afterwards; None: all. Raises `InvalidArgument`.
+    """
     if role not in ROLES:
         raise InvalidArgument(f"role {role!r}: use {', '.join(ROLES)}")
     if not login or "\0" in login or len(login.encode()) > _MAX_BYTES:
         raise InvalidArgument(f"login {login!r}: use 1 to {_MAX_BYTES} bytes of text")
+    if _reserved(login):
+        raise InvalidArgument(f"login {login!r} is reserved by PostgreSQL: use another name")
+    group = role_name(database, schema, role)
+    parts = ["login", "login_relay"] if role == "relay" else ["login"]
+    if subscriptions is not None:
+        if role != "consumer":
+            raise InvalidArgument(f"role {role!r} owns no subscriptions: leave them out, or use consumer")
+        group = consumers_of(database, schema, subscriptions)
+        parts = ["narrow", "login", "narrowed"]
     given = {
         "login": identifier(login),
         "login_name": literal(login),
-        "group": identifier(role_name(database, schema, role)),
+        "group": identifier(group),
+        "group_name": literal(group),
     }
-    parts = ["login", "login_relay"] if role == "relay" else ["login"]
     return "\n\n".join(_filled(part, database, schema, **given) for part in parts)
 
 
@@ -71,6 +105,7 @@ def _filled(part: str, database: str, schema: str, **given: str) -> str:
         "all_names": ", ".join(map(literal, names.values())),
         "reader_name": literal(names["reader"]),
         "relay_name": literal(names["relay"]),
+        "consumer_name": literal(names["consumer"]),
         **{role: identifier(name) for role, name in names.items()},
         **given,
     }
@@ -83,5 +118,7 @@ def identifier(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A text in SQL, whatever is in it."""
-    return "'" + text.replace("'", "''") + "'"
+    """A text in SQL, whatever is in it and whatever `standard_conforming_strings` is: with a backslash it is written as
+    `E'…'`, which means the same under both (PostgreSQL, "String Constants with C-Style Escapes")."""
+    quoted_text = "'" + text.replace("'", "''") + "'"
+    return "E" + quoted_text.replace("\\", "\\\\") if "\\" in text else quoted_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from trunkline_store.errors import MigrationPending, SchemaTooNew
-from trunkline_store.migrate import latest
+from trunkline_store.migrate import alone, latest
 from trunkline_store.names import check_store
 from trunkline_store.queries import statements
 from trunkline_store.rights import ROLES, Role, create_sql, grant_sql, login_sql, role_name
@@ -20,8 +20,7 @@ async def make_roles(connection: asyncpg.Connection, schema: str = "eventstore")
     check_store(schema)
     sql = statements(schema)
     with translated(schema):
-        async with connection.transaction():
-            await connection.execute(sql["lock_schema"], schema)
+        async with alone(connection, schema):
             found, needed = await connection.fetchval(sql["schema_version"]), latest()
             if found < needed:
                 raise MigrationPending(schema, found, needed)
@@ -33,17 +32,30 @@ async def make_roles(connection: asyncpg.Connection, schema: str = "eventstore")
     return {role: role_name(database, schema, role) for role in ROLES}
 
 
-async def make_login(connection: asyncpg.Connection, login: str, role: Role, schema: str = "eventstore") -> None:
+async def make_login(
+    connection: asyncpg.Connection,
+    login: str,
+    role: Role,
+    schema: str = "eventstore",
+    *,
+    subscriptions: str | None = None,
+) -> None:
     """Makes a role that logs in, if it is missing, and a member of one of the store's groups of it. A transaction that
     it leaves open in this database is ended after a minute, also when its host has vanished.
 
-    A password is not set. It takes CREATEROLE. Raises `PermissionRefused`, `InvalidArgument`.
+    subscriptions: of a consumer, the only ones that it may own: one name, or a prefix with `*` at its end; given again,
+    the login may own those as well. None: all.
+
+    A password is not set. It takes CREATEROLE, and the store's owner where subscriptions are given. Raises
+    `PermissionRefused`, `InvalidArgument`.
     """
     check_store(schema)
     with translated(schema):
-        async with connection.transaction():
-            await connection.execute(statements(schema)["lock_schema"], schema)
-            await connection.execute(login_sql(await _database(connection), schema, login, role))
+        async with alone(connection, schema):
+            database = await _database(connection)
+            await connection.execute(login_sql(database, schema, login, role, subscriptions))
+            if subscriptions is not None:
+                await connection.execute(grant_sql(database, schema))
 
 
 async def _database(connection: asyncpg.Connection) -> str:

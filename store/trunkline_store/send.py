@@ -9,8 +9,7 @@ import asyncpg
 
 from trunkline_store import append, nudge
 from trunkline_store.coalesce import Coalescer
-from trunkline_store.connections import Connection, Connections
-from trunkline_store.errors import StoreUnavailable
+from trunkline_store.connections import Connection, Connections, callers_transaction
 from trunkline_store.translate import translated
 
 if TYPE_CHECKING:
@@ -30,31 +29,39 @@ class Sender:
         return await self._coalescer.append(args)
 
     async def send(self, stream: str, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
-        """The answers of a statement that appends by itself; after a lost connection it is sent again."""
-        store = self._store
-        for last in (False, True):
-            try:
-                async with store.open_connections().statement() as connection:
-                    rows = await self.run(connection, stream, query, args)
-                return self.told(rows)
-            except StoreUnavailable:
-                if last or not store.is_open:
-                    raise
-        raise AssertionError
+        """The answers of a statement that appends by itself; after a lost connection it is sent again, on a new one."""
+        return self.told(
+            await self._store.open_connections().run(lambda connection: self.run(connection, stream, query, args))
+        )
 
-    async def run(self, connection: Connection, stream: str, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
-        """The answers of a statement that appends, on a connection that may be the caller's. Raises `DuplicateEvent`
-        where another transaction stored an id meanwhile."""
+    async def run(
+        self,
+        connection: Connection,
+        stream: str,
+        query: str,
+        args: Sequence[Any],
+        *,
+        theirs: Connection | None = None,
+    ) -> list[asyncpg.Record]:
+        """The answers of a statement that appends, on a connection that may be the caller's (`theirs`). Raises
+        `DuplicateEvent` where another transaction stored an id meanwhile."""
         store = self._store
-        try:
-            with translated(store.schema):
+        with translated(store.schema, theirs):
+            try:
                 rows: list[asyncpg.Record] = await connection.fetch(store.sql[query], *args)
                 return rows
-        except asyncpg.UniqueViolationError as error:
-            duplicate = append.violation(stream, error)
-            if duplicate is None:
-                raise
-            raise duplicate from error
+            except (asyncpg.UniqueViolationError, asyncpg.InternalServerError) as error:
+                refusal = append.violation(stream, error, args)
+                if refusal is None:
+                    raise
+                raise refusal from error
+
+    async def theirs(
+        self, connection: Connection, stream: str, query: str, args: Sequence[Any]
+    ) -> list[asyncpg.Record]:
+        """As `run`, in the transaction of a caller's connection. Raises `InvalidArgument` where it has none."""
+        connection = callers_transaction(connection)
+        return await self.run(connection, stream, query, args, theirs=connection)
 
     def told(self, rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
         """The answers of appends that were committed, of which relays are told."""

@@ -11,6 +11,7 @@ import msgspec
 
 from trunkline_store.errors import InvalidArgument, InvalidEvent
 from trunkline_store.events import MAX_METADATA_BYTES
+from trunkline_store.masking import shown
 
 ANY_CONTENT: Final = "*/*"
 JSON: Final = "application/json"
@@ -199,7 +200,7 @@ def columns(
     except RecursionError as error:
         raise InvalidEvent(field, f"is nested more than {MAX_NESTING} deep") from error
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise InvalidEvent(field, str(error)) from error
+        raise InvalidEvent(field, shown(error)) from error
 
 
 def metadata_column(values: Sequence[dict[str, Any] | None]) -> list[str | None] | None:

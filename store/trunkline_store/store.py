@@ -6,27 +6,29 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 import asyncpg
 
 from trunkline_store import append, nudge, read, snapshots, streams
-from trunkline_store.connections import Connection, Connections
+from trunkline_store.connections import LEND, OUR_PATH, Connection, Connections, OurConnection, callers, make_ours
 from trunkline_store.context import span
 from trunkline_store.errors import (
     ConcurrencyFailure,
     HistoryChanged,
     InvalidArgument,
+    InvalidEvent,
     MigrationPending,
     NotInitialised,
     OperationTimeout,
     SchemaTooNew,
     SnapshotNotFound,
     StoreNotReady,
-    StoreUnavailable,
     StreamDeleted,
     StreamNotFound,
+    Unavailable,
 )
 from trunkline_store.events import (
     Appended,
@@ -45,11 +47,28 @@ from trunkline_store.queries import statements
 from trunkline_store.send import Sender
 from trunkline_store.serialize import ANY_CONTENT, JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
-from trunkline_store.streams import CategoryInfo, Page, SortBy, SortDir, StreamInfo
+from trunkline_store.streams import CategoryInfo, SortBy, SortDir, StreamInfo
 from trunkline_store.subscriptions import Subscriptions
-from trunkline_store.translate import STATEMENT_ERRORS, dsn_checked, translated
+from trunkline_store.translate import POOLER, STATEMENT_ERRORS, connecting, is_alive, translated
+from trunkline_store.urls import Dsn, read_dsn
 
 MAX_POSITION: Final = 2**63 - 1
+_SAMPLES: Final[dict[str, object]] = {
+    "bigint": 2**40,
+    "integer": 7,
+    "boolean": True,
+    "float8": 0.5,
+    "text": "ä",
+    "bytea": b"\x00",
+    "uuid": UUID(int=1),
+    "timestamptz": datetime(2000, 1, 2, tzinfo=UTC),
+    "interval": timedelta(seconds=3),
+    "int8multirange": [asyncpg.Range(1, 2)],
+    "bigint[]": [1],
+    "text[]": ["a"],
+    "uuid[]": [UUID(int=1)],
+}
+"""A value of each type that the store's statements take or give."""
 DEADLOCK_TRIES: Final = 5
 
 
@@ -87,27 +106,31 @@ class EventStore:
         self.content_type = ""
         self.batch_count = 0
         self.batch_bytes = 0
-        self.pool_size = pool_size if isinstance(dsn_or_pool, str) else dsn_or_pool.get_max_size()
+        self.pool_size = dsn_or_pool.get_max_size() if isinstance(dsn_or_pool, asyncpg.Pool) else pool_size
         self.data_type = "json"
-        self._own_pool = isinstance(dsn_or_pool, str)
-        self._dsn = dsn_or_pool if isinstance(dsn_or_pool, str) else ""
-        self._pool: asyncpg.Pool | None = None if isinstance(dsn_or_pool, str) else dsn_or_pool
+        self._own_pool = not isinstance(dsn_or_pool, asyncpg.Pool)
+        dsn = Dsn("", None) if isinstance(dsn_or_pool, asyncpg.Pool) else read_dsn(dsn_or_pool)
+        self._dsn = dsn.url
+        self._pool: asyncpg.Pool | None = dsn_or_pool if isinstance(dsn_or_pool, asyncpg.Pool) else None
         self._connections: Connections | None = None
+        self._sender: Sender | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._names = "", Names()  # in that history
         self._pooler = self._own_pool and statement_cache_size == 0
         self._pool_options: dict[str, Any] = {
             "max_size": pool_size,
-            "timeout": timeout,
+            "timeout": dsn.timeout or timeout,
             "command_timeout": timeout,
             "statement_cache_size": statement_cache_size,
+            # Behind a pooler a session is another client's the next moment.
+            **({} if self._pooler else {"init": make_ours, "connection_class": OurConnection}),
             # Poolers refuse settings that they do not know; without a cache, plans are made for the values at hand, and
             # cannot look so dear that PostgreSQL compiles them.
             "server_settings": {
                 "application_name": application_name,
-                **({"jit": "off"} if statement_cache_size else {}),
+                **({"jit": "off", "default_transaction_isolation": "read committed"} if statement_cache_size else {}),
             },
         }
-        self._sender = Sender(self)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -119,21 +142,71 @@ class EventStore:
     async def open(self) -> None:
         """Connects, and checks that schema and code fit; does nothing if it is open.
 
-        Raises `StoreNotReady`, `StoreUnavailable`, `PermissionRefused` or `InvalidArgument` (the DSN).
+        A store belongs to the event loop in which it is open; closed, it can be opened in another one. Raises
+        `StoreNotReady`, `StoreUnavailable`, `PermissionRefused`, or `InvalidArgument` (the DSN, the pool, or a store
+        that is open in another event loop).
         """
-        if self._connections is not None:
+        if self._connections is not None and not self._is_left_over():
+            self.open_connections()
             return
-        if self._pool is None:
-            with dsn_checked(), translated(self.schema):
-                self._pool = await asyncpg.create_pool(
-                    self._dsn, min_size=1, reset=_nothing_to_reset, **self._pool_options
-                )
+        self._loop = asyncio.get_running_loop()
+        if self._own_pool:
+            self._pool = await self._connect()
+        assert self._pool is not None
         self._connections = Connections(self._pool, self.schema, self.timeout, own=self._own_pool)
+        self._sender = Sender(self)
         try:
+            if not self._own_pool:
+                await self._check_pool()
             await self._look()
         except BaseException:
             await self.close()
             raise
+
+    async def _connect(self) -> asyncpg.Pool:
+        with connecting(self.schema):
+            try:
+                return await asyncpg.create_pool(self._dsn, min_size=1, reset=_nothing_to_reset, **self._pool_options)
+            except asyncpg.ProtocolViolationError as error:
+                # PgBouncer refuses settings that it does not know, and much else, with this one SQLSTATE.
+                name = {"application_name": self._pool_options["server_settings"]["application_name"]}
+                bare = await asyncpg.connect(
+                    self._dsn, timeout=self._pool_options["timeout"], statement_cache_size=0, server_settings=name
+                )
+                await bare.close()
+                raise InvalidArgument(f"the server refuses our settings: {POOLER}") from error
+
+    async def _check_pool(self) -> None:
+        """Raise `InvalidArgument` if the application's pool belongs to another event loop, or has codecs of its own for
+        types that the store's statements use."""
+        loop = getattr(self._pool, "_loop", None)
+        if loop is not None and loop is not self._loop:
+            raise InvalidArgument("the pool belongs to another event loop: make one in this loop")
+        async with self.acquire() as connection:
+            for name, value in _SAMPLES.items():
+                try:
+                    with translated(self.schema):
+                        found = await connection.fetchval(f"SELECT $1::{name}", value)
+                except Unavailable as error:
+                    if isinstance(error.__cause__, asyncpg.PostgresError | OSError) or not is_alive(connection):
+                        raise
+                    found = None
+                except InvalidEvent:  # the codec could not encode it, or the server not read what it made
+                    found = None
+                if (type(found) is not type(value) and not isinstance(found, type(value))) or found != value:
+                    raise InvalidArgument(
+                        f"the pool's connections have a codec of their own for {name} (set_type_codec), with which the "
+                        "store cannot work: give it a pool without it, or a DSN"
+                    )
+
+    def _is_left_over(self) -> bool:
+        """Return True after forgetting what is left of an event loop that ended while the store was open in it."""
+        if self._loop is None or not self._loop.is_closed():
+            return False
+        self._connections = self._sender = None
+        if self._own_pool:
+            self._pool = None
+        return True
 
     async def _look(self) -> None:
         if await self.fetchval(self.sql["schema_there"]) is None:
@@ -143,6 +216,12 @@ class EventStore:
             raise MigrationPending(self.schema, found, needed)
         if found > needed:
             raise SchemaTooNew(self.schema, found, needed)
+        isolation = await self.fetchval("SELECT current_setting('transaction_isolation')")
+        if isolation not in ("read committed", "read uncommitted"):
+            raise InvalidArgument(
+                f"transactions begin at {isolation} here, where the store's statements are not safe: set "
+                "default_transaction_isolation to 'read committed' for the login, or in the pool's server_settings"
+            )
         row = await self.fetchrow(self.sql["store"])
         if row is None:
             raise NotInitialised(self.schema)
@@ -167,11 +246,15 @@ class EventStore:
 
     async def close(self, *, seconds: float | None = None) -> None:
         """Lets appends that are under way finish, then closes the pool, if it is ours; for `seconds` at most (None: the
-        timeout). What is not done by then is given up."""
+        timeout). What is not done by then is given up. Raises `InvalidArgument` if it is open in another event loop."""
+        if self._connections is None or self._is_left_over():
+            return
+        self.open_connections()
         pool = self._pool if self._own_pool else None
         try:
             async with asyncio.timeout(self.timeout if seconds is None else seconds):
-                await self._sender.drain()
+                if self._sender is not None:
+                    await self._sender.drain()
                 if pool is not None and self._connections is not None:
                     await self._connections.close()
                     await pool.close()
@@ -179,7 +262,7 @@ class EventStore:
             if pool is not None:
                 pool.terminate()
         finally:
-            self._connections = None
+            self._connections = self._sender = self._loop = None
             if self._own_pool:
                 self._pool = None
 
@@ -187,7 +270,8 @@ class EventStore:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
-        """A connection of the pool, in autocommit. Raises `OperationTimeout` where none gets free in time."""
+        """A connection of the pool, in autocommit, with the search path of the store's own statements. Raises
+        `OperationTimeout` where none gets free in time."""
         connections = self.open_connections()
         connection = await connections.take()
         try:
@@ -204,10 +288,18 @@ class EventStore:
         return self._connections is not None
 
     def open_connections(self) -> Connections:
-        """Those of the open store. Raises `InvalidArgument` where it is not."""
+        """Those of the open store. Raises `InvalidArgument` where it is not open, or open in another event loop."""
         if self._connections is None:
             raise InvalidArgument("the store is not open: use `async with EventStore(…)`")
+        if self._loop is not asyncio.get_running_loop():
+            raise InvalidArgument("the store is open in another event loop: close it there, then open it in this one")
         return self._connections
+
+    def _opened(self) -> Sender:
+        """As `open_connections`, for what appends."""
+        self.open_connections()
+        assert self._sender is not None
+        return self._sender
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -218,11 +310,19 @@ class EventStore:
         """
         async with self.acquire() as connection:
             try:
+                await self.lend(connection)
                 async with self.transaction_on(connection):
                     yield connection
             finally:
                 if self.has_sessions:
                     await _end_session(connection)
+
+    async def lend(self, connection: Connection) -> None:
+        """Make a session of `acquire` the application's: names mean what they mean in its own sessions. A reset takes
+        it back. Raises `StoreUnavailable`, `OperationTimeout`."""
+        if self.has_sessions and self._own_pool:
+            with translated(self.schema):
+                await connection.execute(LEND)
 
     @asynccontextmanager
     async def transaction_on(self, connection: Connection) -> AsyncIterator[None]:
@@ -242,9 +342,10 @@ class EventStore:
                 await transaction.rollback()  # of a connection that is lost, the server does it
             raise
         else:
-            with translated(self.schema):
+            with translated(self.schema, unknown_pass=True):
                 await transaction.commit()
-            self._sender.committed()
+            if self._sender is not None:
+                self._sender.committed()
 
     @property
     def has_sessions(self) -> bool:
@@ -252,17 +353,14 @@ class EventStore:
         return not self._pooler
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
-        """The rows of a statement in autocommit; after a lost connection it is asked again."""
-        for last in (False, True):
-            try:
-                async with self.open_connections().statement() as connection:
-                    with translated(self.schema):
-                        rows: list[asyncpg.Record] = await connection.fetch(query, *args)
-                        return rows
-            except StoreUnavailable:
-                if last or self._connections is None:
-                    raise
-        raise AssertionError
+        """The rows of a statement in autocommit; after a lost connection it is asked again, on a new one."""
+
+        async def asked(connection: Connection) -> list[asyncpg.Record]:
+            with translated(self.schema):
+                rows: list[asyncpg.Record] = await connection.fetch(query, *args)
+                return rows
+
+        return await self.open_connections().run(asked)
 
     async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
         """The first row of a statement in autocommit, or None."""
@@ -277,7 +375,8 @@ class EventStore:
     async def _read(self, connection: Connection | None, query: str, *args: object) -> list[asyncpg.Record]:
         if connection is None:
             return await self.fetch(self.sql[query], *args)
-        with translated(self.schema):
+        connection = callers(connection)
+        with translated(self.schema, connection):
             rows: list[asyncpg.Record] = await connection.fetch(self.sql[query], *args)
             return rows
 
@@ -307,16 +406,17 @@ class EventStore:
         with span("append", stream=stream, events=len(events)):
             args = append.arguments(stream, expected_version, events, self.serializer, data_type=self.data_type)
             if connection is not None:
-                row = (await self._sender.run(connection, stream, append.query(args), args))[0]
+                row = (await self._opened().theirs(connection, stream, append.query(args), args))[0]
             else:
-                row = await self._sender.coalesced(args)
+                row = await self._opened().coalesced(args)
             return append.outcome(stream, expected_version, row)
 
     async def append_to_streams(
         self, appends: Sequence[append.StreamAppend], *, connection: Connection | None = None
     ) -> list[Appended]:
         """Appends to several streams, each named once: all of it, or nothing. Answers and errors are those of
-        `append_to_stream`; the error is that of the first append that was refused."""
+        `append_to_stream`; the error is that of the first append that was refused. Sent again when all events are
+        stored, it answers as the first time: versions are not checked again, of parts without events neither."""
         names = [part.stream for part in appends]
         if len(set(names)) < len(names):
             raise InvalidArgument("append_to_streams: a stream stands twice in the list")
@@ -336,13 +436,13 @@ class EventStore:
 
     async def _together(self, stream: str, args: list[Any], connection: Connection | None) -> list[asyncpg.Record]:
         if connection is not None:
-            return await self._sender.run(connection, stream, "append_many", args)
+            return await self._opened().theirs(connection, stream, "append_many", args)
         for _ in range(DEADLOCK_TRIES):
             try:
-                return await self._sender.send(stream, "append_many", args)
+                return await self._opened().send(stream, "append_many", args)
             except ConcurrencyFailure:
                 continue  # another transaction locked our streams in another order; nothing of ours is written
-        return await self._sender.send(stream, "append_many", args)
+        return await self._opened().send(stream, "append_many", args)
 
     async def link_to_stream(
         self,
@@ -364,10 +464,10 @@ class EventStore:
             raise InvalidArgument("link_to_stream: an event stands twice in the list")
         args = [stream, int(expected_version), ids]
         if connection is not None:
-            rows = await self._sender.run(connection, stream, "link", args)
+            rows = await self._opened().theirs(connection, stream, "link", args)
         else:
             async with self.acquire() as ours:
-                rows = self._sender.told(await self._sender.run(ours, stream, "link", args))
+                rows = self._opened().told(await self._opened().run(ours, stream, "link", args))
         return append.outcome(stream, expected_version, rows[0])
 
     async def delete_stream(
@@ -386,10 +486,10 @@ class EventStore:
             raise InvalidArgument("expected_version: NO_STREAM leaves nothing to delete")
         query = "hard_delete" if hard else "delete"
         if connection is not None:
-            rows = await self._read(connection, query, stream, int(expected_version))
+            rows = await self._opened().theirs(connection, stream, query, [stream, int(expected_version)])
         else:
             async with self.acquire() as ours:
-                rows = await self._read(ours, query, stream, int(expected_version))
+                rows = await self._opened().run(ours, stream, query, [stream, int(expected_version)])
         status, actual = rows[0]
         if status != "deleted":
             raise append.refusal(status, stream, expected_version, actual, None)
@@ -410,9 +510,9 @@ class EventStore:
             async def connect() -> asyncpg.Connection:
                 return await asyncpg.connect(
                     self._dsn,
-                    timeout=self.timeout,
+                    timeout=self._pool_options["timeout"],
                     command_timeout=self.timeout,
-                    server_settings={**settings, "application_name": name},
+                    server_settings={**settings, "application_name": name, "search_path": OUR_PATH},
                 )
 
             await nudge.listen(connect, self.schema, wake)
@@ -635,34 +735,64 @@ class EventStore:
     async def paginate_streams(
         self,
         *,
+        after: str | None = None,
         page_size: int = 50,
-        page_number: int = 1,
         search: str = "",
-        sort_by: SortBy = "stream_id",
+        sort_by: SortBy = "stream",
         sort_dir: SortDir = "asc",
         category: str | None = None,
         status: Literal["created", "deleted"] | None = None,
-    ) -> Page:
-        """A page of streams, with `$all` and deleted ones, of those whose name holds `search`; of one category, and of
-        one status, if these are given.
+    ) -> list[StreamInfo]:
+        """Return a page of streams, with `$all` and deleted ones.
 
-        Raises `InvalidArgument`, `Unavailable`.
+        A page costs the same wherever it is; a search reads streams until it has found enough.
+
+        Args:
+            after: The name of the last page's last stream; without it, the first page.
+            page_size: Streams on a page. One that has fewer is the last.
+            search: A part of the name.
+            sort_by: `stream`, the name, byte by byte; or `stream_id`, the age, which goes without a category.
+            sort_dir: `asc` or `desc`.
+            category: Only streams of this category.
+            status: Only streams that are deleted, or only those that are not (`created`).
+
+        Raises:
+            InvalidArgument: An argument is out of bounds.
+            StreamNotFound: The stream `after` was deleted for good, so its age is not known: sort by name.
+            Unavailable: The store cannot be asked now.
         """
-        page_size, page_number = _count(page_size, "page_size"), _count(page_number, "page_number")
+        page_size = _count(page_size, "page_size")
         if not isinstance(search, str):
             raise InvalidArgument(f"search: a str is needed, not {search!r}")
-        query = streams.sorted_query(self.sql["paginate_streams"], sort_by, sort_dir)
         if status not in (None, "created", "deleted"):
             raise InvalidArgument(f"status: {status!r} is neither created nor deleted")
-        only = None if category is None else check_category(category), None if status is None else status == "deleted"
-        rows = await self.fetch(query, search, page_size, page_size * (page_number - 1), *only)
-        entries = [streams.info(row) for row in rows if row["stream"] is not None]
-        return Page(entries, page_number, page_size, rows[0]["count"])
+        behind: str | int | None = after if after in (None, streams.ALL) else check_stream(after)
+        if behind is not None and sort_by == "stream_id":
+            behind = await self._age(str(behind))
+        query, arguments = streams.page_query(
+            self.sql["paginate_streams"],
+            page_size,
+            after=behind,
+            search=search,
+            sort_by=sort_by,
+            sort_dir=sort_dir,
+            category=None if category is None else check_category(category),
+            deleted=None if status is None else status == "deleted",
+        )
+        return [streams.info(row) for row in await self.fetch(query, *arguments)]
+
+    async def _age(self, stream: str) -> int:
+        if stream == streams.ALL:
+            return 0
+        row = await self.fetchrow(self.sql["stream_info"], stream)
+        if row is None:
+            raise StreamNotFound(stream)
+        return int(row["stream_id"])
 
     async def categories(self, *, after: str | None = None, count: int = 1000) -> list[CategoryInfo]:
         """At most `count` categories by name, behind `after`; without it from the first, which may be empty: that of
         streams such as `-1`. Raises `InvalidArgument`, `Unavailable`."""
-        rows = await self._read(None, "categories", after or "", _count(count), after is None)
+        rows = await self._read(None, "categories", after, _count(count))
         return [CategoryInfo(*row) for row in rows]
 
     # --- snapshots
@@ -705,6 +835,9 @@ async def _nothing_to_reset(_: Connection) -> None:
 
 
 def _id_of(event: object) -> UUID:
+    if isinstance(event, str):
+        with suppress(ValueError):
+            return UUID(event)
     if not isinstance(event, RecordedEvent):
         raise InvalidArgument(f"a RecordedEvent or a UUID is needed, not {event!r}")
     return event.event_id
@@ -718,7 +851,7 @@ def _start(start: int | None, default: int) -> int:
     return start
 
 
-def _count(count: int, name: Literal["count", "page_size", "page_number"] = "count") -> int:
+def _count(count: int, name: Literal["count", "page_size"] = "count") -> int:
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 2**31:
         raise InvalidArgument(f"{name}: {count!r} is not at least 1")
     return count

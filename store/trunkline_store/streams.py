@@ -8,13 +8,12 @@ from typing import Final, Literal, NamedTuple
 import asyncpg
 
 from trunkline_store.errors import InvalidArgument
+from trunkline_store.queries import qualified
 
 ALL: Final = "$all"
 
-SortBy = Literal["stream", "stream_id", "version", "created_at", "deleted_at"]
+SortBy = Literal["stream", "stream_id"]
 SortDir = Literal["asc", "desc"]
-
-_SORT_BY: Final = ("stream", "stream_id", "version", "created_at", "deleted_at")
 
 
 class StreamInfo(NamedTuple):
@@ -32,25 +31,16 @@ class StreamInfo(NamedTuple):
 
 
 class CategoryInfo(NamedTuple):
-    """What is in a category: streams that are there, and deleted ones; events and links that were appended to them."""
+    """The streams of a category, those of them that are deleted, and the events and links that were appended to them.
+
+    Where `or_more`, there are more streams than were counted, and the figures are those of the first ones.
+    """
 
     category: str
     streams: int
     deleted: int
     events: int
-
-
-class Page(NamedTuple):
-    """One page of streams; `page_number` begins at 1, and an empty store has one page."""
-
-    entries: list[StreamInfo]
-    page_number: int
-    page_size: int
-    total_entries: int
-
-    @property
-    def total_pages(self) -> int:
-        return max(1, -(-self.total_entries // self.page_size))
+    or_more: bool
 
 
 def info(row: asyncpg.Record) -> StreamInfo:
@@ -58,10 +48,64 @@ def info(row: asyncpg.Record) -> StreamInfo:
     return StreamInfo(row["stream"], row["stream_id"], row["version"], row["created_at"], row["deleted_at"])
 
 
-def sorted_query(query: str, sort_by: str, sort_dir: str) -> str:
-    """`paginate_streams` with its order filled in. Raises `InvalidArgument`."""
-    if sort_by not in _SORT_BY:
-        raise InvalidArgument(f"sort_by: {sort_by!r} is none of {', '.join(_SORT_BY)}")
+def page_query(
+    query: str,
+    count: int,
+    *,
+    after: str | int | None,
+    search: str,
+    sort_by: SortBy,
+    sort_dir: SortDir,
+    category: str | None,
+    deleted: bool | None,
+) -> tuple[str, list[object]]:
+    """Return `paginate_streams` with its order and conditions filled in, and its arguments.
+
+    What is not asked for is left out: a condition that holds for any value of a parameter would keep the planner from
+    the index. A category's bounds are pairs, as in `read_category_forward`.
+
+    Args:
+        query: The statement, with `@where@` and `@sort@`.
+        count: Streams on the page, at most.
+        after: The last page's last name, or its id where ids are sorted by; None for the first page.
+        search: A part of the name; empty for all.
+        sort_by: `stream` (the name), or `stream_id` (the age), which goes without a category.
+        sort_dir: `asc` or `desc`.
+        category: Only streams of this category.
+        deleted: Only deleted streams, or only those that are not.
+
+    Raises:
+        InvalidArgument: The order is none of these.
+    """
+    if sort_by not in ("stream", "stream_id"):
+        raise InvalidArgument(f"sort_by: {sort_by!r} is neither stream nor stream_id")
+    if sort_by == "stream_id" and category is not None:
+        raise InvalidArgument("sort_by: the streams of a category are sorted by their names: use stream")
     if sort_dir not in ("asc", "desc"):
         raise InvalidArgument(f"sort_dir: {sort_dir!r} is neither asc nor desc")
-    return query.replace("@sort@", f"{sort_by} {sort_dir}")
+    conditions, arguments = ["true"], list[object]([count])
+
+    def given(value: object) -> str:
+        arguments.append(value)
+        return f"${len(arguments)}::{'bigint' if isinstance(value, int) else 'text'}"
+
+    forward = sort_dir == "asc"
+    columns: list[str] = [sort_by]
+    if category is not None:
+        low, high = "", f"{category}."  # `.` comes next behind the `-` that ends a category
+        if after is not None:
+            low, high = (str(after), high) if forward else (low, str(after))
+        name, low, high = given(category), given(low), given(high)
+        if deleted:  # these are few, in an index of their names
+            conditions.append(f"stream > {low} AND stream < {high} AND split_part(stream, '-', 1) = {name}")
+        else:
+            columns = ["category", "stream"]
+            conditions.append(f"(category, stream) > ({name}, {low}) AND (category, stream) < ({name}, {high})")
+    elif after is not None:
+        conditions.append(f"{sort_by} {'>' if forward else '<'} {given(after)}")
+    if search:
+        conditions.append(f"position({given(search)} IN stream) > 0")
+    if deleted is not None:
+        conditions.append(f"deleted_at IS {'NOT ' if deleted else ''}NULL")
+    order = ", ".join(f"{column} {sort_dir}" for column in columns)
+    return query.replace("@where@", qualified(" AND ".join(conditions))).replace("@sort@", order), arguments

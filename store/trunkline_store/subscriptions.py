@@ -7,7 +7,7 @@ import enum
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, Protocol
 from uuid import UUID
@@ -18,6 +18,7 @@ from trunkline_store.errors import (
     HistoryChanged,
     InvalidArgument,
     OperationTimeout,
+    PermissionRefused,
     SubscriptionHalted,
     SubscriptionNotFound,
     SubscriptionNotHalted,
@@ -110,6 +111,32 @@ class Move(NamedTuple):
     forgotten: int
 
 
+class Halt(NamedTuple):
+    """Why a subscription's last owner gave up, as it wrote it. `at`: when, as text. Empty where it wrote nothing."""
+
+    position: int = 0
+    attempts: int = 0
+    error: str = ""
+    at: str = ""
+    traceback: str | None = None
+
+
+def halt_of(written: str | None) -> Halt | None:
+    """Return what `SubscriptionInfo.halted` says; None where nobody gave up.
+
+    Any login that may own the subscription can write the column: what is not of a field's type counts as not written.
+    """
+    if written is None:
+        return None
+    try:
+        found = json.loads(written)
+    except (ValueError, RecursionError):
+        found = None
+    fields: dict[str, Any] = found if isinstance(found, dict) else {}
+    kinds = {"position": int, "attempts": int, "error": str, "at": str, "traceback": str}
+    return Halt(**{name: fields[name] for name, kind in kinds.items() if type(fields.get(name)) is kind})
+
+
 class Executor(Protocol):
     """What is needed of a store."""
 
@@ -151,7 +178,9 @@ class Subscriptions:
 
     async def delete(self, name: str) -> None:
         """Removes it, with its checkpoint, if it is there; its owner finds out at the next checkpoint or renewal.
-        The broker's queue is not touched. Raises `Unavailable`."""
+        The broker's queue is not touched. Raises `PermissionRefused`, `Unavailable`."""
+        with suppress(SubscriptionNotFound):
+            await self._check_owned(name)
         await self._store.fetch(self._store.sql["delete_subscription"], name)
 
     async def reset(self, name: str, to: int | Start | datetime) -> int:
@@ -162,9 +191,10 @@ class Subscriptions:
         on after a batch that cannot be handled, use `skip`.
 
         A living owner adopts it, at its next checkpoint or renewal: transactions of handlers that are open then are
-        rolled back. Raises `SubscriptionNotFound`, `InvalidArgument`, `Unavailable`.
+        rolled back. Raises `SubscriptionNotFound`, `InvalidArgument`, `PermissionRefused`, `Unavailable`.
         """
         sql, position = self._store.sql, await self._position(to)
+        await self._check_owned(name)
         async with self._store.transaction() as connection:
             with translated(self._store.schema):
                 number = await connection.fetchval(sql["lock_subscription"], name)
@@ -195,6 +225,7 @@ class Subscriptions:
             SubscriptionNotFound, InvalidArgument, Unavailable
         """
         sql = self._store.sql
+        await self._check_owned(name)
         rows = await self._store.fetch(sql["see_halt"], name)
         if not rows:
             raise SubscriptionNotFound(name)
@@ -218,7 +249,8 @@ class Subscriptions:
             case datetime():
                 if to.tzinfo is None:
                     raise InvalidArgument("to: the time has no zone")
-                return int(await self._store.fetchval(self._store.sql["position_before"], to))
+                look = await self._look()  # above the safe position an event of that time may still appear
+                return int(await self._store.fetchval(self._store.sql["position_before"], to, *look))
             case int() if not isinstance(to, bool) and 0 <= to < 2**63:
                 return to
         raise InvalidArgument(f"to: {to!r} is neither ORIGIN, CURRENT, a position nor a time")
@@ -253,9 +285,8 @@ class Subscriptions:
         if not rows:
             raise SubscriptionNotFound(name)
         left, halted = rows[0]
-        if left and halted is not None:
-            why = json.loads(halted)
-            raise SubscriptionHalted(name, why["position"], why["attempts"], why["error"])
+        if left and (why := halt_of(halted)) is not None:
+            raise SubscriptionHalted(name, why.position, why.attempts, why.error)
         return not left
 
     # --- what could not be handled
@@ -268,17 +299,26 @@ class Subscriptions:
 
     async def retry(self, name: str, position: int | None = None) -> int:
         """Asks the owner to handle a parked batch again, by its first position, or all that have failed; what waits
-        behind one goes with it. Returns how many were asked for. Raises `SubscriptionNotFound`, `Unavailable`."""
+        behind one goes with it. Returns how many were asked for. Raises `SubscriptionNotFound`, `PermissionRefused`,
+        `Unavailable`."""
         return await self._want(name, "retry", position)
 
     async def discard(self, name: str, position: int | None = None) -> int:
         """Asks the owner to forget a parked batch, by its first position, or all of them; what waits behind a discarded
-        one is handled then. Returns how many. Raises `SubscriptionNotFound`, `Unavailable`."""
+        one is handled then. Returns how many. Raises `SubscriptionNotFound`, `PermissionRefused`, `Unavailable`."""
         return await self._want(name, "discard", position)
 
     async def _want(self, name: str, what: str, position: int | None) -> int:
-        await self.get(name)
+        await self._check_owned(name)
         return len(await self._store.fetch(self._store.sql["want_parked"], name, what, position))
+
+    async def _check_owned(self, name: str) -> None:
+        """Raise `SubscriptionNotFound`, or `PermissionRefused` where it is not one that this login may own."""
+        if await self._store.fetchval(self._store.sql["owned_subscription"], name) is None:
+            await self.get(name)
+            raise PermissionRefused(
+                f"this login may not own the subscription {name!r}: `trunkline roles --as consumer` gives it the right"
+            )
 
 
 def _interval(name: str, halted: str) -> tuple[int, int, int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ from trunkline_store.errors import (
     UnsafeRead,
     tls_problem,
 )
+from trunkline_store.masking import shown
+from trunkline_store.urls import DSN_EXAMPLE
+
+log = logging.getLogger("trunkline.store")
 
 HISTORY_CHANGED: Final = "TK001"
 LEFT_BEHIND: Final = "TK002"
@@ -32,6 +37,22 @@ LEFT_BEHIND: Final = "TK002"
 
 STATEMENT_ERRORS: Final = (asyncpg.PostgresError, InterfaceError, InternalClientError, OSError, TimeoutError)
 """What any statement may raise while its connection goes."""
+
+_UNUSABLE: Final = frozenset(
+    {
+        "25006",  # read_only_sql_transaction: a former primary, or a standby
+        "25P03",  # idle_in_transaction_session_timeout
+        "25P04",  # transaction_timeout
+        "57P01",  # admin_shutdown
+        "57P02",  # crash_shutdown
+        "57P03",  # cannot_connect_now
+        "57P04",  # database_dropped
+        "57P05",  # idle_session_timeout
+        LEFT_BEHIND,
+    }
+)
+"""SQLSTATEs after which a session, and those that were opened before, are not used again, beside class 08
+(https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
 _GONE: Final = (
     asyncpg.PostgresConnectionError,
@@ -46,29 +67,42 @@ _REFUSED: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
 )
-_BAD_DSN: Final = (
-    ClientConfigurationError,
-    asyncpg.UndefinedObjectError,  # a parameter that the server does not know
-    ValueError,
-)
 _NOT_THERE: Final = (
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedFunctionError,
     asyncpg.InvalidSchemaNameError,
 )
 
-_POOLER: Final = (
+POOLER: Final = (
     "behind PgBouncer in transaction mode, give statement_cache_size=0 (programs: TRUNKLINE_STATEMENT_CACHE_SIZE=0)"
 )
 
 
 class translated:  # noqa: N801 - reads as a word: with translated(schema)
-    """`with translated(schema):` around calls of asyncpg. Errors of our own SQL pass as they are."""
+    """`with translated(schema):` around calls of asyncpg for statements of the store's own.
 
-    __slots__ = ("_schema",)
+    Whatever they raise comes out as an error of this package. One that is not known is `StoreUnavailable`, so that
+    callers wait and try again, and is logged with its cause.
 
-    def __init__(self, schema: str) -> None:
+    Args:
+        schema: the store's name.
+        theirs: the connection, where it is the caller's: a wrong use of it is an `InvalidArgument`.
+        unknown_pass: leave errors that are not known as they are: at a COMMIT they are those of the application's own
+            statements, such as a deferred constraint.
+    """
+
+    __slots__ = ("_schema", "_theirs", "_unknown_pass")
+
+    def __init__(
+        self,
+        schema: str,
+        theirs: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy | None = None,
+        *,
+        unknown_pass: bool = False,
+    ) -> None:
         self._schema = schema
+        self._theirs = theirs
+        self._unknown_pass = unknown_pass
 
     def __enter__(self) -> None:
         return None
@@ -76,14 +110,27 @@ class translated:  # noqa: N801 - reads as a word: with translated(schema)
     def __exit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            ours = translate(error, self._schema)
-            if ours is not None:
-                raise ours from error
+        if error is None or isinstance(error, TrunklineError) or not isinstance(error, Exception):
+            return
+        if self._theirs is not None and _is_misuse(error) and is_alive(self._theirs):
+            raise InvalidArgument(
+                "connection: another statement is under way on it: await one statement before the next"
+            ) from error
+        ours = translate(error, self._schema)
+        if ours is None and not self._unknown_pass:
+            if isinstance(error, asyncpg.CheckViolationError):
+                raise InvalidArgument(f"PostgreSQL refuses an argument: {_shown(error)}") from error
+            log.error("a statement of the store failed in a way that is not known", exc_info=error)
+            ours = StoreUnavailable(f"PostgreSQL failed ({_kind(error)}): {_shown(error)}; its own log may say why")
+        if ours is not None:
+            raise ours from error
 
 
 def translate(error: BaseException, schema: str) -> TrunklineError | None:
-    """Our error for one of asyncpg's or of the system's, or None where there is none."""
+    """Our error for one of asyncpg's or of the system's, or None where it is not known.
+
+    SQLSTATEs tell them apart, never the text of a message: servers speak many languages.
+    """
     match error:
         case asyncpg.PostgresError(sqlstate=found) if found == HISTORY_CHANGED:
             return HistoryChanged(f"the store's {_shown(error)}: read again from the last event that was handled")
@@ -93,7 +140,7 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             return ConcurrencyFailure(f"{_shown(error)}: run the whole transaction again")
         case TimeoutError() | asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError():
             return OperationTimeout(f"the database did not answer in time: {_shown(error)}")
-        case asyncpg.ObjectNotInPrerequisiteStateError() if "accepting connections" in str(error):
+        case asyncpg.ObjectNotInPrerequisiteStateError() if _ends_session(error):  # the database takes no connections:
             return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")  # it is being replaced, say
         case asyncpg.InvalidCatalogNameError(detail=str()):  # this very moment; one that is missing has no detail
             return StoreUnavailable(f"PostgreSQL cannot be reached: {_shown(error)}")
@@ -103,18 +150,22 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             )
         case asyncpg.ObjectNotInPrerequisiteStateError():
             return UnsafeRead(_shown(error))
-        case asyncpg.DataError() | DataError():
+        case asyncpg.InFailedSQLTransactionError():
+            return InvalidArgument(
+                "connection: an earlier statement of its transaction failed: roll back, and run all of it again"
+            )
+        case asyncpg.DataError() | DataError() | asyncpg.ProgramLimitExceededError():
             return InvalidEvent("data", f"cannot be stored: {_shown(error)}")
         case asyncpg.InvalidSQLStatementNameError() | asyncpg.DuplicatePreparedStatementError():
-            return InvalidArgument(f"{_shown(error)}: {_POOLER}")
-        case asyncpg.ProtocolViolationError() if "startup parameter" in str(error):
-            return InvalidArgument(f"{_shown(error)}: {_POOLER}")
+            return InvalidArgument(f"{_shown(error)}: {POOLER}")
         case asyncpg.InsufficientPrivilegeError():
             return PermissionRefused(f"PostgreSQL refuses: {_shown(error)}; `trunkline roles` gives a login its role")
         case _ if isinstance(error, _NOT_THERE):
             return NotInitialised(schema)
         case _ if isinstance(error, _REFUSED):
             return PermissionRefused(f"PostgreSQL refuses: {_shown(error)}")
+        case asyncpg.InsufficientResourcesError() if not _ends_session(error):
+            return StoreUnavailable(f"PostgreSQL lacks resources: {_shown(error)}")
         case _ if isinstance(error, _GONE):
             return StoreUnavailable(
                 tls_problem("PostgreSQL", "sslrootcert", error) or f"PostgreSQL cannot be reached: {_shown(error)}"
@@ -123,19 +174,63 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             return None
 
 
-@contextmanager
-def dsn_checked() -> Iterator[None]:
-    """Around connecting: what is wrong with the DSN itself, however it comes out, is an `InvalidArgument`."""
+def is_unusable(error: BaseException | None) -> bool:
+    """Return True if `error` says that its connection is no good: it is lost, or leads to a server that is read-only or
+    was left behind. Connections that were opened before are suspect, too.
+
+    asyncpg's internal errors mean that a connection is lost: they come where it is used while it is going.
+    """
+    if isinstance(error, StoreUnavailable):
+        error = error.__cause__
+        if isinstance(error, OSError):
+            return True
+    match error:
+        case asyncpg.PostgresError():
+            return error.sqlstate is not None and (error.sqlstate in _UNUSABLE or error.sqlstate.startswith("08"))
+        case InternalClientError():
+            return True
+    return False
+
+
+def is_alive(connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy) -> bool:
+    """Return True if a connection can still be used, as far as is known here."""
     try:
-        yield
-    except (ValueError, asyncpg.UndefinedObjectError, StoreUnavailable) as error:
-        cause = error.__cause__ or error
-        bad = isinstance(cause, _BAD_DSN) and not isinstance(cause, ssl.SSLError)  # of which some are ValueErrors
-        if bad and not isinstance(error, InvalidArgument):
-            raise InvalidArgument(f"dsn: {_shown(cause)}") from cause
-        raise
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:  # it was lost, and the pool has taken it back
+        return False
+
+
+def _ends_session(error: asyncpg.PostgresError) -> bool:
+    """Return True if the server refused a connection, or ended it. `severity_en` is never translated
+    (https://www.postgresql.org/docs/current/protocol-error-fields.html); PgBouncer gives `severity` alone."""
+    return (error.severity_en or error.severity) in ("FATAL", "PANIC")
+
+
+def _is_misuse(error: Exception) -> bool:
+    """Return True for what asyncpg says of a connection that is alive, but used in the wrong way."""
+    return isinstance(error, InterfaceError) and not isinstance(error, DataError | ClientConfigurationError)
+
+
+def _kind(error: Exception) -> str:
+    """The SQLSTATE, or the name of an error that has none."""
+    return getattr(error, "sqlstate", None) or type(error).__name__
+
+
+@contextmanager
+def connecting(schema: str) -> Iterator[None]:
+    """Around connecting: as `translated`, but the DSN may be wrong, however that comes out. It is an `InvalidArgument`
+    then, which shows nothing of the DSN."""
+    with translated(schema):
+        try:
+            yield
+        except (InvalidArgument, ssl.SSLError):  # some SSLErrors are ValueErrors
+            raise
+        except asyncpg.UndefinedObjectError:
+            raise InvalidArgument("dsn: it has a parameter that PostgreSQL does not know") from None
+        except ValueError:
+            raise InvalidArgument(f"dsn: it, or a file that it names, cannot be read as in {DSN_EXAMPLE}") from None
 
 
 def _shown(error: BaseException) -> str:
     """The first line: what follows it are details for the server's log."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(shown(error).splitlines()), type(error).__name__)

@@ -14,18 +14,21 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
 
-from trunkline_store.events import NO_TEXT
+from trunkline_store.events import NO_TEXT, category_of
 from trunkline_store.names import links_key, routing_key
 from trunkline_store.serialize import is_json
 
 WIRE_VERSION: Final = 1
 CONTENT_TYPE: Final = "application/cloudevents-batch+json"
+
+Position = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A bigint of PostgreSQL's, where a message says it; 0 is before the first event."""
 
 _text = encode_basestring
 """A string as JSON text, in which only what must be escaped is."""
@@ -68,6 +71,22 @@ class Chain(msgspec.Struct, frozen=True):
     previous_in_stream: int
 
 
+class Replayed(msgspec.Struct, frozen=True):
+    """A message's place in a replay, which has a chain of its own.
+
+    id: of the replay. of: what was chosen: `$all`, `$category-<category>` or a stream; types: of it, or all. previous:
+    the position before the message among what is replayed; of the first one, the position behind which the replay
+    begins. end: everything chosen is replayed up to here. first, last: messages of the replay."""
+
+    id: str
+    of: str
+    types: tuple[str, ...]
+    previous: int
+    end: int
+    first: bool
+    last: bool
+
+
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """A batch ready to be published; linked: to the exchange of links. traceparents: its events' trace contexts, for
     whoever traces the publishing; they travel in the body."""
@@ -93,13 +112,17 @@ class Placement(msgspec.Struct, frozen=True):
 
     history: str
     incarnation: str
-    first_position: int
-    last_position: int
-    previous_in_stream: int
+    first_position: Position
+    last_position: Position
+    previous_in_stream: Position
     relay_epoch: int
-    previous_position: int = 0
-    previous_in_category: int = 0
+    previous_position: Position = 0
+    previous_in_category: Position = 0
     linked: bool = False
+    stream: str = ""
+    category: str = ""
+    first_version: Position = 0
+    last_version: Position = 0
 
 
 class BadMessage(ValueError):
@@ -107,10 +130,16 @@ class BadMessage(ValueError):
 
 
 def encode(
-    batch: Sequence[StoredEvent], chain: Chain | None, *, store: str, history: str, epoch: int = 0, content_type: str
+    batch: Sequence[StoredEvent],
+    chain: Chain | Replayed,
+    *,
+    store: str,
+    history: str,
+    epoch: int = 0,
+    content_type: str,
 ) -> Message:
-    """The message that carries `batch`, which holds events or links. Equal arguments give equal bytes. chain, epoch:
-    of the relay; a replay has none, and says so."""
+    """The message that carries `batch`, which holds events or links. Equal arguments give equal bytes. epoch: of the
+    relay; a replay has none."""
     first, last = batch[0], batch[-1]
     linked = isinstance(first, StoredLink)
     types = list(dict.fromkeys([event.type for event in batch]))
@@ -128,7 +157,7 @@ def encode(
         "first_position": first.position,
         "last_position": last.position,
         **({"linked": True} if linked else {}),
-        **({"replayed": True} if chain is None else _chained(chain, linked, epoch)),
+        **(_replayed(chain) if isinstance(chain, Replayed) else _chained(chain, linked, epoch)),
     }
     time = datetime.fromisoformat(first.time)
     return Message(
@@ -150,6 +179,20 @@ def encode(
 def _chained(chain: Chain, linked: bool, epoch: int) -> dict[str, Any]:
     of_all = {"previous_position": chain.previous, "previous_in_category": chain.previous_in_category}
     return {**({} if linked else of_all), "previous_in_stream": chain.previous_in_stream, "relay_epoch": epoch}
+
+
+def _replayed(place: Replayed) -> dict[str, Any]:
+    """Marked where it is the first or the last one, or has not all types."""
+    return {
+        "replayed": True,
+        "replay_id": place.id,
+        "replay_of": place.of,
+        **({"replay_types": list(place.types)} if place.types else {}),
+        "replay_end": place.end,
+        "previous_in_replay": place.previous,
+        **({"replay_first": True} if place.first else {}),
+        **({"replay_last": True} if place.last else {}),
+    }
 
 
 def _body(batch: Sequence[StoredEvent], store: str, content_type: str) -> bytes:
@@ -222,7 +265,7 @@ class ReceivedEvent(msgspec.Struct, frozen=True, gc=False):
     id: UUID
     type: str
     subject: str
-    time: datetime
+    time: Annotated[datetime, msgspec.Meta(tz=True)]
     datacontenttype: str
     sequence: str
     streamversion: str
@@ -252,25 +295,43 @@ class ReceivedEvent(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def payload(self) -> bytes | None:
-        """The data's bytes; None where only a reference was sent."""
+        """The data's bytes; None where only a reference was sent. Raises `BadMessage` where there is neither."""
         if self.dataref is not None:
             return None
-        return self.data_base64 if self.data_base64 is not None else bytes(self.data)
+        if self.data_base64 is not None:
+            return self.data_base64
+        data = bytes(self.data)
+        if not data:
+            raise BadMessage("an event has neither data nor a reference to it")
+        return data
 
 
 _decode_body = msgspec.json.Decoder(list[ReceivedEvent]).decode
 
 
 def placement(headers: Mapping[str, Any], store: str) -> Placement:
-    """Reads the headers; raises `BadMessage` where they are not those of a message of `store`."""
+    """Read the headers of a message of `store`.
+
+    Raises:
+        BadMessage: The message is another store's, or its headers contradict each other.
+    """
     if headers.get("wire_version") != WIRE_VERSION or headers.get("store") != store:
         raise BadMessage(f"not a message of store {store!r} in wire version {WIRE_VERSION}")
     if not headers.get("linked") and ("previous_position" not in headers or "previous_in_category" not in headers):
         raise BadMessage("the chain is missing")
     try:
-        return msgspec.convert(headers, Placement)
+        place = msgspec.convert(headers, Placement)
     except msgspec.ValidationError as error:
         raise BadMessage(str(error)) from error
+    if category_of(place.stream) != place.category or not place.stream:
+        raise BadMessage(f"stream {place.stream!r} is not of category {place.category!r}")
+    first, last = place.first_position, place.last_position
+    # a batch is a run of neighbours, in `$all` (links: among links) as in its stream
+    if not 0 <= last - first == place.last_version - place.first_version or not place.first_version:
+        raise BadMessage(f"positions {first} to {last} are not versions {place.first_version} to {place.last_version}")
+    if not first > max(place.previous_position, place.previous_in_category, place.previous_in_stream):
+        raise BadMessage(f"position {first} does not follow the previous one")
+    return place
 
 
 def decode(body: bytes) -> list[ReceivedEvent]:
@@ -279,6 +340,8 @@ def decode(body: bytes) -> list[ReceivedEvent]:
         events = _decode_body(body)
     except (msgspec.DecodeError, ValueError) as error:
         raise BadMessage(str(error)) from error
+    except RecursionError as error:  # SQL writers may nest data deeper than Python can follow
+        raise BadMessage("an event is nested too deep to be decoded") from error
     if not events:
         raise BadMessage("a batch has at least one event")
     return events

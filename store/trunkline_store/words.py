@@ -26,8 +26,3 @@ def age(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
-
-
-def shortened(text: str, most: int = 2000) -> str:
-    """The text; of a longer one its first `most` characters, and how many more there were."""
-    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} more characters)"

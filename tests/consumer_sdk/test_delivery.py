@@ -7,7 +7,6 @@ The store's side is the model's own list of events. Messages, verdicts, filters,
 import asyncio
 from bisect import bisect_right
 from collections.abc import Mapping
-from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -21,6 +20,7 @@ from trunkline_consumer.follow import Counts, Follower
 from trunkline_consumer.options import Options
 from trunkline_consumer.own import NoClaim
 from trunkline_consumer.receive import Queue, Received, Receiver
+from trunkline_consumer.sense import judged
 from trunkline_consumer.tenure import Shape, Tenure
 from trunkline_consumer.unpack import unpacked
 from trunkline_store import EventStore, RecordedEvent
@@ -71,13 +71,6 @@ class Owner(NoClaim):
         return self._row.settle(0, position)
 
 
-class Queued(NamedTuple):
-    """A message of the queue, with the positions that it carries."""
-
-    headers: dict[str, object]
-    body: bytes
-
-
 class World:
     """Events that were appended, and how they come."""
 
@@ -111,7 +104,7 @@ class World:
             self.batches.append(batch)
         self.events = [event for batch in self.batches for event in batch]
 
-    def message(self, batch: list[StoredEvent], history: str, epoch: int) -> Queued:
+    def message(self, batch: list[StoredEvent], history: str, epoch: int, tag: int = 0) -> Received:
         """As a relay sends it, which knows what was before."""
         first = batch[0]
         before = [event for event in self.events if event.position < first.position]
@@ -128,7 +121,7 @@ class World:
         message = encode(
             batch, chain, store="eventstore", history=history, epoch=epoch, content_type="application/json"
         )
-        return Queued(message.headers, message.body)
+        return Received(tag, message.headers, message.body, "eventstore", message.routing_key)
 
     def of(self, feed: Feed) -> list[StoredEvent]:
         """The events of a feed."""
@@ -157,8 +150,9 @@ async def _play(data: st.DataObject, world: World, feed: Feed, *, odd_only: bool
     receiver = Receiver("amqp://nowhere/", Queue("q", [], max_length=1, max_bytes=1, expires=1.0), prefetch=1)
 
     def recorded(batch: list[StoredEvent]) -> list[RecordedEvent]:
-        body = world.message(batch, HISTORY, 1).body
-        return unpacked(body, 0, store.serializer, by_version=feed.kind is Kind.STREAM).events
+        message = world.message(batch, HISTORY, 1)
+        place = judged(message, "eventstore")
+        return unpacked(message, place, 0, store.serializer, by_version=feed.kind is Kind.STREAM).events
 
     def begin() -> tuple[Tenure, Follower, list[int], list[Unit]]:
         tenure = Tenure(Owner(row), feed, WIDE, shape, Bell())
@@ -189,10 +183,10 @@ async def _play(data: st.DataObject, world: World, feed: Feed, *, odd_only: bool
                 history = data.draw(st.sampled_from([HISTORY, HISTORY, HISTORY, OTHER]))
                 if history == OTHER:  # in which everything stands one place later
                     batch = [msgspec.structs.replace(event, position=event.position + 1) for event in batch]
-                message = world.message(batch, history, data.draw(st.integers(1, 3)))
                 tag += 1
+                message = world.message(batch, history, data.draw(st.integers(1, 3)), tag)
                 if feed.covers(message.headers):
-                    await follower._take(Received(tag, message.headers, message.body))
+                    await follower._take(message)
             case "page":
                 await read_to(
                     data.draw(st.sampled_from(world.events)).position + data.draw(st.sampled_from([0, 1, 1500]))

@@ -28,7 +28,7 @@ async def main(dsn, url, guarded):
                           lease=1.0, idle=0.3, transaction_idle=5.0)
         async def project(batch, tx):
             rows = [(event.position, os.getpid()) for event in batch]
-            await tx.executemany("INSERT INTO effects (position, writer) VALUES ($1, $2)", rows)
+            await tx.executemany("INSERT INTO public.effects (position, writer) VALUES ($1, $2)", rows)
             await asyncio.sleep(0.01)  # most signals find it here
         await consumer.run()
 asyncio.run(main(*sys.argv[1:]))
@@ -47,7 +47,7 @@ class Projection:
         self._writing = True
 
     async def __aenter__(self) -> Self:
-        await self._store.fetch("CREATE TABLE effects (number serial, position bigint, writer integer)")
+        await self._store.fetch("CREATE TABLE public.effects (number serial, position bigint, writer integer)")
         self._writers = [asyncio.create_task(self._write(name)) for name in "ab"]
         for _ in range(2):
             await self._start()
@@ -75,7 +75,7 @@ class Projection:
 
     async def owner(self, *, but: int = 0, after: int = 0) -> int:
         """Waits until a program other than `but` has written another effect, above the number `after`."""
-        query = "SELECT writer FROM effects WHERE number > $1 AND writer <> $2 ORDER BY number DESC LIMIT 1"
+        query = "SELECT writer FROM public.effects WHERE number > $1 AND writer <> $2 ORDER BY number DESC LIMIT 1"
         async with asyncio.timeout(60):
             while (found := await self._store.fetchval(query, after, but)) is None:
                 for program in self._programs.values():
@@ -85,7 +85,7 @@ class Projection:
 
     async def written(self) -> int:
         """The number of the last effect."""
-        return int(await self._store.fetchval("SELECT coalesce(max(number), 0) FROM effects"))
+        return int(await self._store.fetchval("SELECT coalesce(max(number), 0) FROM public.effects"))
 
     async def kill(self) -> None:
         """The owner; another one is started in its place."""
@@ -115,7 +115,7 @@ class Projection:
 
     async def effects(self) -> list[int]:
         """By position."""
-        return [row[0] for row in await self._store.fetch("SELECT position FROM effects ORDER BY position")]
+        return [row[0] for row in await self._store.fetch("SELECT position FROM public.effects ORDER BY position")]
 
     async def until(self, fact: Callable[[Counter[int]], bool], *, looks: int) -> bool:
         """Whether it came true of the effects, in so many looks."""

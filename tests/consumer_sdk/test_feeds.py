@@ -120,6 +120,38 @@ async def test_what_a_selector_leaves_out_counts_as_finished(store: EventStore, 
         await store.subscriptions.wait_for("s", last.last_position)
 
 
+async def test_what_a_selector_leaves_out_of_one_append_moves_the_checkpoint(
+    store: EventStore, consumer: Consumer
+) -> None:
+    """Up to the first event that is handed out, while it is in flight, and between two that are."""
+    await append(store, *range(10))
+    positions = [event.position for event in await store.read_all_streams_forward()]
+    begun, ended = asyncio.Event(), {3: asyncio.Event(), 8: asyncio.Event()}
+
+    @consumer.handler(
+        "s",
+        selector=lambda event: event.data in ended,
+        partition_by=lambda event: str(event.data),
+        concurrency=2,
+        options=QUICK,
+        checkpoint_threshold=1,
+    )
+    async def handle(batch: Batch) -> None:
+        begun.set()
+        await ended[batch[0].data].wait()
+
+    running = asyncio.create_task(consumer.run())
+    await asyncio.wait_for(begun.wait(), 20)
+    for last, end in ((2, 3), (7, 8), (9, None)):
+        async with asyncio.timeout(20):
+            while (await store.subscriptions.get("s")).checkpoint != positions[last]:
+                await asyncio.sleep(0.01)  # between two looks
+        if end is not None:
+            ended[end].set()
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_a_name_follows_one_feed(store: EventStore, consumer: Consumer) -> None:
     """P9: the same name with another feed is refused; deleted, it can begin again anywhere."""
     await append(store, 1)
@@ -146,7 +178,8 @@ async def test_an_unsubscribed_subscription_is_stopped_and_keeps_its_place(
         subscribe(*followed, "s", options=QUICK) as subscription,
     ):
         await (await take(subscription)).ack()
-        await consumer.unsubscribe_from_category("another", "s")  # a name that follows something else is let be
+        with pytest.raises(InvalidArgument, match="category-another"):
+            await consumer.unsubscribe_from_category("another", "s")  # the name follows something else
         assert set(consumer.subscriptions) == {subscription, other}
         await unsubscribe(*followed, "s")
         assert await rest(subscription) == []
@@ -415,3 +448,21 @@ async def test_of_a_deleted_stream_nothing_comes(store: EventStore, consumer: Co
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(2 * QUICK.idle):  # it has looked meanwhile
                 await anext(own)
+
+
+async def test_of_a_stream_that_is_deleted_while_its_follower_is_behind_nothing_more_comes(
+    store: EventStore, consumer: Consumer
+) -> None:
+    """It is no error for its follower; who follows its category gets all of its events."""
+    for n in range(3):
+        await append(store, n, stream="gone-1")
+    async with consumer.subscribe_to_stream("gone-1", "own", options=QUICK, checkpoint_threshold=1) as own:
+        await (await take(own)).ack()
+    await store.delete_stream("gone-1", ANY_VERSION)
+    async with (
+        consumer.subscribe_to_stream("gone-1", "own", options=QUICK) as own,
+        consumer.subscribe_to_category("gone", "category", options=QUICK) as category,
+    ):
+        assert [data(await take(category)) for _ in range(3)] == [[0], [1], [2]]
+        assert await own.next(timeout=2 * QUICK.idle) is None  # it has looked meanwhile
+        assert own.state not in (State.HALTED, State.LOST)

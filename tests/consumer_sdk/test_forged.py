@@ -67,7 +67,7 @@ async def test_a_forged_message_takes_no_events_place(store: EventStore, vhost: 
                 forged.set()
                 await go_on.wait()
             for connection in given:
-                await connection.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+                await connection.execute("INSERT INTO public.effects VALUES ($1)", batch[0].position)
             seen.extend(event.data for event in batch)
 
         await append(store, 1)
@@ -101,7 +101,7 @@ async def test_a_forged_message_takes_no_events_place(store: EventStore, vhost: 
         assert subscription.counts.damaged == 1
         if tx:
             stored = [event.position for event in await store.read_all_streams_forward()]
-            effects = [row[0] for row in await store.fetch("SELECT position FROM effects ORDER BY position")]
+            effects = [row[0] for row in await store.fetch("SELECT position FROM public.effects ORDER BY position")]
             assert effects == stored
 
 

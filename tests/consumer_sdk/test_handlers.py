@@ -14,7 +14,7 @@ from tests.whole.flow import QUICK
 from trunkline_consumer import Batch, Consumer, by_correlation, by_stream
 from trunkline_store import EventStore, InvalidArgument, SubscriptionHalted, SubscriptionLost
 
-EFFECTS = "CREATE TABLE effects (position bigint)"
+EFFECTS = "CREATE TABLE public.effects (position bigint)"
 
 
 @pytest_asyncio.fixture
@@ -45,7 +45,7 @@ async def until(fact: Callable[[], bool]) -> None:
 
 async def effects(store: EventStore) -> list[int]:
     """What handlers wrote, by position."""
-    return [row[0] for row in await store.fetch("SELECT position FROM effects ORDER BY position")]
+    return [row[0] for row in await store.fetch("SELECT position FROM public.effects ORDER BY position")]
 
 
 async def test_different_keys_run_at_once_and_one_key_in_order(store: EventStore, consumer: Consumer) -> None:
@@ -110,7 +110,7 @@ async def test_with_tx_effects_and_checkpoint_are_committed_together(
     @consumer.handler("s", concurrency=concurrency, tx=True, options=QUICK, wait_initial=0.01)
     async def handle(batch: Batch, tx: Any) -> None:
         for event in batch:
-            await tx.execute("INSERT INTO effects VALUES ($1)", event.position)
+            await tx.execute("INSERT INTO public.effects VALUES ($1)", event.position)
             if event.data % 4 == 0 and event.position not in failed:
                 failed.add(event.position)
                 raise RuntimeError("once")
@@ -152,7 +152,7 @@ async def test_a_batch_is_finished_once_although_the_answer_was_lost(store: Even
         batch = await take(subscription)
         for _ in range(2):
             async with batch.transaction() as tx:
-                await tx.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+                await tx.execute("INSERT INTO public.effects VALUES ($1)", batch[0].position)
         assert await effects(store) == [batch[0].position]
 
 
@@ -165,12 +165,12 @@ async def test_a_replaced_owners_transaction_is_rolled_back(store: EventStore, c
         batch = await take(subscription)
         with pytest.raises(SubscriptionLost):  # noqa: PT012 - at the end of the block
             async with batch.transaction() as tx:
-                await tx.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+                await tx.execute("INSERT INTO public.effects VALUES ($1)", batch[0].position)
                 await store.fetch("UPDATE eventstore.leases SET owner = gen_random_uuid(), epoch = epoch + 1")
                 await store.fetch("UPDATE eventstore.subscriptions SET owner = gen_random_uuid(), epoch = epoch + 1")
         assert await effects(store) == []
         async with store.transaction() as tx:
-            await tx.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+            await tx.execute("INSERT INTO public.effects VALUES ($1)", batch[0].position)
         assert await effects(store) == [batch[0].position], "the control"
 
 

@@ -174,7 +174,7 @@ async def test_a_message_that_cannot_be_unpacked_is_read_from_the_store(
             await append(store, 3)
             await until(lambda: 3 in seen or task.done())
             assert not task.done()
-            assert consumer.subscriptions[0].counts.holes > 0, "it came from the store at once: this shows nothing"
+            assert consumer.subscriptions[0].counts.damaged > 0, "it came from the store at once: this shows nothing"
     (parked,) = await store.subscriptions.parked("s")
     assert "UndecodableEvent" in (parked.error or "")
 
@@ -399,29 +399,29 @@ async def test_a_queue_may_be_lost_while_it_is_bound_again(
 
 async def test_a_reset_within_a_batch_is_told_by_a_documented_error(store: EventStore, consumer: Consumer) -> None:
     """Its transaction is rolled back with `SubscriptionLost`, and the iteration goes on from the place of the reset."""
-    await store.fetch("CREATE TABLE effects (n int)")
+    await store.fetch("CREATE TABLE public.effects (n int)")
     await append(store, 1)
     async with consumer.subscribe_to_all_streams("s", options=QUICK) as subscription:
         batch = await take(subscription)
         with pytest.raises(SubscriptionLost, match="reset"):  # noqa: PT012 - at the end of the block
             async with batch.transaction() as tx:
-                await tx.execute("INSERT INTO effects VALUES (1)")
+                await tx.execute("INSERT INTO public.effects VALUES (1)")
                 await store.subscriptions.reset("s", ORIGIN)
-        assert await store.fetch("SELECT FROM effects") == []
+        assert await store.fetch("SELECT FROM public.effects") == []
         async with (await take(subscription)).transaction() as tx:
-            await tx.execute("INSERT INTO effects VALUES (1)")
+            await tx.execute("INSERT INTO public.effects VALUES (1)")
 
 
 async def test_a_handler_goes_on_in_its_subscription_after_a_reset(store: EventStore, consumer: Consumer) -> None:
     """It begins again in the same one, and need not be the owner anew."""
-    await store.fetch("CREATE TABLE effects (n int)")
+    await store.fetch("CREATE TABLE public.effects (n int)")
     calls = 0
 
     @consumer.handler("s", tx=True, options=QUICK)
     async def handle(batch: Batch, tx: Any) -> None:
         nonlocal calls
         calls += 1
-        await tx.execute("INSERT INTO effects VALUES ($1)", batch[0].data)
+        await tx.execute("INSERT INTO public.effects VALUES ($1)", batch[0].data)
         if calls == 2:
             await store.subscriptions.reset("s", ORIGIN)
 
@@ -433,7 +433,7 @@ async def test_a_handler_goes_on_in_its_subscription_after_a_reset(store: EventS
         await until(lambda: calls == 4)
         assert consumer.subscriptions == (subscription,)
         await store.subscriptions.wait_for("s", (await store.stream_info("$all")).version, seconds=30)
-    assert [row["n"] for row in await store.fetch("SELECT n FROM effects ORDER BY n")] == [1, 1, 2]
+    assert [row["n"] for row in await store.fetch("SELECT n FROM public.effects ORDER BY n")] == [1, 1, 2]
 
 
 async def test_a_transient_subscription_misses_nothing_while_the_past_becomes_another_one(store: EventStore) -> None:

@@ -11,7 +11,7 @@ from trunkline_store import EventStore
 
 NAMES = {
     *("state", "checkpoint", "handled", "from_queue", "from_store", "duplicates", "holes", "healed", "retries"),
-    *("parked", "unreadable", "behind_events", "behind_seconds", "parked_batches"),
+    *("damaged", "parked", "unreadable", "behind_events", "behind_seconds", "parked_batches"),
 }
 
 

@@ -98,7 +98,7 @@ async def test_a_retry_whose_answer_is_lost_has_its_effects_once(store: EventSto
             if broken:
                 raise RuntimeError("poison")
             calls += 1
-            await tx.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+            await tx.execute("INSERT INTO public.effects VALUES ($1)", batch[0].position)
 
         [position] = await append_at(store, 1)
         async with running(consumer):
@@ -161,7 +161,7 @@ async def test_what_was_finished_between_is_not_handled_again(store: EventStore,
         if phase == "broken":
             raise RuntimeError("poison")
         for event in batch:
-            await tx.execute("INSERT INTO effects VALUES ($1)", event.position)
+            await tx.execute("INSERT INTO public.effects VALUES ($1)", event.position)
 
     @asynccontextmanager
     async def owner() -> AsyncIterator[None]:
@@ -304,11 +304,11 @@ async def test_a_handler_may_finish_a_parked_batch_itself(store: EventStore, vho
             if broken:
                 raise RuntimeError("poison")
             if way == "ack":
-                await store.fetch("INSERT INTO effects VALUES ($1)", batch[0].position)
+                await store.fetch("INSERT INTO public.effects VALUES ($1)", batch[0].position)
                 await batch.ack()
             else:
                 async with batch.transaction() as connection:
-                    await connection.execute("INSERT INTO effects VALUES ($1)", batch[0].position)
+                    await connection.execute("INSERT INTO public.effects VALUES ($1)", batch[0].position)
 
         [position] = await append_at(store, 1)
         async with running(consumer):
@@ -372,7 +372,7 @@ async def test_what_was_parked_as_one_and_is_several_batches_by_now_is_handled_o
         async def handle(batch: Batch, tx: asyncpg.Connection) -> None:
             nonlocal attempts
             for event in batch:
-                await tx.execute("INSERT INTO effects VALUES ($1)", event.position)
+                await tx.execute("INSERT INTO public.effects VALUES ($1)", event.position)
             if batch.key == "b":
                 attempts += 1
                 if attempts == 1:

@@ -19,18 +19,18 @@ LIMIT = 20.0
 async def seen(store: EventStore, database: str) -> AsyncIterator[asyncpg.Connection]:
     """Another session, which sees what was committed."""
     connection = await asyncpg.connect(database)
-    await connection.execute("CREATE TABLE effects (n int)")
+    await connection.execute("CREATE TABLE public.effects (n int)")
     yield connection
     await connection.close()
 
 
 async def write(sessions: Sessions, n: int) -> None:
     async with sessions.transaction(LIMIT) as connection:
-        await connection.execute("INSERT INTO effects VALUES ($1)", n)
+        await connection.execute("INSERT INTO public.effects VALUES ($1)", n)
 
 
 async def effects(seen: asyncpg.Connection) -> list[int]:
-    return [row["n"] for row in await seen.fetch("SELECT n FROM effects ORDER BY n")]
+    return [row["n"] for row in await seen.fetch("SELECT n FROM public.effects ORDER BY n")]
 
 
 async def test_a_transaction_that_was_cancelled_anywhere_does_not_take_the_next_one_with_it(

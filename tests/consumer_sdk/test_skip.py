@@ -26,7 +26,7 @@ async def append(store: EventStore, stream: str) -> int:
 
 
 async def effects(store: EventStore) -> Counter[int]:
-    return Counter(row["position"] for row in await store.fetch("SELECT position FROM effects"))
+    return Counter(row["position"] for row in await store.fetch("SELECT position FROM public.effects"))
 
 
 async def run(store: EventStore, url: str, name: str = "s", *, until: int | None = None) -> None:
@@ -40,7 +40,7 @@ async def run(store: EventStore, url: str, name: str = "s", *, until: int | None
                 while len(await effects(store)) < GOOD:
                     await asyncio.sleep(0.01)  # between two looks
                 raise ValueError("it is bad")
-            await tx.executemany("INSERT INTO effects VALUES ($1)", [(event.position,) for event in batch])
+            await tx.executemany("INSERT INTO public.effects VALUES ($1)", [(event.position,) for event in batch])
 
         running = asyncio.create_task(consumer.run())
         if until is not None:
@@ -58,7 +58,7 @@ GOOD = 9
 
 async def halted(store: EventStore, url: str) -> tuple[list[int], int]:
     """A subscription that has halted; the positions of the good events, and that of the bad one."""
-    await store.fetch("CREATE TABLE effects (position bigint)")
+    await store.fetch("CREATE TABLE public.effects (position bigint)")
     good = [await append(store, f"a-{number}") for number in range(3)]
     bad = await append(store, BAD)
     good += [await append(store, f"b-{number}") for number in range(GOOD - 3)]

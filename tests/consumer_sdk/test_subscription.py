@@ -394,6 +394,70 @@ async def test_a_bad_start_is_refused(consumer: Consumer, start: Any) -> None:
         consumer.subscribe_to_all_streams("s", start_from=start)
 
 
+async def test_a_start_that_no_event_has_is_refused(store: EventStore, consumer: Consumer) -> None:
+    """A position after the last event, of all streams or of a category, would hide what comes up to there."""
+    await append(store, 1)
+    last = (await store.read_all_streams_forward())[-1].position
+    async with consumer.subscribe_to_all_streams("fine", start_from=last, options=QUICK):
+        pass
+    for subscription in (
+        consumer.subscribe_to_all_streams("s", start_from=last + 1),
+        consumer.subscribe_to_category("a", "s", start_from=10**12),
+        consumer.subscribe(start_from=10**12),
+    ):
+        with pytest.raises(InvalidArgument, match="no event has position"):
+            await subscription.start()
+    assert [each.name for each in await store.subscriptions.list()] == ["fine"]
+
+
+async def test_what_is_refused_names_what_to_write_instead(consumer: Consumer) -> None:
+    """`$all` is no stream, and a name follows one thing: whoever ends a subscription names that."""
+    with pytest.raises(InvalidArgument, match="subscribe_to_all_streams"):
+        consumer.subscribe_to_stream("$all", "s")
+    with pytest.raises(InvalidArgument, match="subscribe_to_all_streams"):
+        consumer.subscribe("$all")
+    async with consumer.subscribe_to_stream("a-1", "s", options=QUICK) as subscription:
+        with pytest.raises(InvalidArgument, match="follows 'a-1', not 'b-1'"):
+            await consumer.unsubscribe_from_stream("b-1", "s")
+        assert subscription.state is not State.STOPPED
+        await consumer.unsubscribe_from_stream("a-1", "other")  # there is none
+
+
+async def test_the_next_batch_or_none_by_then(store: EventStore, consumer: Consumer) -> None:
+    """A caller that is cancelled at any moment loses no batch; an error of a mapper passes, a stop is told."""
+
+    def mapper(event: Any) -> Any:
+        if event.data == "bad":
+            raise TimeoutError("of the mapper")
+        return event.data
+
+    async with consumer.subscribe_to_all_streams("s", mapper=mapper, options=QUICK, buffer_size=1000) as subscription:
+        assert await subscription.next(timeout=0.01) is None
+        seen: list[int] = []
+
+        async def write() -> None:
+            for n in range(100):
+                await append(store, n)
+
+        writing = asyncio.create_task(write())
+        async with asyncio.timeout(60):
+            while len(seen) < 100:
+                taking = asyncio.create_task(subscription.next())
+                await asyncio.sleep(0.002 * (len(seen) % 3))  # the moments of a wait
+                taking.cancel()
+                await asyncio.wait([taking])
+                batch = await subscription.next(timeout=0.001) if taking.cancelled() else taking.result()
+                seen += batch or ()
+        await writing
+        assert seen == list(range(100))
+        await append(store, "bad")
+        with pytest.raises(TimeoutError, match="of the mapper"):
+            await subscription.next(timeout=20)
+        assert subscription.handled == 0
+    with pytest.raises(SubscriptionLost, match="stopped"):
+        await subscription.next()
+
+
 async def test_an_ack_after_the_stop_is_an_error(store: EventStore, consumer: Consumer) -> None:
     """It could not be kept: the batch will come again, and the handler is told."""
     await append(store, 1)

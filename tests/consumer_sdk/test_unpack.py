@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from trunkline_consumer.unpack import unpacked
+from trunkline_consumer.receive import Received
+from trunkline_consumer.sense import judged
+from trunkline_consumer.unpack import Unpacked
+from trunkline_consumer.unpack import unpacked as unpacked_message
 from trunkline_store import JsonSerializer, RecordedEvent
 from trunkline_store.wire import BadMessage, Chain, ReceivedEvent, StoredEvent, StoredLink, decode, encode
 
@@ -25,8 +28,13 @@ def linked(position: int) -> StoredLink:
     return StoredLink(**{**fields, **own})
 
 
-def body(events: list[StoredEvent], content_type: str = "application/json") -> bytes:
-    return encode(events, Chain(0, 0, 0), store="s", history="h", content_type=content_type).body
+def message(events: list[StoredEvent], content_type: str = "application/json") -> Received:
+    made = encode(events, Chain(0, 0, 0), store="s", history="h", content_type=content_type)
+    return Received(1, made.headers, made.body, "s-links" if made.linked else "s", made.routing_key)
+
+
+def unpacked(message: Received, after: int, *, by_version: bool = False) -> Unpacked:
+    return unpacked_message(message, judged(message, "s"), after, SERIALIZER, by_version=by_version)
 
 
 def one(event: ReceivedEvent, number: int) -> RecordedEvent:
@@ -45,10 +53,10 @@ def one(event: ReceivedEvent, number: int) -> RecordedEvent:
 @pytest.mark.parametrize("make", [stored, linked])
 def test_a_message_is_unpacked_into_what_its_events_are(make: Callable[[int], StoredEvent], by_version: bool) -> None:
     """All at once they are the same as one by one, be they events or links, numbered by position or by version."""
-    message = body([make(1025 + n) for n in range(3)])
-    received = decode(message)
+    whole = message([make(1025 + n) for n in range(3)])
+    received = decode(whole.body)
     one_by_one = [one(e, e.feed_version if by_version else e.position) for e in received]
-    found = unpacked(message, 0, SERIALIZER, by_version=by_version)
+    found = unpacked(whole, 0, by_version=by_version)
     assert found.events == one_by_one
     assert [event.size for event in found.events] == [event.size for event in one_by_one]
     assert found.referred == []
@@ -56,18 +64,21 @@ def test_a_message_is_unpacked_into_what_its_events_are(make: Callable[[int], St
 
 def test_what_was_delivered_before_is_trimmed_off() -> None:
     """Only what is above the given position is left; all of it may be known."""
-    message = body([stored(1025 + n, None if n == 2 else "1") for n in range(4)])
-    assert [e.position for e in unpacked(message, 1025, SERIALIZER, by_version=False).events] == [1026, 1027, 1028]
-    assert unpacked(message, 1025, SERIALIZER, by_version=False).referred == [1]
-    assert unpacked(message, 1028, SERIALIZER, by_version=False) == ([], [])
+    whole = message([stored(1025 + n, None if n == 2 else "1") for n in range(4)])
+    assert [e.position for e in unpacked(whole, 1025).events] == [1026, 1027, 1028]
+    assert unpacked(whole, 1025).referred == [1]
+    assert unpacked(whole, 1028) == ([], [])
 
 
 def test_data_that_was_too_large_for_a_message_is_named() -> None:
     """Its event is there, without its data, and binary data is no such case, not even where there is none."""
-    found = unpacked(body([stored(1025), stored(1026, None)]), 0, SERIALIZER, by_version=False)
+    found = unpacked(message([stored(1025), stored(1026, None)]), 0)
     assert found.referred == [1]
-    binary = body([stored(1025, b"")], "application/octet-stream")
-    assert unpacked(binary, 0, SERIALIZER, by_version=False).referred == []
+    binary = message([stored(1025, b"")], "application/octet-stream")
+    assert unpacked(binary, 0).referred == []
+
+
+ONE = message([stored(1025)])
 
 
 @pytest.mark.parametrize(
@@ -75,13 +86,13 @@ def test_data_that_was_too_large_for_a_message_is_named() -> None:
     [
         b"[]",
         b"{",
-        body([stored(1026), stored(1025)]),
-        body([stored(1025)]).replace(b'"sequence":"00000000000000001025"', b'"sequence":"x"'),
-        body([stored(1025)]).replace(b'"streamversion":"2"', b'"streamversion":"two"'),
+        message([stored(1026), stored(1025)]).body,
+        ONE.body.replace(b'"sequence":"00000000000000001025"', b'"sequence":"x"'),
+        ONE.body.replace(b'"streamversion":"2"', b'"streamversion":"two"'),
     ],
     ids=["empty", "no JSON", "shrinking", "no position", "no version"],
 )
 def test_a_damaged_body_is_a_bad_message(damaged: bytes) -> None:
     """Whatever is wrong with it, one error tells, and the store is asked."""
     with pytest.raises(BadMessage):
-        unpacked(damaged, 0, SERIALIZER, by_version=False)
+        unpacked(ONE._replace(body=damaged), 0)

@@ -100,7 +100,7 @@ async def write(connection: Any, batch: Batch) -> None:
     """The effects of a batch; each batch has one stream and one correlation id."""
     assert len({(event.stream, event.correlation_id) for event in batch}) == 1, "P4"
     rows = [(event.position, os.getpid()) for event in batch]
-    await connection.executemany("INSERT INTO effects (position, writer) VALUES ($1, $2)", rows)
+    await connection.executemany("INSERT INTO public.effects (position, writer) VALUES ($1, $2)", rows)
     wire.at("in handler")
 
 

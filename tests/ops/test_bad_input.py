@@ -148,7 +148,7 @@ def test_arguments_that_cannot_be_are_refused(command: str) -> None:
 
 SETTINGS = {
     "--dsn": ("TRUNKLINE_DSN", ["x", "mysql://h/d", f"postgresql://a:{PASSWORD}@h:0x/d", "postgresql://[::1/d"]),
-    "--schema": ("TRUNKLINE_SCHEMA", ["Orders", "a.b", "pg_x", "x" * 49, "1a"]),
+    "--schema": ("TRUNKLINE_SCHEMA", ["Orders", "a.b", "pg_x", "amq", "information_schema", "x" * 49, "1a"]),
     "--amqp-url": ("TRUNKLINE_AMQP_URL", ["x", f"http://a:{PASSWORD}@h", "amqp://h:99999", "amqp://[h"]),
     "--management-url": ("TRUNKLINE_MANAGEMENT_URL", ["x", f"amqp://a:{PASSWORD}@h", "http://h:port"]),
     "--listen": ("TRUNKLINE_LISTEN", ["x", "h:", "h:99999"]),

@@ -21,6 +21,7 @@ from trunkline_ops.servers import PostgresServer, RabbitMQServer
     [
         ("append", ["append 1 event", "append 100 events", "WAL"]),
         ("read", ["read a stream", "read all"]),
+        ("growth", ["read a stream", "append 1 event", "of a category of 999 in 1,000, against 1 %", "safe position"]),
         ("relay", ["publish", "tail", "append to handler", "highest rate", "backlog", "idle", "SIGKILL", "clean stop"]),
         ("consume", ["live", "catch-up", "tx=True", "subscriptions", "memory"]),
     ],

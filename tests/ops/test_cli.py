@@ -35,8 +35,9 @@ from trunkline_ops.failure import FAILED, USAGE
 from trunkline_ops.lines import MAX_LINE_BYTES, bursts
 from trunkline_ops.servers import PostgresServer
 from trunkline_ops.servers.proxy import Proxy
-from trunkline_ops.settings import InvalidSettings, Settings, masked
+from trunkline_ops.settings import InvalidSettings, Settings
 from trunkline_store import ANY_VERSION, EventData, EventStore
+from trunkline_store.masking import masked
 from trunkline_store.migrate import latest, migrations
 
 PASSWORD = "geheim%40word"
@@ -173,7 +174,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "init": sorted([*common, "--data-type", "--content-type"]),
         "migrate": common,
         "migrations": common,
-        "roles": sorted([*common, "--login", "--as", "--print"]),
+        "roles": sorted([*common, "--login", "--as", "--subscriptions", "--print"]),
         "reset": sorted([*common, "--yes"]),
         "drop": sorted([*common, "--yes"]),
         "append": sorted(
@@ -187,7 +188,7 @@ def test_the_commands_and_their_options_are_these() -> None:
         "streams": sorted(
             [
                 *common,
-                *("search", "--category", "--deleted", "--sort", "--desc", "--count", "--page", "--categories"),
+                *("search", "--category", "--deleted", "--sort", "--desc", "--count", "--after", "--categories"),
             ]
         ),
         "export": sorted([*common, "file"]),
@@ -201,7 +202,7 @@ def test_the_commands_and_their_options_are_these() -> None:
             [*common, "--to", "--from", "--to-position", "--category", "--stream", "--type", "--amqp-url"]
         ),
         "asyncapi": ["--help", "--json", "--schema"],
-        "definitions": ["--help", "--json", "--passwords", "--schema", "--vhost"],
+        "definitions": ["--help", "--json", "--passwords", "--schema", "--subscription", "--vhost"],
         "consume": ["--help", "--json", "--listen", "where"],
         "subscriptions list": common,
         "subscriptions show": [*common, "name"],
@@ -529,6 +530,30 @@ def test_roles_makes_roles_and_a_login(cli: Cli, database: str) -> None:
         sql(database, f'DROP ROLE "{role}"')
 
 
+def test_roles_gives_a_consumer_some_subscriptions_only(cli: Cli, database: str) -> None:
+    """The login is a member of the pattern's group and no longer of all consumers'; the SQL of --print does the same; a
+    writer has no subscriptions, and a bad pattern is told."""
+    name = urlsplit(database).path.removeprefix("/")
+    login = f"bill_{secrets.token_hex(4)}"
+    wide = ["roles", "--login", login, "--as", "consumer"]
+    narrow = [*wide, "--subscriptions", "billing-*"]
+    member = f"SELECT roleid::regrole::text FROM pg_auth_members WHERE member::regrole::text = '{login}' ORDER BY 1"
+    group = f"{name}.eventstore.consumer"
+    printed = cli(*narrow, "--print").stdout
+    for give in (lambda: cli(*narrow), lambda: asyncio.run(execute(database, printed))):
+        cli(*wide)
+        assert f'"{group}"' in sql(database, member)
+        give()
+        assert sql(database, member) == [f'"{group}.billing-*"']
+    assert f"{group}.billing-*" in cli(*narrow).stdout
+    cli("roles", "--login", login, "--as", "writer", "--subscriptions", "x", code=USAGE)
+    assert "prefix" in cli(*wide, "--subscriptions", "a*b", code=FAILED).stderr
+    count = f"SELECT rolname FROM pg_roles WHERE rolname LIKE '{name}.%' OR rolname = '{login}'"
+    for role in sql(database, count):
+        sql(database, f'DROP OWNED BY "{role}"')
+        sql(database, f'DROP ROLE "{role}"')
+
+
 async def execute(database: str, script: str) -> None:
     """Runs a script of several statements."""
     connection = await asyncpg.connect(database)
@@ -614,6 +639,15 @@ def test_lines_of_one_stream_are_appended_together(cli: Cli) -> None:
     assert cli("append", "-", stdin="").stdout == "appended 0 events\n"
 
 
+def test_a_byte_order_mark_at_the_head_of_lines_is_passed_over(cli: Cli) -> None:
+    """As editors and shells of Windows write it; elsewhere it makes a line that is no JSON."""
+    line = '{"type": "A", "stream": "a", "data": "\ufeff"}\n'
+    assert cli("append", "-", stdin="\ufeff" + line + line).stdout == "appended 2 events\n"
+    assert cli("append", "-", stdin="\ufeff").stdout == "appended 0 events\n"
+    assert [event["data"] for event in lines(cli("read", "a", "--json"))] == ["\ufeff", "\ufeff"]
+    assert "line 2: not a JSON object" in cli("append", "-", stdin=line + "\ufeff" + line, code=FAILED).stderr
+
+
 def test_lines_can_expect_a_version(cli: Cli) -> None:
     """With --stream, all of them stand one after the other on the expected version, whatever the number of groups."""
     text = '{"type": "A"}\n' * 501
@@ -677,16 +711,19 @@ def test_lines_that_come_slowly_are_not_held_back(database: str) -> None:
         assert json.loads(error)["appended"] == 2
 
 
-@given(chunks=st.lists(st.binary(max_size=5).map(lambda each: each.replace(b"\x00", b"\n")), max_size=20))
-def test_lines_are_the_same_however_they_come(chunks: list[bytes]) -> None:
-    """Chunks may end anywhere: within a line, at its end, behind several."""
+@given(
+    chunks=st.lists(st.binary(max_size=5).map(lambda each: each.replace(b"\x00", b"\n")), max_size=20),
+    mark=st.sampled_from([[], [b"\xef\xbb\xbf"], [b"\xef", b"\xbb\xbf"]]),
+)
+def test_lines_are_the_same_however_they_come(chunks: list[bytes], mark: list[bytes]) -> None:
+    """Chunks may end anywhere: within a line, at its end, behind several, within a byte-order mark."""
 
     class Chunked(io.BytesIO):
         def read1(self, size: int | None = -1) -> bytes:
             return chunks.pop(0) if chunks else b""
 
-    chunks = [each for each in chunks if each]
-    text = b"".join(chunks)
+    chunks = [*mark, *(each for each in chunks if each)]
+    text = b"".join(chunks).removeprefix(b"\xef\xbb\xbf")
     found = [line for burst in bursts(Chunked()) for line in burst]
     assert found == text.removesuffix(b"\n").split(b"\n") if text else found == []
 

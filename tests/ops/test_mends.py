@@ -99,6 +99,8 @@ MENDS: dict[str, Mend | By | Hand] = {
     "role-missing": Hand("rights touch no row; tests/ops/test_doctor.py runs the command"),
     "rights-missing": Hand("rights touch no row; tests/ops/test_doctor.py runs the command"),
     "login-settings": Hand("rights touch no row; tests/ops/test_doctor.py runs the command"),
+    "row-security-off": Mend("ALTER TABLE eventstore.leases DISABLE ROW LEVEL SECURITY"),
+    "search-path-open": Mend("GRANT CREATE ON SCHEMA public TO PUBLIC"),
     "rights-bypass": Mend("GRANT UPDATE ON SEQUENCE eventstore.blocks TO pg_monitor"),
     "rights-public": Mend("GRANT SELECT ON eventstore.events TO PUBLIC"),
     # who is at work
@@ -133,6 +135,8 @@ MENDS: dict[str, Mend | By | Hand] = {
     "login-refused": Hand("a password, which a person knows"),
     "rabbitmq-version": Hand("words"),
     "vhost-missing": By("test_what_rabbitmq_lacks_is_made"),
+    "publisher": Hand("a note on who may publish, and a right to take back: nothing in the store"),
+    "publisher-by-tag": Hand("a note on who may publish, and a tag to take back: nothing in the store"),
     "permissions": By("test_what_rabbitmq_lacks_is_made"),
     "alarm-memory": Hand("words"),
     "alarm-disk": Hand("words: tests/whole/test_runbook.py has an alarm"),
@@ -199,7 +203,7 @@ class Room:
         self._url = url
 
     async def begin(self) -> None:
-        await self.store.fetch("CREATE TABLE effects (position bigint)")
+        await self.store.fetch("CREATE TABLE public.effects (position bigint)")
         await self.store.fetch("SELECT nextval('eventstore.blocks') FROM generate_series(1, 12)")  # were rolled back
         await self.more()
 
@@ -211,7 +215,7 @@ class Room:
         return [row[0] for row in await self.store.fetch("SELECT position FROM eventstore.events ORDER BY position")]
 
     async def effects(self) -> Counter[int]:
-        return Counter(row[0] for row in await self.store.fetch("SELECT position FROM effects"))
+        return Counter(row[0] for row in await self.store.fetch("SELECT position FROM public.effects"))
 
     async def project(self, *, bad: str = "", url: str = "") -> None:
         """Until all is handled, or it halts at a stream."""
@@ -223,7 +227,7 @@ class Room:
                     while len(await self.effects()) < len(await self.events()) - len(batch):
                         await asyncio.sleep(0.01)  # between two looks
                     raise ValueError(bad)
-                await tx.executemany("INSERT INTO effects VALUES ($1)", [(event.position,) for event in batch])
+                await tx.executemany("INSERT INTO public.effects VALUES ($1)", [(event.position,) for event in batch])
 
             running = asyncio.create_task(consumer.run())
             try:
@@ -423,7 +427,7 @@ async def test_a_halted_subscription_goes_on_without_its_batch(room: Room) -> No
     assert await room.doctor("subscription-halted") == []
     good = Counter(set(await room.events()) - set(bad))
     assert await room.effects() == good
-    await room.store.fetch("INSERT INTO effects VALUES ($1)", bad[0])  # nobody else will: it ends the waiting
+    await room.store.fetch("INSERT INTO public.effects VALUES ($1)", bad[0])  # nobody else will: it ends the waiting
     await append(room.store, "s-1", "E")
     await room.project(bad="bad-1")
     assert await room.effects() == Counter(await room.events())
@@ -523,7 +527,7 @@ async def test_a_limit_drops_no_message_that_is_there(room: Room, broker: Rabbit
         again = await channel.declare_queue("plain", durable=True)
         assert again.declaration_result.message_count == 20
     full = Queue("plain", "classic", False, "running", {}, "", {}, 300_000, 300_000, 2**30, 0, 0, 0)
-    facts = BrokerFacts("4.0.5", "v", True, "u", "u", {}, [full], [], None, None, None)
+    facts = BrokerFacts("4.0.5", "v", True, "u", "u", {}, [full], [], None, [], {}, None, None)
     limits = json.loads(shlex.split(broker_checks._limit(facts, full))[-1])
     assert limits["max-length"] > full.messages
     assert limits["max-length-bytes"] > full.message_bytes

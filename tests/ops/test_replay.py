@@ -7,6 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import aio_pika
 import asyncpg
@@ -110,8 +111,28 @@ async def test_it_says_what_it_did(replay: Replay, last: int, vhost: str, store:
     assert every == [event.position for event in await store.read_all_streams_forward()]
     between = ["--from", str(every[10]), "--to-position", str(every[20])]
     result = await replay("--to", QUEUE, *between, "--category", "order", "--type", "Made", "--json")
-    assert json.loads(result.stdout) == {"queue": QUEUE, "events": 6, "messages": 6, "position": every[20]}
+    told = json.loads(result.stdout)
+    UUID(told.pop("replay"))
+    assert told == {"queue": QUEUE, "events": 6, "messages": 6, "position": every[20]}
     assert await arrived(vhost) == every[10:21:2]
+
+
+@pytest.mark.every_rabbitmq
+async def test_what_the_queue_has_lost_again_is_no_success(replay: Replay, vhost: str, last: int) -> None:
+    """A queue that confirms all and drops its oldest: 1, with the figures, and from the start again."""
+    await declared(vhost, **{"x-max-length": 15})
+    error = json.loads((await replay("--to", QUEUE, "--json", code=1)).stderr)
+    assert (error["error"], error["queue"], error["sent"], error["found"]) == ("MessagesLost", QUEUE, 40, 15)
+    assert "next" not in error
+
+
+@pytest.mark.every_rabbitmq
+@pytest.mark.parametrize("kind", ["classic", "quorum", "stream"])
+async def test_every_kind_of_queue_can_be_replayed_to(replay: Replay, vhost: str, last: int, kind: str) -> None:
+    """What it has confirmed is found in it, beside what was there before."""
+    await declared(vhost, **{"x-queue-type": kind})
+    for _ in range(2):
+        await replay("--to", QUEUE)
 
 
 async def test_bad_input_is_one_line(replay: Replay, last: int, vhost: str, database: str) -> None:

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from trunkline_ops.commands import app
 from trunkline_ops.failure import USAGE
 from trunkline_ops.logs import log_to_stderr
-from trunkline_ops.settings import InvalidSettings, Settings, masked
+from trunkline_ops.settings import InvalidSettings, Settings
+from trunkline_store.masking import masked
 
 PASSWORD = "gehe%40im%2Fes"
 DSN = f"postgresql://ann:{PASSWORD}@127.0.0.1:1/app"

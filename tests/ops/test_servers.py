@@ -1,5 +1,6 @@
 """The servers that the demo and the tests run on."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -34,7 +35,7 @@ from trunkline_ops.servers.guard_process import descendants
 from trunkline_ops.servers.packages import has_own_loader, start_with_own_loader
 from trunkline_ops.servers.pgbouncer import pgbouncer_server
 from trunkline_ops.servers.ports import HOST, reserved_ports
-from trunkline_ops.servers.postgres import programs_of_wheel
+from trunkline_ops.servers.postgres import _own_server, programs_of_wheel
 from trunkline_ops.servers.rabbitmq import home_of, unpacked_home
 from trunkline_ops.servers.ways import first_open
 
@@ -380,3 +381,34 @@ def test_the_cache_keeps_nothing_that_is_half_made(cache: Path) -> None:
         cached("thing", fail)
     assert [each.name for each in cache.iterdir()] == ["thing.lock"]
     assert cached("thing", lambda folder: (folder / "whole").touch()).is_dir()
+
+
+def test_a_standbys_password_is_on_no_command_line(tmp_path: Path) -> None:
+    """Every user of the machine can read those; the standby is made and streams all the same."""
+    with postgres_server(private=True) as primary:
+        programs, seen = tmp_path / "bin", tmp_path / "seen"
+        programs.mkdir()
+        tmp_path.chmod(0o755)
+        seen.touch()
+        seen.chmod(0o666)
+        for program in primary.programs.iterdir():
+            (programs / program.name).symlink_to(program)
+        (programs / "pg_basebackup").unlink()
+        (programs / "pg_basebackup").write_text(
+            f'#!/bin/sh\necho "$@" >>{seen}\nexec {primary.programs / "pg_basebackup"} "$@"\n'
+        )
+        (programs / "pg_basebackup").chmod(0o755)
+        with _own_server(programs, {}, primary.dsn, "standby") as standby:
+            assert asyncio.run(replica(standby.dsn))
+        words = seen.read_text()
+    assert "--write-recovery-conf" in words
+    assert str(urlsplit(primary.dsn).password) not in words
+
+
+async def replica(dsn: str) -> bool:
+    """Whether the server is a standby."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return bool(await connection.fetchval("SELECT pg_is_in_recovery()"))
+    finally:
+        await connection.close()

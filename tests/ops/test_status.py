@@ -212,26 +212,27 @@ async def names(cli: Cli, *args: str) -> list[str]:
 
 
 async def test_streams_are_listed_filtered_sorted_and_paged(store: EventStore, cli: Cli) -> None:
-    """By a part of the name, category, deleted or not; by age, name, version; page by page, which is told."""
+    """By a part of the name, category, deleted or not; by age or name; page by page: the next one is named."""
     for count, name in ((1, "order-2"), (3, "order-1"), (2, "user-1")):
         await store.append_to_stream(name, ANY_VERSION, [EventData("E", n) for n in range(count)])
     await store.append_to_stream("order-9", ANY_VERSION, [EventData("E", 1)])
     await store.delete_stream("order-9", ANY_VERSION)
-    assert await names(cli) == ["$all", "order-2", "order-1", "user-1", "order-9"]
-    assert await names(cli, "--category", "order", "--live") == ["order-2", "order-1"]
-    assert await names(cli, "--category", "order", "--sort", "name") == ["order-1", "order-2", "order-9"]
+    assert await names(cli, "--sort", "age") == ["$all", "order-2", "order-1", "user-1", "order-9"]
+    assert await names(cli, "--category", "order", "--live") == ["order-1", "order-2"]
+    assert await names(cli, "--category", "order") == ["order-1", "order-2", "order-9"]
     assert await names(cli, "user") == ["user-1"]
     assert await names(cli, "--deleted") == ["order-9"]
-    assert await names(cli, "--category", "order", "--sort", "version", "--desc", "--count", "1") == ["order-1"]
-    assert await names(cli, "--count", "2", "--page", "2") == ["order-1", "user-1"]
-    shown = await cli("streams", "--count", "2", "--page", "2")
-    assert shown.stderr == "page 2 of 3, of 5 streams\n"
+    assert await names(cli, "--category", "order", "--desc", "--count", "1") == ["order-9"]
+    assert await names(cli, "--sort", "age", "--count", "2", "--after", "user-1") == ["order-9"]
+    assert await names(cli, "--count", "2", "--after", "order-9") == ["user-1"]
+    shown = await cli("streams", "--sort", "age", "--count", "2", "--after", "order-2")
+    assert shown.stderr == "a full page: for the next one, --after user-1\n"
     assert shown.stdout.splitlines()[0].split()[0::3] == ["3", "order-1"]
     assert "deleted" in (await cli("streams", "--deleted")).stdout
     categories = [json.loads(line) for line in (await cli("streams", "--categories", "--json")).stdout.splitlines()]
     assert categories == [
-        {"category": "order", "streams": 2, "deleted": 1, "events": 5},
-        {"category": "user", "streams": 1, "deleted": 0, "events": 2},
+        {"category": "order", "streams": 2, "deleted": 1, "events": 5, "or_more": False},
+        {"category": "user", "streams": 1, "deleted": 0, "events": 2, "or_more": False},
     ]
 
 
@@ -246,6 +247,8 @@ async def test_categories_come_in_pages(store: EventStore) -> None:
         found += [each.category for each in page]
         after = page[-1].category
     assert found == ["", "B", "a", "b", "ü"]
+    assert [each.category for each in await store.categories()] == found
+    assert [each.category for each in await store.categories(after="A", count=2)] == ["B", "a"]
     with pytest.raises(InvalidArgument, match="category"):
         await store.paginate_streams(category="a-1")
     with pytest.raises(InvalidArgument, match="status"):

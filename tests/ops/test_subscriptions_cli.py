@@ -203,7 +203,7 @@ async def test_a_halted_batch_is_skipped_after_a_question(store: EventStore, dat
 
         with pytest.raises(SubscriptionHalted):
             await consumer.run()
-    question = f"Skip the batch at {position} of stream 'a-1' in 's', which failed with ValueError('poison')?"
+    question = f"Skip the batch at {position} in 's', which failed with ValueError('poison')?"
     assert question in await printed(database, "skip", "s", code=2)
     assert f"is not halted at {position + 1}" in await printed(
         database, "skip", "s", "--yes", "--at", str(position + 1), code=1

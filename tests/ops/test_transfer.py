@@ -75,7 +75,7 @@ async def told(store: EventStore) -> list[Any]:
              async for event in store.stream_all_forward()]  # fmt: skip
     linked = [(event.event_number, event.event_id) async for event in store.stream_forward("linked")]
     page = await store.paginate_streams(page_size=999)
-    streams = [(info.stream, info.version, info.status) for info in page.entries if info.stream != "$all"]
+    streams = [(info.stream, info.version, info.status) for info in page if info.stream != "$all"]
     snapshots = [await store.read_snapshot(f"order-{n}") for n in range(25)]
     return [found, linked, sorted(streams), [each._replace(created_at=None) for each in snapshots]]
 
@@ -96,6 +96,19 @@ async def test_an_import_is_the_same_store(store: EventStore, database: str, cli
         assert (await copy.stream_info("old-1")).created_at == LONG_AGO
     again = json.loads((await cli("export", str(tmp_path / "copy.ndjson"), "--schema", "copy", "--json")).stdout)
     assert {**again, "file": file} == exported
+
+
+async def test_a_byte_order_mark_at_the_head_of_an_export_is_passed_over(
+    store: EventStore, cli: Cli, tmp_path: Path
+) -> None:
+    """As an editor may have written it: the file has the same digest, and the same store comes of it."""
+    await filled(store)
+    file = tmp_path / "all.ndjson"
+    exported = json.loads((await cli("export", str(file), "--json")).stdout)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    await cli("init", "--schema", "copy")
+    imported = json.loads((await cli("import", str(file), "--schema", "copy", "--json")).stdout)
+    assert (imported["exact"], imported["digest"]) == (True, exported["digest"])
 
 
 @pytest.mark.parametrize(("source", "target"), [
@@ -153,6 +166,18 @@ async def test_lines_go_through_pipes_and_are_those_of_append(store: EventStore,
     events = [line for line in exported.splitlines() if b'"position"' in line[:14]]
     await cli("append", "-", "--schema", "appended", stdin=b"\n".join(events))
     assert len(events) == len((await cli("read", "--schema", "appended")).stdout.splitlines())
+
+
+async def test_an_export_is_its_owners_alone(store: EventStore, cli: Cli, tmp_path: Path) -> None:
+    """It holds all that events do, and the usual mask would let everybody on the machine read it."""
+    await store.append_to_stream("a-1", 0, [EventData("E", 1)])
+    file = tmp_path / "export"
+    mask = os.umask(0o022)
+    try:
+        await cli("export", str(file))
+        assert file.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(mask)
 
 
 async def test_an_export_goes_on_where_it_was_cut(store: EventStore, cli: Cli, tmp_path: Path) -> None:

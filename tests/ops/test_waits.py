@@ -156,7 +156,7 @@ def test_a_subscriptions_queue_is_not_offered_for_deletion_while_nobody_knows_wh
     ]
     bindings = [Binding("eventstore", each.name, "#") for each in queues]
     exchanges = {name: Exchange("topic", True, False) for name in ("eventstore", "eventstore.links")}
-    facts = BrokerFacts("4.0.5", "v", True, "u", "u", exchanges, queues, bindings, None, None, None)
+    facts = BrokerFacts("4.0.5", "v", True, "u", "u", exchanges, queues, bindings, None, [], {}, None, None)
     said = [each for each in broker_findings(facts, "eventstore", None, 0) if "queue" in each.subject]
     assert {each.subject for each in said} == {"queue 'plain', a plain consumer's"}
 

@@ -34,7 +34,7 @@ async def plain(url: str, *bindings: str, links: Sequence[str] = ()) -> AsyncIte
     consumer = Plain()
     async with await aio_pika.connect(url) as connection, connection.channel() as channel:
         queue = await channel.declare_queue(exclusive=True)
-        for name, keys in (("eventstore", bindings), ("eventstore.links", links)):
+        for name, keys in (("eventstore", bindings), ("eventstore-links", links)):
             exchange = await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
             for key in keys:
                 await queue.bind(exchange, key)

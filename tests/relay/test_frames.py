@@ -69,7 +69,7 @@ def test_the_bytes_are_those_of_the_library(message: Message, channel: int, room
     parts = range(0, len(message.body), frame_max - 8)
     expected: list[Any] = [
         commands.Basic.Publish(
-            exchange="eventstore.links" if message.linked else "eventstore",
+            exchange="eventstore-links" if message.linked else "eventstore",
             routing_key=message.routing_key,
             mandatory=True,
         ),

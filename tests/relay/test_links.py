@@ -8,6 +8,8 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
+from trunkline_consumer.receive import Received
+from trunkline_consumer.sense import judged
 from trunkline_consumer.unpack import unpacked
 from trunkline_relay import Relay
 from trunkline_store import ANY_VERSION, EventData, EventStore, RecordedEvent, wire
@@ -15,7 +17,10 @@ from trunkline_store import ANY_VERSION, EventData, EventStore, RecordedEvent, w
 
 def received(messages: list[AbstractIncomingMessage], store: EventStore) -> list[RecordedEvent]:
     """The events of a stream's messages, as its followers have them."""
-    return [e for m in messages for e in unpacked(m.body, 0, store.serializer, by_version=True).events]
+    found = [Received(1, m.headers, m.body, m.exchange or "", m.routing_key or "") for m in messages]
+    places = [judged(message, store.schema) for message in found]
+    both = zip(found, places, strict=True)
+    return [e for m, place in both for e in unpacked(m, place, 0, store.serializer, by_version=True).events]
 
 
 def positions(message: AbstractIncomingMessage) -> list[int]:

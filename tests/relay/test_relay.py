@@ -7,13 +7,23 @@ from typing import Any
 
 import aio_pika
 import pytest
+from structlog.testing import capture_logs
 
 from tests.closing_server import closing_server
 from tests.relay.plain import append, plain, recorded
 from tests.whole.flow import relay_running
 from trunkline_relay import Relay
 from trunkline_relay.tail import Tail
-from trunkline_store import ANY_VERSION, EventData, EventStore, HistoryChanged, LeaseLost, names, wire
+from trunkline_store import (
+    ANY_VERSION,
+    EventData,
+    EventStore,
+    HistoryChanged,
+    InvalidArgument,
+    LeaseLost,
+    names,
+    wire,
+)
 from trunkline_store.lease import Lease
 
 pytestmark = pytest.mark.both_loops
@@ -143,8 +153,9 @@ async def test_a_relay_waits_for_a_broker_and_an_append_does_not(store: EventSto
 
 
 async def test_a_relay_keeps_leading_while_an_address_accepts_and_closes(store: EventStore, database: str) -> None:
-    """A load balancer whose broker is away is a broker that is away: no failure of the relay, and no new leader."""
-    with closing_server() as broker:
+    """A load balancer whose broker is away is a broker that is away: no failure of the relay, no new leader, and one
+    line in the log however often it tries."""
+    with closing_server() as broker, capture_logs() as logs:
         async with EventStore(database) as relays_store:
             relay = Relay(relays_store, broker.url, lease=1)
             running = asyncio.create_task(relay.run())
@@ -154,6 +165,33 @@ async def test_a_relay_keeps_leading_while_an_address_accepts_and_closes(store: 
             relay.stop()
             async with asyncio.timeout(10):
                 await running
+    warned = [entry["event"] for entry in logs if entry["log_level"] not in ("debug", "info")]
+    assert warned == ["broker unavailable"], logs
+
+
+async def test_a_relay_can_be_run_again(store: EventStore, database: str, vhost: str) -> None:
+    """After a stop, also in another event loop; not while it runs."""
+    relay: Relay
+    async with plain(vhost, "#") as consumer:
+
+        async def run(count: int) -> None:
+            async with relay.store:
+                running = asyncio.create_task(relay.run())
+                async with asyncio.timeout(20):
+                    await relay.leading.wait()
+                    with pytest.raises(InvalidArgument, match="running already"):
+                        await relay.run()
+                    await append(relay.store, "a-1", "E")
+                    while relay.metrics.confirmed._value.get() < count:
+                        await asyncio.sleep(0.01)  # between two looks
+                relay.stop()
+                await running
+
+        relay = Relay(EventStore(database), vhost, lease=1)
+        await run(1)
+        await run(2)
+        await asyncio.to_thread(asyncio.run, run(3))
+        await consumer.until(3)
 
 
 async def test_a_clean_stop_hands_over_at_once(store: EventStore, database: str, vhost: str) -> None:

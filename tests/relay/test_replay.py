@@ -21,6 +21,7 @@ from trunkline_store import (
     EventData,
     EventStore,
     InvalidArgument,
+    MessagesLost,
     QueueNotFound,
     StreamNotFound,
 )
@@ -53,14 +54,14 @@ def positions(messages: Sequence[AbstractIncomingMessage]) -> list[int]:
 def told(message: AbstractIncomingMessage) -> dict[str, Any]:
     """What a message says of itself, but for what tells a replay from the relay."""
     headers = {key: value for key, value in message.headers.items() if not key.startswith("previous_")}
-    for key in ("relay_epoch", "replayed", "CC"):
+    for key in [key for key in headers if key.startswith("replay")] + ["relay_epoch", "CC"]:
         headers.pop(key, None)
     properties = ("content_type", "message_id", "correlation_id", "type", "timestamp", "app_id", "delivery_mode")
     return {"headers": headers, "body": message.body} | {name: getattr(message, name) for name in properties}
 
 
 @pytest.mark.every_rabbitmq
-async def test_a_replay_is_what_the_relay_published_without_its_chain(
+async def test_a_replay_is_what_the_relay_published_with_another_chain(
     store: EventStore, database: str, vhost: str
 ) -> None:
     """The same messages to this queue alone, byte for byte; marked, and with no predecessor that could be compared."""
@@ -174,6 +175,74 @@ async def test_a_stream_is_replayed_with_what_is_linked_into_it(
         versions += range(headers["first_version"], headers["last_version"] + 1)
     assert versions == list(range(1, count + 1))
     assert [(m.headers["first_position"], m.headers["linked"]) for m in last] == [(linked.first_position + 1, True)]
+
+
+class Counting(EventStore):
+    """Counts the rows that are read of one stream."""
+
+    rows = 0
+
+    async def fetch(self, query: str, *args: object) -> list[Any]:
+        found = await super().fetch(query, *args)
+        if query in (self.sql["replay_stream"], self.sql["replay_links"]):
+            self.rows += len(found)
+        return found
+
+
+async def test_a_replay_of_a_stream_reads_it_from_where_it_starts(database: str, vhost: str) -> None:
+    """From the block of the position on, and nothing before it: of its own events, and of those linked into it."""
+    async with Counting(database) as store, queue(vhost) as channel:
+        for _ in range(50):
+            await append(store, "a-1", *["E"] * 10)
+            await append(store, "other-1", "E")
+        linked = await store.link_to_stream("a-1", ANY_VERSION, await store.read_stream_forward("other-1"))
+        own = (await store.read_stream_forward("a-1", start=495, count=1))[0].position
+        for start, expected in ((linked.first_position + 49, [50, 1]), (own, [60, 56]), (0, [550, 550])):
+            store.rows = 0
+            await Replay(store, vhost, QUEUE, stream="a-1", start=start).run()
+            assert [store.rows, len(positions(await received(channel)))] == expected
+
+
+@pytest.mark.parametrize("choice", [{}, {"category": "order"}, {"stream": "order-1"}, {"types": ("B", "A")}], ids=str)
+async def test_a_replay_has_a_chain_of_its_own(store: EventStore, vhost: str, choice: dict[str, Any]) -> None:
+    """Each message names the one before it in this replay, the first one where it begins, the last one that it is the
+    last, and all of them what was chosen and up to where: so whatever is taken out, its consumer sees."""
+    for n in range(4):
+        await append(store, f"order-{n % 2}", "A", "B", "C")
+        await append(store, f"user-{n}", "B")
+    start, end = (await store.read_stream_forward("order-0"))[1].position, await store.safe_position()
+    async with queue(vhost) as channel:
+        replay = Replay(store, vhost, QUEUE, start=start, **choice)
+        await replay.run()
+        headers: list[Any] = [message.headers for message in await received(channel)]
+    assert len(headers) > 1
+    previous = start - 1
+    for each in headers:
+        assert each["previous_in_replay"] == previous
+        previous = each["last_position"]
+    assert {(each["replay_id"], each["replay_end"]) for each in headers} == {(replay.id, end)}
+    of = choice.get("stream") or ("$category-order" if "category" in choice else "$all")
+    assert {each["replay_of"] for each in headers} == {of}
+    assert [each.get("replay_types") for each in headers] == [["A", "B"] if "types" in choice else None] * len(headers)
+    assert [n for n, each in enumerate(headers) if each.get("replay_first")] == [0]
+    assert [n for n, each in enumerate(headers) if each.get("replay_last")] == [len(headers) - 1]
+
+
+async def test_a_purge_meanwhile_is_no_success(store: EventStore, vhost: str) -> None:
+    """What was confirmed and is not in the queue: an error with the figures, and the replay begins again."""
+    for n in range(1000):
+        await append(store, f"a-{n % 50}", "E")
+    async with queue(vhost) as channel:
+        replay = Replay(store, vhost, QUEUE, window=4)
+        running = asyncio.create_task(replay.run())
+        while replay.messages < 20:
+            await asyncio.sleep(0)  # it goes on meanwhile
+        await (await channel.get_queue(QUEUE)).purge()
+        with pytest.raises(MessagesLost) as lost:
+            await running
+        assert (lost.value.queue, lost.value.sent) == (QUEUE, 1000)
+        assert 0 < lost.value.found <= 980
+        assert replay.position == -1
 
 
 async def test_a_replay_to_a_queue_that_is_not_there_is_refused(store: EventStore, vhost: str) -> None:

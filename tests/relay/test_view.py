@@ -21,7 +21,7 @@ from trunkline_relay.page import headers, page
 from trunkline_relay.serve import Server
 from trunkline_relay.status import Status
 from trunkline_relay.view import Broker, View
-from trunkline_store import BrokerUnavailable, EventStore
+from trunkline_store import BrokerUnavailable, EventData, EventStore, SubscriptionHalted
 from trunkline_store.lease import Lease
 from trunkline_store.line import Depth
 from trunkline_store.presence import process_name
@@ -304,10 +304,37 @@ async def test_the_token_opens_the_page_and_probes_need_none(store: EventStore) 
 
 
 async def test_another_sites_name_for_this_machine_is_refused(store: EventStore) -> None:
-    """421: a page elsewhere whose name leads here reads nothing."""
+    """421: a page elsewhere whose name leads here reads nothing: neither the page nor metrics nor readiness."""
     async with served(store) as (_, client):
-        for path in ("/", "/status.json"):
+        for path in ("/", "/status.json", "/metrics", "/readyz"):
             assert (await client.get(path, headers={"Host": "evil.example"})).status_code == 421
+            assert (await client.get(path, headers={"Host": "localhost:1"})).status_code in (200, 503)
+        assert (await client.get("/healthz", headers={"Host": "evil.example"})).status_code == 200
+    async with served(store, guard=Guard("127.0.0.1", TOKEN)) as (_, client):
+        for path in ("/metrics", "/readyz"):
+            named = {"Host": "relay.example"}
+            assert (await client.get(path, headers=named)).status_code == 421
+            assert (await client.get(path, headers=named, auth=("me", TOKEN))).status_code in (200, 503)
+
+
+@pytest.mark.parametrize(
+    "written", ["[1]", "null", "7", '"x"', '{"position": "1", "error": {"a": 1}}', "[" * 5000 + "]" * 5000]
+)
+async def test_what_a_consumer_wrote_cannot_break_the_page(store: EventStore, written: str) -> None:
+    """`halted` is a column that logins may write: what is no reason counts as none, and the page, the metrics and
+    `wait_for` answer."""
+    await follow(store, "billing")
+    last = (await store.append_to_stream("a-1", 0, [EventData("E", 1)])).last_position
+    await store.fetch("UPDATE eventstore.subscriptions SET halted = $1::text::json, owner = NULL", written)
+    async with served(store) as (shown, client):
+        shown.status.lead(True)
+        found = await until(client, lambda found: found["fresh"] and found["subscriptions"])
+        assert found["subscriptions"][0]["state"] == "halted"
+        assert found["subscriptions"][0]["halted"]["error"] == ""
+        assert "trunkline_subscription_halted{" in (await client.get("/metrics")).text
+    with pytest.raises(SubscriptionHalted) as caught:
+        await store.subscriptions.wait_for("billing", last)
+    assert caught.value.position == 0
 
 
 async def test_the_page_may_do_nothing_but_ask_its_server(store: EventStore) -> None:

@@ -22,6 +22,7 @@ from trunkline_store import (
     StreamExists,
     StreamNotFound,
     WrongExpectedVersion,
+    context,
 )
 
 
@@ -33,6 +34,24 @@ def event(data: Any = 1, type: str = "E", **given: Any) -> EventData:
 async def count(store: EventStore) -> int:
     """How many events there are."""
     return int(await store.fetchval("SELECT count(*) FROM eventstore.events"))
+
+
+async def test_ids_are_taken_as_other_libraries_have_them(store: EventStore) -> None:
+    """An event's id as text, its correlation and causation ids as UUIDs; sent again with the other form it is the same
+    event, and a context takes UUIDs, too."""
+    given, correlation, causation = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+    other: Any = str(given)
+    wide: Any = correlation
+    appended = await store.append_to_stream("a-1", 0, [event(id=other, correlation_id=wide, causation_id=causation)])
+    same = event(id=given, correlation_id=str(correlation), causation_id=str(causation))
+    assert await store.append_to_stream("a-1", 0, [same]) == appended
+    (read,) = await store.read_stream_forward("a-1")
+    assert (read.event_id, read.correlation_id, read.causation_id) == (given, str(correlation), str(causation))
+    with context(correlation_id=correlation):
+        await store.append_to_stream("b-1", 0, [event()])
+    assert (await store.read_stream_forward("b-1"))[0].correlation_id == str(correlation)
+    await store.link_to_stream("c-1", 0, [other])
+    assert [each.event_id for each in await store.read_stream_forward("c-1")] == [given]
 
 
 @pytest.mark.parametrize("expected", [0, ANY_VERSION, NO_STREAM])
@@ -331,11 +350,43 @@ async def test_a_conflict_leaves_the_callers_transaction_usable(store: EventStor
 async def test_recorded_events_cannot_be_changed_or_removed(store: EventStore) -> None:
     """Append-only is proved in the database, also for its owner."""
     await store.append_to_stream("order-1", 0, [event()])
-    for statement in ("UPDATE eventstore.events SET type = 'x'", "DELETE FROM eventstore.events"):
+    async with store.acquire() as connection:
+        for statement in ("UPDATE eventstore.events SET type = 'x'", "DELETE FROM eventstore.events"):
+            with pytest.raises(asyncpg.FeatureNotSupportedError, match="never changed"):
+                await connection.execute(statement)
+        with pytest.raises(asyncpg.FeatureNotSupportedError):
+            await connection.execute("TRUNCATE eventstore.events")
+
+
+async def test_a_stream_keeps_its_name_and_its_events(store: EventStore) -> None:
+    """Also for the owner: another number or name, or no row at all, would hide events or give them to another stream.
+    The same holds for links, and for what the store is; bounds of batches, and streams without events, may change."""
+    first = await store.append_to_stream("order-1", 0, [event()])
+    await store.link_to_stream("links-1", 0, [e.event_id for e in await store.read_stream_forward("order-1")])
+    for refused in (
+        "UPDATE eventstore.streams SET stream = 'order-2' WHERE stream = 'order-1'",
+        "UPDATE eventstore.streams SET category = 'x'",
+        "UPDATE eventstore.streams SET stream_id = DEFAULT",
+        "UPDATE eventstore.streams SET created_at = now(), version = version",
+        "DELETE FROM eventstore.streams WHERE stream = 'order-1'",
+        "DELETE FROM eventstore.streams WHERE stream = 'links-1'",
+        "TRUNCATE eventstore.streams",
+        "UPDATE eventstore.links SET position = 0",
+        "DELETE FROM eventstore.links",
+        "TRUNCATE eventstore.links",
+        "UPDATE eventstore.store SET data_type = 'bytea'",
+        "DELETE FROM eventstore.store",
+        "TRUNCATE eventstore.store",
+    ):
         with pytest.raises(asyncpg.FeatureNotSupportedError, match="never changed"):
-            await store.fetchval(statement)
-    with pytest.raises(asyncpg.FeatureNotSupportedError):
-        await store.fetchval("TRUNCATE eventstore.events")
+            await store.fetch(refused)
+    await store.fetch("UPDATE eventstore.store SET batch_count = 7")
+    await store.fetch("UPDATE eventstore.streams SET version = version, deleted_at = NULL")
+    await store.fetch(
+        "INSERT INTO eventstore.streams (stream, category, version, created_at) VALUES ('x', 'x', 0, now())"
+    )
+    assert len(await store.fetch("DELETE FROM eventstore.streams WHERE stream = 'x' RETURNING 1")) == 1
+    assert (await store.read_all_streams_forward())[0].position == first.first_position
 
 
 BAD_STREAMS = [

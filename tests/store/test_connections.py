@@ -1,12 +1,16 @@
 """Connections that are kept at hand between the store's statements."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from trunkline_store import EventData, EventStore, InvalidArgument, OperationTimeout, connections
+from trunkline_store.lease import Lease
 
 BACKEND = "SELECT pg_backend_pid()"
 
@@ -145,3 +149,72 @@ async def test_nobody_takes_what_another_one_was_promised(database: str) -> None
         await ours.done(connection, ours.generation)
         assert ours.at_hand() is connection
         await ours.done(connection, ours.generation)
+
+
+@asynccontextmanager
+async def told_late(dsn: str) -> AsyncIterator[str]:
+    """A DSN of the same server, by way of a network that tells of a session's end only when it is used again."""
+    server = urlsplit(dsn)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        from_server, to_server = await asyncio.open_connection(server.hostname, server.port)
+        ended = False
+
+        async def back() -> None:
+            nonlocal ended
+            while not ended and (data := await from_server.read(65_536)):
+                ended = data[0:1] == b"E" and b"C57P01" in data  # admin_shutdown
+                if not ended:
+                    writer.write(data)
+            if not ended:
+                writer.close()
+
+        backward = asyncio.create_task(back())
+        with suppress(asyncio.CancelledError):
+            while (data := await reader.read(65_536)) and not ended:
+                to_server.write(data)
+        backward.cancel()
+        to_server.close()
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    try:
+        yield server._replace(netloc=f"{server.netloc.rpartition('@')[0]}@127.0.0.1:{port}").geturl()
+    finally:
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def end_all_sessions(database: str) -> None:
+    """As a restart of the server does, but it can be used again at once."""
+    administrator = await asyncpg.connect(database)
+    await administrator.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await administrator.close()
+
+
+@pytest.mark.parametrize("whose", ["ours", "the application's"])
+async def test_a_statement_after_the_end_of_all_sessions_goes_over_a_new_connection(database: str, whose: str) -> None:
+    """Nothing that was opened before is tried instead of it: an append, a read and a lease succeed, in either pool."""
+    async with told_late(database) as dsn, asyncpg.create_pool(dsn, min_size=4, max_size=4) as theirs:
+        async with EventStore(dsn if whose == "ours" else theirs, pool_size=4) as store:
+            lease = await Lease.acquire(store, "lease", uuid4(), 30)
+            assert lease is not None
+            for n in range(3):
+                for do in (
+                    lambda n=n: store.append_to_stream(f"s-{n}", 0, [EventData("E", n)]),
+                    lambda n=n: store.read_stream_forward(f"s-{n}"),
+                    lease.renew,
+                ):
+                    await asyncio.gather(*(store.fetchval("SELECT 1 FROM pg_sleep(0.05)") for _ in range(4)))
+                    await end_all_sessions(database)
+                    await do()

@@ -190,6 +190,27 @@ async def test_the_same_again_gives_the_original_answers(store: EventStore, expe
     assert await rows(store) == (3, 6)
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_the_same_again_with_a_version_check_gives_the_original_answers(store: EventStore, deleted: bool) -> None:
+    """As after a lost answer: parts without events are not checked again where all others are stored as sent, though
+    their streams have moved, were made, or were deleted since; with one event more, they are."""
+    await store.append_to_stream("moved-1", 0, events(1, 2))
+    moved, made = StreamAppend("moved-1", 2, []), StreamAppend("made-1", NO_STREAM, [])
+    parts = [moved, part("a-1", 0, 1, 2), made, part("b-1", 0)]
+    original = await store.append_to_streams(parts)
+    await store.append_to_stream("moved-1", 2, events(3))
+    await store.append_to_stream("made-1", 0, events(1))
+    if deleted:
+        await store.delete_stream("moved-1", 3)
+    assert await store.append_to_streams(parts) == original
+    assert await store.append_to_streams(parts[::-1]) == original[::-1]
+    for other in (StreamAppend("a-1", 2, events(3)), StreamAppend("new-1", 0, events(1))):
+        with pytest.raises(StreamDeleted if deleted else WrongExpectedVersion):
+            await store.append_to_streams([parts[0], other, *parts[2:]])
+    with pytest.raises(StreamDeleted if deleted else WrongExpectedVersion):
+        await store.append_to_streams([parts[0]])
+
+
 @pytest.mark.parametrize("place", [0, 1])
 async def test_a_partial_repetition_is_a_duplicate(store: EventStore, place: int) -> None:
     """Parts of which some are stored and others are not, or only a part's events, are no repetition: nothing is

@@ -1,7 +1,9 @@
 """Migrations: a store that grew up is the same as a new one, and keeps what it has."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from uuid import UUID
 
 import asyncpg
@@ -21,6 +23,7 @@ from trunkline_store import (
     migrate,
 )
 from trunkline_store.migrate import DataType, Migration
+from trunkline_store.rights import literal
 
 CATALOG = """
     WITH here AS (SELECT oid FROM pg_namespace WHERE nspname = 'eventstore')
@@ -77,6 +80,9 @@ def known(monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
     return real[-1].version + 1
 
 
+ROOT = Path(__file__).parents[2]
+
+
 @pytest_asyncio.fixture
 async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
     """To a database that has no store yet."""
@@ -101,6 +107,76 @@ async def test_a_migrated_schema_is_the_same_as_a_fresh_one(
     assert await catalog(connection) != fresh
     assert await migrate.migrate(connection) == [each.version for each in migrate.migrations()[1:]]
     assert await catalog(connection) == fresh
+
+
+HOSTILE = {
+    "standard_conforming_strings": "off",
+    "check_function_bodies": "off",
+    "default_table_access_method": "other_heap",
+    "default_transaction_isolation": "serializable",
+    "quote_all_identifiers": "on",
+    "DateStyle": "SQL, DMY",
+    "IntervalStyle": "sql_standard",
+    "TimeZone": "Asia/Kolkata",
+    "bytea_output": "escape",
+    "array_nulls": "off",
+    "transform_null_equals": "on",
+    "client_min_messages": "error",
+    "default_toast_compression": "pglz",
+}
+
+
+async def test_the_settings_of_a_session_do_not_change_what_is_made(
+    connection: asyncpg.Connection, database: str
+) -> None:
+    """Made and migrated under settings that are all unusual, by two starters at once, a store has the same catalog and
+    tables of the usual kind, and takes and refuses the same names; the sessions keep their settings."""
+    await migrate.initialise(connection)
+    usual = await catalog(connection)
+    await migrate.drop(connection)
+    await connection.execute("CREATE ACCESS METHOD other_heap TYPE TABLE HANDLER heap_tableam_handler")
+    starters = [await asyncpg.connect(database, server_settings=HOSTILE) for _ in range(2)]
+    assert sorted(await asyncio.gather(*map(migrate.initialise, starters))) == [False, True]
+    assert await catalog(connection) == usual
+    kinds = await connection.fetch(
+        "SELECT DISTINCT amname FROM pg_class AS c JOIN pg_am AS a ON a.oid = relam "
+        "WHERE relnamespace = 'eventstore'::regnamespace AND relkind = 'r'"
+    )
+    assert [row["amname"] for row in kinds] == ["heap"]
+    async with starters[0].transaction():
+        await migrate.reset(starters[0])
+        for name, value in HOSTILE.items():
+            assert await starters[0].fetchval("SELECT current_setting($1)", name) == value
+    assert await catalog(connection) == usual
+    for name, taken in (("s", True), ("$x", False), (" ", False), ("ss", True), ("a\x7f", False)):
+        for session in (connection, starters[1]):
+            assert await takes(session, name) is taken, name
+    for session in starters:
+        await session.close()
+
+
+async def takes(connection: asyncpg.Connection, name: str) -> bool:
+    """Whether a stream can have this name."""
+    try:
+        return bool(await connection.fetchval("SELECT $1::text::eventstore.stream_name", name) == name)
+    except asyncpg.CheckViolationError:
+        return False
+
+
+def test_no_literal_of_our_sql_holds_a_backslash() -> None:
+    """What it would mean depends on standard_conforming_strings."""
+    texts = {file: file.read_text() for package in ("store", "ops") for file in (ROOT / package).rglob("*.sql")}
+    assert len(texts) > 8
+    for file, text in texts.items():
+        assert "\\" not in re.sub("--.*", "", text), file
+
+
+@pytest.mark.parametrize("setting", ["on", "off"])
+async def test_a_literal_is_the_text_whatever_is_in_it(connection: asyncpg.Connection, setting: str) -> None:
+    """Names of databases and logins may hold quotes and backslashes."""
+    await connection.execute(f"SET standard_conforming_strings = {setting}")
+    for text in ("a", "a'b", "a\\b", "\\'", "\\\\", "'; SELECT 1 --", "\\'; SELECT 1 --", "E'"):
+        assert await connection.fetchval(f"SELECT {literal(text)}") == text
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ OUT first_version bigint, OUT last_version bigint, OUT first_position bigint, OU
 OUT duplicate uuid) record
 delete_v1(_stream text, _expected bigint, OUT status text, OUT actual bigint) record
 durable_v1() boolean
+first_since_v1(_time timestamp with time zone) bigint
 hard_delete_v1(_stream text, _expected bigint, OUT status text, OUT actual bigint) record
 history_v1() text
 holds_v1(_feed_positions bigint[], _ids uuid[]) boolean

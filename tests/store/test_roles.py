@@ -2,6 +2,8 @@
 
 import asyncio
 import secrets
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,6 +11,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import pytest_asyncio
 
 from trunkline_ops.servers import PostgresServer
 from trunkline_store import (
@@ -25,6 +28,7 @@ from trunkline_store import (
     StoreUnavailable,
     StreamAppend,
     StreamNotFound,
+    SubscriptionNotFound,
     Unavailable,
 )
 from trunkline_store.lease import Lease
@@ -56,7 +60,7 @@ async def test_a_reader_reads_everything(store: EventStore, logins: Logins) -> N
         assert len(await reader.read_all_streams_backward()) == 3
         assert len(await reader.read_category_forward("a")) == 3
         assert (await reader.stream_info("a-1")).version == 3
-        assert (await reader.paginate_streams()).total_entries == 2
+        assert len(await reader.paginate_streams()) == 2
         assert (await reader.read_snapshot("a-1")).version == 3
         assert await reader.subscriptions.list() == []
         await reader.until_safe((await reader.stream_info("$all")).version)
@@ -150,7 +154,8 @@ RIGHTS: list[tuple[str, tuple[Role, ...]]] = [
     ("INSERT INTO eventstore.relays (name, position) VALUES ('r', 0)", ("relay",)),
     ("UPDATE eventstore.relays SET position = 0", ("relay",)),
     ("DELETE FROM eventstore.relays", NOBODY),
-    (f"INSERT INTO eventstore.leases VALUES ('l', {ID}, 1, '1s', now())", ("relay", "consumer")),
+    (f"INSERT INTO eventstore.leases VALUES ('l', {ID}, 1, '1s', now())", ("relay",)),
+    (f"INSERT INTO eventstore.leases VALUES ('subscription 1', {ID}, 1, '1s', now())", ("consumer",)),
     ("UPDATE eventstore.leases SET epoch = epoch + 1", ("relay", "consumer")),
     ("DELETE FROM eventstore.leases", ("consumer",)),
     (f"INSERT INTO eventstore.standbys VALUES ('relay', {ID}, 'host:1')", ("relay",)),
@@ -170,6 +175,10 @@ RIGHTS: list[tuple[str, tuple[Role, ...]]] = [
     ("UPDATE eventstore.store SET store_id = gen_random_uuid()", NOBODY),
     ("TRUNCATE eventstore.incarnation", NOBODY),
     ("DELETE FROM eventstore.incarnation", NOBODY),
+    ("SET trunkline.hard_delete = '1'; DELETE FROM eventstore.events", NOBODY),
+    ("ALTER TABLE eventstore.leases DISABLE ROW LEVEL SECURITY", NOBODY),
+    ("CREATE POLICY p ON eventstore.leases USING (true)", NOBODY),
+    ("CREATE FUNCTION pg_temp.f(eventstore.stream_name) RETURNS boolean LANGUAGE sql AS 'SELECT true'", NOBODY),
     ("UPDATE eventstore.schema_migrations SET version = 0", NOBODY),
     *((f"TRUNCATE eventstore.{table}", NOBODY) for table in ("events", "streams", "links", "leases", "subscriptions",
                                                              "relays", "snapshots", "store")),
@@ -190,9 +199,13 @@ RIGHTS: list[tuple[str, tuple[Role, ...]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("public", ["of PostgreSQL 15", "of PostgreSQL 14"])
 @pytest.mark.parametrize("role", ROLES)
-async def test_a_role_has_its_rights_and_no_others(store: EventStore, logins: Logins, role: Role) -> None:
-    """Of the whole list, what is not its own is refused by PostgreSQL, and comes as `PermissionRefused`."""
+async def test_a_role_has_its_rights_and_no_others(store: EventStore, logins: Logins, role: Role, public: str) -> None:
+    """Of the whole list, what is not its own is refused by PostgreSQL, and comes as `PermissionRefused`, whatever
+    everybody may do in `public`."""
+    if public == "of PostgreSQL 14":
+        await store.fetch("GRANT CREATE ON SCHEMA public TO PUBLIC")
     await store.append_to_stream("a-1", 0, [event()])
     connection = await asyncpg.connect(logins[role])
     refused = []
@@ -208,6 +221,146 @@ async def test_a_role_has_its_rights_and_no_others(store: EventStore, logins: Lo
             await transaction.rollback()
     await connection.close()
     assert refused == [statement for statement, roles in RIGHTS if role not in roles]
+
+
+@pytest_asyncio.fixture
+async def narrow(store: EventStore, database: str, logins: Logins) -> AsyncIterator[str]:
+    """The DSN of a consumer that may own `billing` and what begins with `billing-`, and nothing else."""
+    login = f"billing_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(database)
+    await make_login(connection, login, "consumer")  # what it may do as one of all is taken from it
+    for pattern in ("billing", "billing-*"):
+        await make_login(connection, login, "consumer", subscriptions=pattern)
+    await connection.execute(f"ALTER ROLE {login} PASSWORD 'secret'")
+    url = urlsplit(database)
+    yield url._replace(netloc=f"{login}:secret@{url.hostname}:{url.port}").geturl()
+    everyone = role_name(await database_of(store), "eventstore", "consumer")
+    for role in (login, f"{everyone}.billing", f"{everyone}.billing-*"):
+        await connection.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+    await connection.close()
+
+
+async def lived(store: EventStore, name: str) -> int:
+    """Make a subscription that somebody has owned, with a parked batch; return its number."""
+    number = int(await store.fetchval(store.sql["create_subscription"], name, "$all", 5))
+    lease = await Lease.acquire(store, f"subscription {number}", uuid4(), 0.0)
+    assert lease is not None
+    await store.fetch(store.sql["fence_subscription"], number, lease.owner, lease.epoch, store.history)
+    await store.fetch(store.sql["park"], number, 3, 3, "a-1", "a-1", 1, "E", "trace")
+    return number
+
+
+WRITES = (
+    "UPDATE eventstore.subscriptions SET checkpoint = 9 WHERE subscription_id = {0}",
+    "UPDATE eventstore.subscriptions SET halted = '[1]' WHERE subscription_id = {0}",
+    "UPDATE eventstore.subscriptions SET name = name || '-x' WHERE subscription_id = {0}",
+    "UPDATE eventstore.leases SET epoch = epoch + 1 WHERE name = 'subscription {0}'",
+    "UPDATE eventstore.parked SET wanted = 'discard' WHERE subscription_id = {0}",
+    "DELETE FROM eventstore.parked WHERE subscription_id = {0}",
+    "DELETE FROM eventstore.leases WHERE name = 'subscription {0}'",
+    "DELETE FROM eventstore.subscriptions WHERE subscription_id = {0}",
+)
+RELAYS = (
+    "UPDATE eventstore.leases SET epoch = epoch + 1 WHERE name = 'relay'",
+    "DELETE FROM eventstore.leases WHERE name = 'relay'",
+)
+
+
+async def done(dsn: str, statements: Iterable[str]) -> list[str]:
+    """The statements that change a row, each in a transaction that is rolled back."""
+    connection, changed = await asyncpg.connect(dsn), []
+    for statement in statements:
+        transaction = connection.transaction()
+        await transaction.start()
+        with suppress(asyncpg.InsufficientPrivilegeError):
+            if not (await connection.execute(statement)).endswith(" 0"):
+                changed.append(statement)
+        await transaction.rollback()
+    await connection.close()
+    return changed
+
+
+async def test_a_consumer_writes_the_rows_that_are_its_own(
+    store: EventStore, database: str, logins: Logins, narrow: str
+) -> None:
+    """Of all subscriptions, or of those that it was given; never the relay's lease, nor the relay a subscription's. The
+    store's owner can do all of it: the statements are no empty ones."""
+    numbers = {name: await lived(store, name) for name in ("billing", "billing-2", "billings", "shop")}
+    assert await Lease.acquire(store, "relay", uuid4(), 5) is not None
+    for name, number in numbers.items():
+        statements = [statement.format(number) for statement in WRITES]
+        assert await done(database, statements) == statements
+        assert await done(logins["consumer"], statements) == statements
+        assert await done(narrow, statements) == (statements if name in ("billing", "billing-2") else [])
+        for role in ("reader", "writer", "eraser", "relay"):
+            assert await done(logins[role], statements) == []
+    assert await done(database, RELAYS) == list(RELAYS)
+    assert await done(logins["relay"], RELAYS) == [RELAYS[0]]
+    for dsn in (logins["consumer"], narrow, logins["reader"], logins["writer"], logins["eraser"]):
+        assert await done(dsn, RELAYS) == []
+
+    made = "INSERT INTO eventstore.subscriptions (name, feed, checkpoint) VALUES ('{}', '$all', 0)"
+    lease = "INSERT INTO eventstore.leases VALUES ('{}', gen_random_uuid(), 1, '1s', now())"
+    await store.fetch(f"DELETE FROM eventstore.leases WHERE name = 'subscription {numbers['billing']}'")
+    allowed = [made.format("billing-3"), lease.format(f"subscription {numbers['billing']}")]
+    refused = [
+        made.format("shop-2"),
+        lease.format("relay-2"),
+        lease.format("subscription x"),
+        lease.format("subscription 99999999999999999999"),
+        lease.format("subscription 7777"),
+        f"UPDATE eventstore.subscriptions SET name = 'shop-3' WHERE subscription_id = {numbers['billing']}",
+        f"UPDATE eventstore.parked SET subscription_id = 7 WHERE subscription_id = {numbers['billing']}",
+    ]
+    assert await done(narrow, [*allowed, *refused]) == allowed
+
+
+async def test_a_consumer_of_some_has_the_rights_of_one_of_all(store: EventStore, narrow: str) -> None:
+    """But for the rows: no statement of a consumer lacks a right."""
+    everyone = role_name(await database_of(store), "eventstore", "consumer")
+    given: dict[str, set[tuple[str, ...]]] = {}
+    for what, role, privilege in await rights(store):
+        given.setdefault(role.strip('"'), set()).add((what, privilege))
+    assert len(given[everyone]) > 10
+    assert given[everyone] == given[f"{everyone}.billing"] == given[f"{everyone}.billing-*"]
+
+
+async def test_what_is_anothers_is_said_to_be(store: EventStore, logins: Logins, narrow: str) -> None:
+    """Each of the store's methods that changes a subscription raises `PermissionRefused` where it may not, and not that
+    there is none; all of them read it."""
+    number = await lived(store, "shop")
+    before = await store.subscriptions.get("shop")
+    for dsn in (narrow, logins["reader"]):
+        async with EventStore(dsn) as other:
+            assert await other.subscriptions.get("shop") == before
+            for refused in (
+                lambda: other.subscriptions.delete("shop"),
+                lambda: other.subscriptions.reset("shop", 0),
+                lambda: other.subscriptions.retry("shop"),
+                lambda: other.subscriptions.discard("shop"),
+                lambda: other.fetch(other.sql["create_subscription"], "shop", "$all", 0),
+                lambda: Lease.acquire(other, f"subscription {number}", uuid4(), 5),
+            ):
+                with pytest.raises(PermissionRefused):
+                    await refused()
+    async with EventStore(narrow) as other:
+        await other.subscriptions.delete("nothing")
+        with pytest.raises(SubscriptionNotFound):
+            await other.subscriptions.reset("nothing", 0)
+        await lived(other, "billing-9")
+        assert await other.subscriptions.retry("billing-9") == 1
+        assert await other.subscriptions.reset("billing-9", 0) == 1
+        await other.subscriptions.delete("billing-9")
+    assert (await store.subscriptions.list()) == [before]
+
+
+@pytest.mark.parametrize("pattern", ["", "*x", "a*b", "a\0", "x" * 60])
+def test_a_bad_pattern_is_refused(pattern: str) -> None:
+    """Before anything is run; what it is for is given in its name, which PostgreSQL bounds."""
+    with pytest.raises(InvalidArgument, match="subscriptions"):
+        login_sql("app", "eventstore", "bill", "consumer", pattern)
+    with pytest.raises(InvalidArgument, match="owns no subscriptions"):
+        login_sql("app", "eventstore", "bill", "writer", "billing-*")
 
 
 async def test_every_function_of_the_interface_is_somebodys_and_no_other_is(store: EventStore, logins: Logins) -> None:
@@ -288,8 +441,8 @@ TRAPS = """
     CREATE TEMP TABLE pg_locks AS SELECT 'advisory' AS locktype, 0::oid AS classid, 0::oid AS objid, 2 AS objsubid,
         0::oid AS database;
     CREATE TEMP TABLE pg_database AS SELECT 0::oid AS oid, current_database() AS datname;
-    CREATE TEMP TABLE events AS TABLE eventstore.events;
-    CREATE TEMP TABLE streams AS TABLE eventstore.streams;
+    CREATE TEMP TABLE events AS SELECT position, event_id, stream_id FROM eventstore.events;
+    CREATE TEMP TABLE streams AS SELECT stream_id, version FROM eventstore.streams;
     CREATE TEMP TABLE store AS TABLE eventstore.store;
 """
 
@@ -355,7 +508,7 @@ def test_a_roles_name_holds_database_and_store(role: Role) -> None:
     assert all(len(name.encode()) <= 63 for name in long)
 
 
-@pytest.mark.parametrize("login", ["", "x" * 64, "a\0b"])
+@pytest.mark.parametrize("login", ["", "x" * 64, "a\0b", "pg_bill", "public", "none"])
 def test_a_bad_login_is_refused(login: str) -> None:
     """P9: before anything is run."""
     with pytest.raises(InvalidArgument, match="login"):
@@ -368,15 +521,16 @@ async def test_names_are_quoted(database: str) -> None:
     """Whatever a database or a login is called, the SQL is that of one name."""
     tag = secrets.token_hex(4)
     connection = await asyncpg.connect(database)
-    for name in (f"{tag}'; SELECT 1/0; --", f'{tag}"$$ü@schema@%s'):
+    for name in (f"{tag}'; SELECT 1/0; --", f'{tag}"$$ü@schema@%s', f"pg_{tag}"):
         made = connection.transaction()  # roles are the cluster's: these are not to stay
         await made.start()
         await connection.execute(create_sql(name, "eventstore"))
         await connection.execute(grant_sql(name, "eventstore"))
         await make_roles(connection)
-        await make_login(connection, name, "relay")
+        login = name.removeprefix("pg_")
+        await make_login(connection, login, "relay")
         count = "SELECT count(*) FROM pg_roles WHERE rolname = ANY ($1::text[])"
-        assert await connection.fetchval(count, [name, *(role_name(name, "eventstore", role) for role in ROLES)]) == 6
+        assert await connection.fetchval(count, [login, *(role_name(name, "eventstore", role) for role in ROLES)]) == 6
         await made.rollback()
     await connection.close()
 

@@ -1,6 +1,7 @@
 """The rows of subscriptions: what an operator sees and changes. Following one is tested with the consumer SDK."""
 
-from datetime import timedelta
+import random
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -165,6 +166,33 @@ async def test_a_subscription_that_nobody_ever_owned_can_be_reset(store: EventSt
     await store.subscriptions.reset("a", 1)
     assert (await store.subscriptions.get("a")).checkpoint == 1
     assert await checkpoint(store, number, await own(store, number, uuid4()), 4)
+
+
+async def test_a_reset_to_a_time_leaves_out_no_event_of_that_time_or_later(store: EventStore) -> None:
+    """Times need not grow with positions: wherever the first event of a time or later stands, among imported ones too,
+    the subscription is set to the event before it; a time after all events sets it to the last one."""
+    await create(store, "a")
+    rnd, start = random.Random(7), datetime(2020, 1, 1, tzinfo=UTC)
+    minutes = [*range(40), *range(-500, -460), *range(40, 60), *rnd.sample(range(30, 90), 40)]
+    times = [start + timedelta(minutes=minute) for minute in minutes]
+    events = [EventData("E", 1, created_at=time) for time in times]
+    positions = [(await store.append_to_stream("a-1", ANY_VERSION, [event])).first_position for event in events]
+    for when in [*times, start - timedelta(days=9), start + timedelta(seconds=30), start + timedelta(days=9)]:
+        await store.subscriptions.reset("a", when)
+        first = next((n for n, time in enumerate(times) if time >= when), len(times))
+        assert (await store.subscriptions.get("a")).checkpoint == (positions[first - 1] if first else 0), when
+
+
+async def test_a_reset_to_a_time_stays_below_what_may_still_appear(store: EventStore) -> None:
+    """An event of that time that is not committed yet comes as well, though a later position holds an older event."""
+    await create(store, "a")
+    [before] = await append(store, 0)
+    old = datetime(2020, 1, 1, tzinfo=UTC)
+    async with store.transaction() as connection:
+        await store.append_to_stream("b-1", 0, [EventData("E", 1)], connection=connection)
+        await store.append_to_stream("c-1", 0, [EventData("E", 2, created_at=old)])
+        await store.subscriptions.reset("a", datetime.now(UTC) + timedelta(minutes=1))
+    assert (await store.subscriptions.get("a")).checkpoint == before
 
 
 @pytest.mark.parametrize("position", [-1, 2**63, "1", None, True, 1.0])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline_store import wire
-from trunkline_store.wire import BadMessage, Chain, Message, StoredEvent, StoredLink
+from trunkline_store.wire import BadMessage, Chain, Message, Replayed, StoredEvent, StoredLink
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -55,6 +55,7 @@ def encode(batch: Sequence[StoredEvent], **given: Any) -> Message:
     return wire.encode(batch, Chain(2000, 1900, 1800), **(arguments | given))
 
 
+REPLAY = "018f0000-0000-7000-8000-000000000000"
 CASES: dict[str, Message] = {
     "one": encode([stored()]),
     "several": encode(
@@ -68,6 +69,20 @@ CASES: dict[str, Message] = {
     "binary": encode([stored(data=b"\x00\xff")], content_type="application/octet-stream"),
     "reference": encode([stored(data=None, size=300_000)]),
     "old": encode([stored(time="1969-12-31T23:59:59.000000Z")]),
+    "replayed": wire.encode(
+        [stored(2048, type="OrderPlaced"), stored(2049, type="OrderPaid")],
+        Replayed(REPLAY, "$category-order", (), previous=1999, end=4095, first=True, last=False),
+        store="eventstore",
+        history="h/1/2/3/00000001/i",
+        content_type="application/json",
+    ),
+    "replayed-last": wire.encode(
+        [stored(2050)],
+        Replayed(REPLAY, "order-42", ("OrderPlaced",), previous=2049, end=4095, first=False, last=True),
+        store="eventstore",
+        history="h/1/2/3/00000001/i",
+        content_type="application/json",
+    ),
     "linked": encode(
         [
             linked(4096, 7, stored(2050, correlation_id="c-1")),
@@ -98,7 +113,7 @@ def test_messages_are_byte_for_byte_what_was_published(name: str) -> None:
 def test_messages_of_this_wire_version_decode(body: Path) -> None:
     """What was ever published in this version can still be read."""
     events = wire.decode(body.read_bytes())
-    assert events[0].feed_position == (4096 if body.stem == "linked" else 2048)
+    assert events[0].feed_position == {"linked": 4096, "replayed-last": 2050}.get(body.stem, 2048)
     assert events[0].subject in ("order-42", 'ördër-1 "ü"')
 
 

@@ -10,7 +10,7 @@ import asyncpg
 from trunkline_consumer import Batch, Consumer
 from trunkline_store import EventStore, TrunklineError
 
-TABLE = "CREATE TABLE effects (position bigint, event_id uuid)"
+TABLE = "CREATE TABLE public.effects (position bigint, event_id uuid)"
 
 
 @asynccontextmanager
@@ -21,7 +21,7 @@ async def projecting(store: EventStore, url: str, name: str = "effects") -> Asyn
         @consumer.handler(name, tx=True, concurrency=4, attempts=100, wait_max=0.5, lease=1.0, idle=0.3)
         async def project(batch: Batch, tx: asyncpg.Connection) -> None:
             rows = [(event.position, event.event_id) for event in batch]
-            await tx.executemany("INSERT INTO effects VALUES ($1, $2)", rows)
+            await tx.executemany("INSERT INTO public.effects VALUES ($1, $2)", rows)
 
         running = asyncio.create_task(consumer.run())
         try:
@@ -50,7 +50,7 @@ async def until_each_event_has_its_effect(store: EventStore, *, but: set[int] | 
             while not wanted or not wanted <= set(seen):
                 with suppress(TrunklineError, asyncpg.PostgresError):  # a server that is on its way
                     events = await store.fetch("SELECT position, event_id FROM eventstore.events")
-                    rows = await store.fetch("SELECT position, event_id FROM effects")
+                    rows = await store.fetch("SELECT position, event_id FROM public.effects")
                     wanted = {tuple(row) for row in events if row["position"] not in (but or ())}
                     seen = Counter(tuple(row) for row in rows)
                 await asyncio.sleep(0.05)  # between two looks

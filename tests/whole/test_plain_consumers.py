@@ -3,6 +3,7 @@ says that a consumer without the SDK can rely on."""
 
 import asyncio
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -22,7 +23,9 @@ from trunkline_ops.servers.cache import cached, run
 from trunkline_ops.servers.ways import Unavailable
 from trunkline_relay import Replay
 from trunkline_store import ANY_VERSION, EventData, EventStore
+from trunkline_store.rights import Role
 
+GUIDE = (Path(__file__).parents[2] / "relay" / "README.md").read_text()
 EXAMPLES = Path(__file__).parents[2] / "ops" / "examples"
 QUEUE = "billing"
 
@@ -190,6 +193,72 @@ async def test_a_plain_consumer_sees_a_hole_and_a_replay_fills_it(
     assert sorted(first.positions + second.positions) == wanted
     assert {*before, *at_first, *purged, *at_last} >= {*wanted}
     assert json.loads(place.read_text())[1:] == [wanted[-1], []]
+
+
+@pytest.mark.parametrize("lost", ["the first", "the middle", "the last"])
+async def test_a_replay_that_is_incomplete_fills_no_hole(
+    command: list[str], lost: str, store: EventStore, database: str, vhost: str, tmp_path: Path
+) -> None:
+    """Messages of a replay are lost on their way: its own chain shows it, the hole stays one, and the next replay,
+    which is complete, fills it."""
+    place, missed = tmp_path / "place.json", await append(store, 12)
+    async with relay_running(database, vhost):
+        async with consuming(command, vhost, QUEUE, str(place)) as first:
+            await bound(vhost)
+            seen = await append(store, 1)
+            await first.until(lambda: place.exists() and json.loads(place.read_text())[1] == seen[-1])
+            await first.until(lambda: bool(first.said))
+        async with await aio_pika.connect(vhost) as connection, connection.channel() as channel:
+            await obey(first.said[0], store, vhost, None)
+            queue = await channel.get_queue(QUEUE)
+            messages = []
+            while (message := await queue.get(fail=False)) is not None:
+                messages.append(message)
+            replayed = [message for message in messages if message.headers.get("replayed")]
+            assert len(replayed) == 12
+            taken = {"the first": replayed[:4], "the middle": replayed[4:8], "the last": replayed[8:]}[lost]
+            for message in taken:
+                await message.ack()
+        async with consuming(command, vhost, QUEUE, str(place)) as second:
+            more = await append(store, 1)
+            await second.until(lambda: more[-1] in second.positions)
+            again = [said for said in second.said if said.startswith("a hole: ")]
+            assert bool(again) == (lost != "the last"), "where the last one is lost, nothing comes that could show it"
+            (hole,) = json.loads(place.read_text())[2]
+            reached = {"the first": 0, "the middle": 4, "the last": 8}[lost]
+            assert hole[1] == missed[-1]
+            assert hole[0] == (0 if reached == 0 else int(str(replayed[reached - 1].headers["last_position"])))
+            end = {"--from": hole[0] + 1, "--to-position": hole[1]}
+            words = " ".join(f"{option} {value}" for option, value in end.items())
+            await obey(again[-1] if again else f"trunkline replay --to {QUEUE} {words}", store, vhost, None)
+            await second.until(lambda: json.loads(place.read_text())[2] == [])
+    assert list(dict.fromkeys(sorted(first.positions + second.positions))) == sorted([*missed, *seen, *more])
+    assert len(first.positions + second.positions) == len({*first.positions, *second.positions})
+
+
+async def test_silence_is_told_from_a_lost_binding_by_the_guides_query(
+    store: EventStore, database: str, vhost: str, logins: dict[Role, str]
+) -> None:
+    """With its binding removed, nothing shows a consumer what it misses; the statement of the guide does, as a reader,
+    and of its own feed alone."""
+    [query] = re.findall(r"^    (SELECT max\(e\.position\).*?)\n\n", GUIDE, re.MULTILINE | re.DOTALL)
+    reader = await asyncpg.connect(logins["reader"])
+    async with relay_running(database, vhost):
+        async with await aio_pika.connect(vhost) as connection, connection.channel() as channel:
+            queue = await channel.declare_queue(QUEUE)
+            await queue.bind(await channel.declare_exchange("eventstore", "topic", durable=True), "order.#")
+            seen = (await store.append_to_stream("order-1", ANY_VERSION, [EventData("Made", 1)])).last_position
+            await published(store, seen)
+            await queue.unbind("eventstore", "order.#")
+            other = (await store.append_to_stream("user-1", ANY_VERSION, [EventData("Made", 1)])).last_position
+            await published(store, other)
+            assert await reader.fetchval(query) == seen, "the store is quiet"
+            missed = (await store.append_to_stream("order-1", ANY_VERSION, [EventData("Made", 2)])).last_position
+            await published(store, missed)
+            assert (await queue.get(fail=False, no_ack=True)) is not None
+            assert (await queue.get(fail=False)) is None
+            assert await reader.fetchval(query) == missed
+    await reader.close()
 
 
 async def of(store: EventStore, category: str | None) -> list[int]:

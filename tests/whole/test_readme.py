@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import new_database
+from tests.relay.plain import plain
 from tests.whole.flow import relay_running
 from trunkline_ops.servers import PostgresServer
 from trunkline_store import ORIGIN, EventData, EventStore
@@ -127,6 +128,18 @@ async def test_the_sdks_readme_is_true(database: str, vhost: str) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):  # it goes on until somebody ends it
             await names["follow"](database, vhost)
+
+
+async def test_the_relays_guide_is_true(database: str, vhost: str) -> None:
+    """Its program publishes until it is told to stop."""
+    names = await run("relay/README.md")
+    stopped = asyncio.Event()
+    async with EventStore(database) as store, plain(vhost, "#") as consumer:
+        relaying = asyncio.create_task(names["relay_until"](stopped, database, vhost))
+        await store.append_to_stream("order-1", 0, [EventData("OrderPlaced", {})])
+        await consumer.until(1)
+        stopped.set()
+        await asyncio.wait_for(relaying, 20)
 
 
 async def test_the_sdks_guide_to_web_services_is_true(

@@ -12,7 +12,7 @@ import pytest_asyncio
 from tests.relay.plain import plain, recorded
 from tests.whole.effects import projecting_anew, until_each_event_has_its_effect
 from tests.whole.flow import QUICK, committed_positions, relay_running
-from tests.whole.test_failover import Handled, appended, until
+from tests.whole.standbys import Handled, appended, until
 from trunkline_consumer import Consumer
 from trunkline_ops.servers import PostgresServer
 from trunkline_ops.servers.postgres import postgres_programs

@@ -44,7 +44,7 @@ async def bill(batch, tx):
         with open("mended") as mended:
             pass
     rows = [(event.position, event.event_id) for event in batch]
-    await tx.executemany("INSERT INTO effects VALUES ($1, $2)", rows)
+    await tx.executemany("INSERT INTO public.effects VALUES ($1, $2)", rows)
 """
 
 
@@ -219,7 +219,7 @@ async def test_a_subscription_is_looked_at_moved_and_removed(desk: Desk, store: 
         await until_each_event_has_its_effect(store)
         assert "billing  $all  following" in await desk.shell(look)
     assert "8 events come again?" in await desk.shell(reset.removesuffix(" --yes"), code=2, POSITION=positions[7])
-    await store.fetch("DELETE FROM effects WHERE position > $1", positions[7])
+    await store.fetch("DELETE FROM public.effects WHERE position > $1", positions[7])
     assert "8 events come again" in await desk.shell(reset, POSITION=positions[7])
     async with desk.running("trunkline consume billing:consumer"):
         await until_each_event_has_its_effect(store)

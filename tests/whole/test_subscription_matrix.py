@@ -139,7 +139,7 @@ class Scene:
         self._count = self._wanted = 0
 
     async def __aenter__(self) -> Self:
-        await self._store.fetch("CREATE TABLE effects (number serial, position bigint, writer integer)")
+        await self._store.fetch("CREATE TABLE public.effects (number serial, position bigint, writer integer)")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -172,7 +172,7 @@ class Scene:
         number = 0
         while not self._enough:
             await asyncio.sleep(0.01)  # the rate of the load
-            ahead = self._count - await self._store.fetchval("SELECT count(*) FROM effects")
+            ahead = self._count - await self._store.fetchval("SELECT count(*) FROM public.effects")
             if ahead > AHEAD and self._count >= self._wanted:
                 continue  # a slow subscriber; one that stands still is not waited for, where somebody waits for events
             number += 1
@@ -198,7 +198,7 @@ class Scene:
         """Waits until some more events have effects, though everything that stands still goes on doing so."""
         last = (await self._store.stream_info("$all")).version
         async with asyncio.timeout(PATIENCE):
-            while not await self._store.fetchval("SELECT max(position) >= $1 FROM effects", last):
+            while not await self._store.fetchval("SELECT max(position) >= $1 FROM public.effects", last):
                 await asyncio.sleep(0.02)  # between two looks
 
     async def consumed(self) -> None:
@@ -224,7 +224,9 @@ class Scene:
             process.terminate()
         async with asyncio.timeout(PATIENCE):
             assert [await process.wait() for process in running] == [0] * len(running), "they end, and well"
-        return committed, [row[0] for row in await self._store.fetch("SELECT position FROM effects ORDER BY number")]
+        return committed, [
+            row[0] for row in await self._store.fetch("SELECT position FROM public.effects ORDER BY number")
+        ]
 
 
 async def until(fact: Callable[[], bool]) -> None:

@@ -17,16 +17,20 @@ from trunkline_store import ANY_VERSION, EventData, EventStore
 LARGE: Final = 5_000_000
 SMALL: Final = 100_000
 RARE: Final = "audit"
+DOMINANT: Final = "order"
+EARLY: Final = 0.01
+LATE: Final = 0.95
 CALLERS: Final = 10
 MANY: Final = 100
 TARGET: Final = 0.8
+TARGET_LATE: Final = 1.5
 IDLE: Final = 500
 
 _RESERVED_CONNECTIONS: Final = 50
 
 
 async def measures(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
-    """Appends and reads in both; then a rare category, and the safe position beside idle connections."""
+    """Appends and reads in both; categories of one, early and late; the safe position beside idle sessions."""
     async with AsyncExitStack() as stack:
         stores, names, last = dict[str, EventStore](), dict[str, list[str]](), dict[str, int]()
         for side, events in (("large", LARGE), ("small", SMALL)):
@@ -65,6 +69,14 @@ async def measures(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
             MANY,
             None,
         )
+        for category, share in ((DOMINANT, "999"), (RARE, "1")):
+            sides = {
+                place: _reads_from(stores["large"], category, int(last["large"] * part))
+                for place, part in (("late", LATE), ("early", EARLY))
+            }
+            runs = await interleaved(sides, effort, first=20, events_each=MANY)
+            name = f"growth: {MANY} events at 95 % of a category of {share} in 1,000, against 1 %, p50"
+            yield compared(name, "ms", runs, ours="late", by="p50_ms", target=TARGET_LATE, at_most=True)
     async with lab.room() as room:
         yield await _safe_position(lab, room, effort)
 
@@ -89,6 +101,18 @@ def _reads_of_category(store: EventStore, last: int) -> Side:
     def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
         most = max(0, last - last * SMALL // LARGE * 2)
         return partial(drive, [call] * CALLERS, [random.randint(0, most) for _ in range(calls)], events_each=MANY)
+
+    return prepare
+
+
+def _reads_from(store: EventStore, category: str, start: int) -> Side:
+    """By one caller: the time of a page is measured, and not how many fit on the machine."""
+
+    async def call(start: int) -> None:
+        await store.read_category_forward(category, start=start, count=MANY)
+
+    def prepare(calls: int) -> Callable[[], Awaitable[Run]]:
+        return partial(drive, [call], [start] * calls, events_each=MANY)
 
     return prepare
 

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from trunkline_ops.definitions import USERS, User, hashed, user_name
 from trunkline_ops.definitions import definitions as made
+from trunkline_ops.definitions import hashed, logins
 from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AsJson, Schema
 from trunkline_ops.settings import Settings
+from trunkline_store import InvalidArgument
+from trunkline_store.names import check_subscription
 
 
 def definitions(
@@ -24,6 +26,15 @@ def definitions(
             metavar="FOLDER",
             help="Where files of the users' names, such as eventstore-relay, hold their passwords; what is missing is "
             "made. Without it, nobody can log in until he is given a password.",
+        ),
+    ] = None,
+    subscriptions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--subscription",
+            metavar="NAME",
+            help="A login of its own for this subscription, which can touch no other one's queue; may be repeated. "
+            "Without it, one login is for all subscriptions.",
         ),
     ] = None,
     schema: Schema = None,
@@ -38,10 +49,15 @@ def definitions(
     store = Settings.of(store=schema).store
     if not vhost.strip() or not vhost.isprintable() or len(vhost.encode()) > 255:
         raise Misuse(f"--vhost {vhost!r}: use 1 to 255 bytes of printable text")
-    hashes: dict[User, str] = (
-        {} if passwords is None else {user: hashed(_password(passwords / user_name(store, user))) for user in USERS}
-    )
-    print(json.dumps(made(store, vhost, hashes), indent=None if as_json else 2))
+    try:
+        chosen = [check_subscription(each) for each in subscriptions or ()]
+    except InvalidArgument as error:
+        raise Misuse(f"--subscription: {error}") from None
+    users = [login.name for login in logins(store, chosen)]
+    if passwords is not None and (bad := next((user for user in users if "/" in user), None)):
+        raise Misuse(f"--passwords: no file can be called {bad!r}: set this login's password with rabbitmqctl")
+    hashes = {} if passwords is None else {user: hashed(_password(passwords / user)) for user in users}
+    print(json.dumps(made(store, vhost, hashes, chosen), indent=None if as_json else 2))
 
 
 def _password(file: Path) -> str:

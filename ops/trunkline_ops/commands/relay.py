@@ -14,8 +14,9 @@ import typer
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import Misuse
 from trunkline_ops.options import AmqpUrl, AsJson, Dsn, ManagementUrl, Schemas, finite
-from trunkline_ops.settings import Settings, masked
+from trunkline_ops.settings import Settings
 from trunkline_store import EventStore, Unavailable
+from trunkline_store.masking import masked
 
 if TYPE_CHECKING:  # what would only make the start of other commands longer is imported below
     from trunkline_relay.metrics import Registry

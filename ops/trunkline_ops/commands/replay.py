@@ -48,8 +48,9 @@ def replay(
 ) -> None:
     """Publish events that were published before once more, to one queue only.
 
-    For a plain consumer that found a hole, or is new. The messages are marked, with the header `replayed`, and carry no
-    chain. Where it stops before the end, the error says from where to go on.
+    For a plain consumer that found a hole, or is new. The messages are marked, with the header `replayed`, and carry a
+    chain of their own, by which the consumer sees whether all of them reached it. Where it stops before the end, the
+    error says from where to go on. It fails where the queue has less than it confirmed, unless a consumer takes it.
     """
     settings = Settings.of(dsn=dsn, store=schema, amqp_url=amqp_url)
     settings.database()
@@ -90,6 +91,7 @@ class _Replaying:
             events=replay.events,
             messages=replay.messages,
             position=replay.position,
+            replay=replay.id,
         )
 
     async def _run(

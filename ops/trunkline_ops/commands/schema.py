@@ -2,6 +2,7 @@
 goes."""
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC
 from typing import Annotated, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -13,8 +14,9 @@ from trunkline_ops.connect import connected
 from trunkline_ops.failure import FAILED
 from trunkline_ops.options import AsJson, Dsn, Schema, Yes, confirm
 from trunkline_ops.output import Output
-from trunkline_ops.settings import InvalidSettings, Settings, masked
+from trunkline_ops.settings import InvalidSettings, Settings
 from trunkline_store import PermissionRefused
+from trunkline_store.masking import masked
 from trunkline_store.migrate import DataType, initialise, status
 from trunkline_store.migrate import drop as drop_store
 from trunkline_store.migrate import migrate as apply_pending
@@ -78,11 +80,9 @@ async def _create(settings: Settings, data: _Data, output: Output) -> None:
 async def _create_database(connection: asyncpg.Connection, name: str, settings: Settings) -> None:
     """In UTF-8, whatever the cluster's default is, since stream names and data are Unicode."""
     quoted = name.replace('"', '""')
-    try:
-        with translated(settings.store):
-            await connection.execute(f"""CREATE DATABASE "{quoted}" TEMPLATE template0 ENCODING 'UTF8'""")
-    except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
-        pass  # another one made it meanwhile
+    with translated(settings.store), suppress(asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
+        # Another one may make it meanwhile.
+        await connection.execute(f"""CREATE DATABASE "{quoted}" TEMPLATE template0 ENCODING 'UTF8'""")
 
 
 def database_name(dsn: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import shlex
 import sys
 from datetime import UTC
 from typing import Annotated, Literal
@@ -25,18 +26,9 @@ class Sort(enum.StrEnum):
 
     AGE = "age"
     NAME = "name"
-    VERSION = "version"
-    CREATED = "created"
-    DELETED = "deleted"
 
 
-_SORT_BY: dict[Sort, SortBy] = {
-    Sort.AGE: "stream_id",
-    Sort.NAME: "stream",
-    Sort.VERSION: "version",
-    Sort.CREATED: "created_at",
-    Sort.DELETED: "deleted_at",
-}
+_SORT_BY: dict[Sort, SortBy] = {Sort.AGE: "stream_id", Sort.NAME: "stream"}
 
 
 def streams(
@@ -47,10 +39,12 @@ def streams(
     deleted: Annotated[
         bool | None, typer.Option("--deleted/--live", help="Only deleted ones, or only those that are not.")
     ] = None,
-    sort: Annotated[Sort, typer.Option(help="What they are sorted by.")] = Sort.AGE,
+    sort: Annotated[Sort, typer.Option(help="What they are sorted by.")] = Sort.NAME,
     desc: Annotated[bool, typer.Option("--desc", help="The last ones first.")] = False,
     count: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="So many on a page.")] = 50,
-    page: Annotated[int, typer.Option(min=1, max=2**31, metavar="N", help="Which page.")] = 1,
+    after: Annotated[
+        str | None, typer.Option(metavar="STREAM", help="The next page: what follows the last one's last stream.")
+    ] = None,
     categories: Annotated[bool, typer.Option("--categories", help="Categories instead, with what is in them.")] = False,
     dsn: Dsn = None,
     schema: Schema = None,
@@ -62,10 +56,12 @@ def streams(
     if categories:
         if search or category or deleted is not None:
             raise Misuse("--categories lists all of them: TEXT, --category, --deleted and --live are for streams")
+        if after is not None:
+            raise Misuse("--categories lists all of them: --after is for streams")
         asyncio.run(_categories(settings, output))
         return
     status: Literal["created", "deleted"] | None = None if deleted is None else "deleted" if deleted else "created"
-    asyncio.run(_streams(settings, output, search, category, status, sort, desc, count, page))
+    asyncio.run(_streams(settings, output, search, category, status, sort, desc, count, after))
 
 
 async def _streams(
@@ -77,19 +73,19 @@ async def _streams(
     sort: Sort,
     desc: bool,
     count: int,
-    page: int,
+    after: str | None,
 ) -> None:
     async with opened(settings, "streams") as store:
         found = await store.paginate_streams(
+            after=after,
             page_size=count,
-            page_number=page,
             search=search,
             sort_by=_SORT_BY[sort],
             sort_dir="desc" if desc else "asc",
             category=category,
             status=status,
         )
-    for each in found.entries:
+    for each in found:
         gone = "" if each.deleted_at is None else f"  deleted {each.deleted_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
         output.result(
             f"{each.version:>12}  {each.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}  {visible(each.stream)}{gone}",
@@ -98,9 +94,9 @@ async def _streams(
             created_at=each.created_at.isoformat(),
             deleted_at=None if each.deleted_at is None else each.deleted_at.isoformat(),
         )
-    if found.total_entries > count and not output.as_json:
+    if len(found) == count and not output.as_json:
         output.flush()
-        print(f"page {page} of {found.total_pages}, of {found.total_entries} streams", file=sys.stderr)
+        print(f"a full page: for the next one, --after {shlex.quote(visible(found[-1].stream))}", file=sys.stderr)
 
 
 async def _categories(settings: Settings, output: Output) -> None:
@@ -111,8 +107,10 @@ async def _categories(settings: Settings, output: Output) -> None:
             found = await store.categories(after=after, count=_PAGE)
             for each in found:
                 deleted = f", {each.deleted} deleted" if each.deleted else ""
+                least = " and more" if each.or_more else ""
                 output.result(
-                    f"{each.events:>12}  {visible(each.category)}  in {each.streams} streams{deleted}", **each._asdict()
+                    f"{each.events:>12}  {visible(each.category)}  in {each.streams} streams{deleted}{least}",
+                    **each._asdict(),
                 )
                 after = each.category
             every = len(found) == _PAGE

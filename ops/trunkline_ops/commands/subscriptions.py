@@ -1,7 +1,6 @@
 """`subscriptions`: what they are doing, and what an operator tells them. Their owners do it."""
 
 import asyncio
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from trunkline_store import (
     names,
 )
 from trunkline_store.store import MAX_POSITION
+from trunkline_store.subscriptions import halt_of
 from trunkline_store.words import events
 
 subscriptions = typer.Typer(no_args_is_help=True, help="Look after subscriptions.")
@@ -79,10 +79,9 @@ def show(name: Name, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = F
         more: list[tuple[str, str]] = []
         if info.process is not None:
             more.append((f"\n    its owner is {info.process}", "dim"))
-        if info.halted is not None:
-            why = json.loads(info.halted)
-            more.append((f"\n    its handler gave up at position {why['position']} ({why['at']}): ", ""))
-            more.append((visible(why["error"]), "red"))
+        if (why := halt_of(info.halted)) is not None:
+            more.append((f"\n    its handler gave up at position {why.position} ({visible(why.at)}): ", ""))
+            more.append((visible(why.error), "red"))
         output.paragraph((_line(info), ""), *more, **subscription_facts(info))
 
     _with_store(do, dsn, schema, as_json)
@@ -174,13 +173,11 @@ def skip(
         )
 
     if not yes:
-        info = _get(name, dsn, schema, as_json)
-        if info.halted is None:
+        halt = halt_of(_get(name, dsn, schema, as_json).halted)
+        if halt is None:
             raise SubscriptionNotHalted(name)
-        why = json.loads(info.halted)
-        at = why["position"] if at is None else at
-        batch = f"the batch at {why['position']} of stream {why['stream']!r}"
-        confirm(f"Skip {batch} in {name!r}, which failed with {visible(why['error'])}?", yes=yes)
+        at = halt.position if at is None else at
+        confirm(f"Skip the batch at {halt.position} in {name!r}, which failed with {visible(halt.error)}?", yes=yes)
     _with_store(do, dsn, schema, as_json)
 
 

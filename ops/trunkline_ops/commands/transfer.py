@@ -15,7 +15,7 @@ import typer
 
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import ImportStopped, Incomplete, Misuse
-from trunkline_ops.lines import MAX_LINE_BYTES
+from trunkline_ops.lines import BYTE_ORDER_MARK, MAX_LINE_BYTES
 from trunkline_ops.options import AsJson, Dsn, Schema
 from trunkline_ops.output import Output
 from trunkline_ops.progress import Advance, bar
@@ -106,18 +106,23 @@ async def _write(store: EventStore, file: IO[bytes], tally: Tally, end: int, beh
 
 @contextmanager
 def _writing(path: Path | None, out: IO[bytes] | None, size: int) -> Iterator[IO[bytes]]:
-    """The file, behind its first `size` bytes; at the end it is on the disk."""
+    """The file, behind its first `size` bytes; at the end it is on the disk. A new one is its owner's alone, as it
+    holds all that events do."""
     if path is None:
         assert out is not None
         yield out
         out.flush()
         return
-    with path.open("r+b" if size else "wb") as file:
+    with open(path, "r+b" if size else "wb", opener=_private) as file:
         file.seek(size)
         file.truncate()
         yield file
         file.flush()
         os.fsync(file.fileno())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def import_(file: File, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
@@ -217,7 +222,7 @@ class _Reading:
 
     def head(self) -> Head:
         """What the first line says. Raises `InvalidArgument` where it is that of no export, or of a newer one."""
-        line = self._line()
+        line = self._line().removeprefix(BYTE_ORDER_MARK)
         head = decode(line).export if line else None
         if head is None:
             raise InvalidArgument("this is no export, by its first line; `trunkline append -` takes lines of events")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 from urllib.parse import quote
 
 from trunkline_consumer.feed import Feed
-from trunkline_ops.definitions import User, rights
+from trunkline_ops.definitions import Login, User, rights
 from trunkline_ops.doctor.broker_facts import BrokerFacts, Permission, Queue
 from trunkline_ops.doctor.finding import Finding, note
 from trunkline_ops.doctor.mend import rabbitmqctl
@@ -26,6 +26,8 @@ _DROPS_AFTER_RETURNS: Final = (4, 0)
 _QUEUE: Final = {"queue-type": "quorum", "overflow": "drop-head"}
 _LIMITS: Final = ("max-length", "max-length-bytes", "expires")
 _MEDDLES: Final = ("max-length", "max-length-bytes", "overflow", "expires", "message-ttl", "delivery-limit")
+_CHANGES_RIGHTS: Final = ("administrator", "policymaker")
+_TRANSIENT: Final = "amq.gen-x"
 _PROGRAMS: Final[tuple[User, ...]] = ("relay", "consumer")
 _PLAIN_AGAIN: Final = "have plain consumers bind their queues again, and what they miss replayed: trunkline replay"
 _SHORT_TIMEOUT: Final = 60_000
@@ -68,7 +70,8 @@ def broker_findings(facts: BrokerFacts, schema: str, seen: Overview | None, batc
                 "it reads from PostgreSQL only, which is slower: its owner cannot reach RabbitMQ, or may not declare",
                 "look at its program's log; it declares its queue by itself, within seconds",
             )
-    yield from _permissions(facts, schema)
+    yield from _permissions(facts, schema, subscriptions)
+    yield from _publishers(facts, schema)
     yield from _connections(facts, schema)
 
 
@@ -353,16 +356,17 @@ def _policies(facts: BrokerFacts) -> str:
     return rabbitmqctl("list_policies", vhost=facts.vhost)
 
 
-def _permissions(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
+def _permissions(facts: BrokerFacts, schema: str, subscriptions: Iterable[str]) -> Iterator[Finding]:
+    """subscriptions: their queues, of which the user may have the rights to one alone."""
     if facts.permissions is None:
         return
     mine = next((each for each in facts.permissions if each.user == facts.user), None)
     exchange, links = _exchange_names(schema)
-    queue = f"{schema}.a-subscription"
-    own = [each.name for each in facts.queues if each.name.startswith(f"{schema}.")] or [queue]
+    there = (each.name for each in facts.queues if each.name.startswith(f"{schema}."))
+    queues = {*there, *subscriptions, names.queue(schema, "a-subscription"), _TRANSIENT}
     relays = mine is not None and _may(mine, configure=(exchange, links), write=(exchange, links))
     consumes = mine is not None and any(
-        _may(mine, configure=(name,), write=(name,), read=(exchange, name)) for name in own
+        _may(mine, configure=(name,), write=(name,), read=(exchange, name)) for name in queues
     )
     if not relays and not consumes:
         has = (
@@ -380,6 +384,46 @@ def _permissions(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
                 for kind in _PROGRAMS
             ),
         )
+
+
+def _publishers(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
+    """Who is trusted like the relay and is none: a message is believed because of the exchange that it came by. A
+    right that was taken from an administrator is one that he can give himself."""
+    relays = {Login(schema, "relay").name, facts.user}
+    here = [each for each in facts.permissions or () if each.user not in relays]
+    administrators = sorted(user for user, tags in facts.tags.items() if "administrator" in tags and user not in relays)
+    for permission in here:
+        into = [name for name in _exchange_names(schema) if _may_publish(facts, permission, name)]
+        if into and permission.user not in administrators:
+            yield Finding(
+                "publisher",
+                f"user {permission.user!r}",
+                f"it may publish to {' and '.join(map(repr, into))}, and is not the relay's",
+                "who may is trusted like the relay: subscriptions and plain consumers believe what it publishes",
+                f"if it is no relay's: {_without(facts, permission, schema)}",
+            )
+    makers = sorted(each.user for each in here if "policymaker" in facts.tags.get(each.user, ()))
+    if by_tag := [*administrators, *(user for user in makers if user not in administrators)]:
+        yield note(
+            "publisher-by-tag",
+            f"users {', '.join(map(repr, by_tag))}",
+            "with the tags administrator or policymaker they can let themselves publish to the store's exchanges",
+            "an administrator gives any right; policies and parameters bring messages in by federation and shovels",
+            "if one need not: rabbitmqctl set_user_tags, without the tag",
+        )
+
+
+def _may_publish(facts: BrokerFacts, permission: Permission, exchange: str) -> bool:
+    """A pattern that cannot be read here is taken for one that fits."""
+    limited = [each.write for each in facts.topic_permissions if each[:2] == (permission.user, exchange)]
+    return _may(permission, write=(exchange,)) and not any(pattern in ("", "^$") for pattern in limited)
+
+
+def _without(facts: BrokerFacts, permission: Permission, schema: str) -> str:
+    """The command that leaves it what it may write but the store's exchanges."""
+    write = f"^(?!{re.escape(schema)}(-links)?$).*(?:{permission.write})"
+    words = (permission.user, permission.configure, write, permission.read)
+    return rabbitmqctl("set_permissions", *words, vhost=facts.vhost)
 
 
 def _may(

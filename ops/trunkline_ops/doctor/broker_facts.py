@@ -70,6 +70,14 @@ class Permission(NamedTuple):
     read: str
 
 
+class TopicPermission(NamedTuple):
+    """What a user may publish to one topic exchange: keys that the pattern `write` fits. Without one: all keys."""
+
+    user: str
+    exchange: str
+    write: str
+
+
 class Connection(NamedTuple):
     name: str
     state: str
@@ -85,7 +93,7 @@ class Node(NamedTuple):
 
 class BrokerFacts(NamedTuple):
     """asks: the user of the API; user: the one that the programs log in as, by the AMQP URL. there: whether the vhost
-    is."""
+    is. topic_permissions, tags (of users): empty where `permissions` is None."""
 
     version: str
     vhost: str
@@ -96,6 +104,8 @@ class BrokerFacts(NamedTuple):
     queues: list[Queue]
     bindings: list[Binding]
     permissions: list[Permission] | None
+    topic_permissions: list[TopicPermission]
+    tags: Mapping[str, list[str]]
     connections: list[Connection] | None
     nodes: list[Node] | None
 
@@ -125,6 +135,11 @@ async def broker_facts(vhost: Vhost, schema: str, asks: str, user: str) -> Broke
             if each["destination_type"] == "queue"
         ],
         permissions=_permissions(await _unless_refused(api.get("vhosts", name, "permissions")) if there else None),
+        topic_permissions=[
+            TopicPermission(each["user"], each["exchange"], each["write"])
+            for each in (await _unless_refused(api.get("vhosts", name, "topic-permissions")) if there else None) or ()
+        ],
+        tags={each["name"]: _tags(each["tags"]) for each in await _unless_refused(api.get("users")) or ()},
         connections=_connections(await _unless_refused(api.connections(name)) if there else None),
         nodes=None
         if nodes is None
@@ -174,6 +189,11 @@ def _permissions(found: Any) -> list[Permission] | None:
     if found is None:
         return None
     return [Permission(each["user"], each["configure"], each["write"], each["read"]) for each in found]
+
+
+def _tags(found: Any) -> list[str]:
+    """A list; in versions before 3.9, text with commas."""
+    return [each for each in found.split(",") if each] if isinstance(found, str) else list(found)
 
 
 def _connections(found: Any) -> list[Connection] | None:

@@ -23,6 +23,7 @@ def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding
     finding."""
     yield from _server(facts)
     yield from waits(facts, patience)
+    yield from _creators(facts)
     yield from transactions(facts, patience)
     yield from _schema(facts)
     unseen = facts.unseen if facts.store is None or facts.store.seen is None else ""
@@ -37,6 +38,7 @@ def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding
     if facts.store is not None:
         yield from _sequence(facts, facts.store)
         yield from _objects(facts, facts.store)
+        yield from _row_security(facts.schema, facts.store)
         yield from _rights(facts, facts.store)
         yield from leases(facts.schema, facts.store)
         if facts.store.seen is not None:
@@ -96,6 +98,20 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
             "others' transactions were not looked at, but for one that has held readers back for long",
             f"GRANT pg_read_all_stats TO {identifier(server.login)}",
         )
+
+
+def _creators(facts: DatabaseFacts) -> Iterator[Finding]:
+    """PostgreSQL 14 lets everybody create in `public`, and a database that was made then keeps that when upgraded."""
+    for schema, role in facts.creators:
+        everybody = role == "PUBLIC"
+        found = Finding(
+            "search-path-open",
+            f"schema {schema}",
+            f"{'everybody' if everybody else role} may create objects in it, and it is in the search path",
+            "functions and operators put there run with the rights of applications whose statements find them",
+            f"REVOKE CREATE ON SCHEMA {identifier(schema)} FROM {role if everybody else identifier(role)}",
+        )
+        yield found if everybody else found._replace(level="note")
 
 
 def _schema(facts: DatabaseFacts) -> Iterator[Finding]:
@@ -247,6 +263,17 @@ def _objects(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             )
 
 
+def _row_security(schema: str, store: StoreFacts) -> Iterator[Finding]:
+    for table in sorted(promise().row_security & store.open_tables):
+        yield Finding(
+            "row-security-off",
+            f"table {schema}.{table}",
+            "its row-level security is off",
+            "every consumer can move or take subscriptions that are not its own, and the relay's lease",
+            f"ALTER TABLE {relation(schema, table)} ENABLE ROW LEVEL SECURITY",
+        )
+
+
 def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
     schema = facts.schema
     roles = trunkline("roles", schema)
@@ -305,11 +332,13 @@ def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
     for login in store.logins:
         lacking = [setting for setting in _LOGIN_SETTINGS if setting not in login.settings]
         if lacking:
-            role = groups[login.group]
+            role = groups.get(login.group, "consumer")
+            pattern = login.group.removeprefix(f"{store.groups['consumer']}.")
+            narrow = {} if login.group in groups else {"subscriptions": pattern}
             yield Finding(
                 "login-settings",
                 f"login {login.login}",
                 f"it has no {lacking[0]}",
                 "a transaction that its program forgets, or a host that vanishes, holds readers back for hours",
-                trunkline("roles", schema, login=login.login, as_=role),
+                trunkline("roles", schema, login=login.login, as_=role, **narrow),
             )

@@ -45,6 +45,13 @@ class Server(NamedTuple):
     there: bool
 
 
+class Creator(NamedTuple):
+    """Somebody who may create objects in a schema of the search path."""
+
+    schema: str
+    role: str
+
+
 class Sequence(NamedTuple):
     """drawn: its last block; 0 where none was drawn since a restart, None where we may not know."""
 
@@ -140,6 +147,7 @@ class StoreFacts(NamedTuple):
     keys: frozenset[Key]
     functions: frozenset[str]
     triggers: Mapping[str, bool]
+    open_tables: frozenset[str]
     groups: Mapping[Role, str]
     made: frozenset[str]
     missing: list[Right]
@@ -157,6 +165,7 @@ class DatabaseFacts(NamedTuple):
 
     schema: str
     server: Server
+    creators: list[Creator]
     found: int | None
     needed: int
     transactions: list[Transaction]
@@ -174,6 +183,7 @@ async def database_facts(settings: Settings) -> DatabaseFacts:
     async with connected(settings, "doctor") as connection:
         with translated(schema):
             server = Server(**dict(await _row(connection, sql["server"])))
+            creators = await _rows(Creator, connection, sql["creators"])
             found = None
             if server.there:
                 async with asyncio.timeout(_SECONDS):
@@ -197,7 +207,8 @@ async def database_facts(settings: Settings) -> DatabaseFacts:
                         store = await _store_facts(connection, sql, schema, server, seen)
                 except TimeoutError:
                     unseen = "a table of it is locked"
-    return DatabaseFacts(schema, server, found, latest(), transactions, waits, sessions, connections, store, unseen)
+    work = transactions, waits, sessions, connections
+    return DatabaseFacts(schema, server, creators, found, latest(), *work, store, unseen)
 
 
 async def _nothing() -> tuple[None, str]:
@@ -236,12 +247,13 @@ async def _store_facts(
         ),
         functions=frozenset(row["name"] for row in await connection.fetch(sql["functions"])),
         triggers={row["name"]: row["enabled"] for row in await connection.fetch(sql["triggers"])},
+        open_tables=frozenset(row["name"] for row in await connection.fetch(sql["open_tables"])),
         groups=groups,
         made=made,
         missing=[right for number, right in enumerate(wanted, 1) if granted.get(number) is False],
         unusable=frozenset(row["role"] for row in await connection.fetch(sql["schema_usage"], sorted(made))),
         foreign=await _rows(Foreign, connection, sql["foreign_rights"]),
-        logins=await _rows(Login, connection, sql["logins"], names),
+        logins=await _rows(Login, connection, sql["logins"], names, f"{groups['consumer']}."),
         leases=await _rows(LeaseRow, connection, sql["leases"]) if {"leases", "subscriptions"} <= tables else [],
         seen=seen,
         held_seconds=None if seen is None else await connection.fetchval(sql["held_since"], seen.safe_position),
@@ -255,7 +267,7 @@ async def _overview(settings: Settings) -> tuple[Overview | None, str]:
             return await overview(store), ""
     except (StoreNotReady, UnsafeRead, PermissionRefused, InvalidArgument, Unavailable) as error:
         return None, str(error)
-    except (asyncpg.PostgresError, AssertionError) as error:  # a store without its row, or a function that fails
+    except AssertionError as error:  # a store without its row
         return None, str(error) or "the store is not whole"
 
 

@@ -9,6 +9,15 @@ SELECT current_setting('server_version_num')::integer AS version, pg_is_in_recov
        pg_has_role(current_user, 'pg_read_all_stats', 'MEMBER') AS sees_all,
        to_regclass('@schema@.blocks') IS NOT NULL AND to_regclass('@schema@.schema_migrations') IS NOT NULL AS there
 
+-- name: creators
+-- Who else than its owner may create objects in a schema of the search path that this login begins with.
+SELECT n.nspname::text AS schema, coalesce(r.rolname::text, 'PUBLIC') AS role
+FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(n.nspacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
+WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND r.rolsuper IS NOT TRUE
+  AND n.nspname = ANY (SELECT replace(btrim(part, ' "'), '$user', current_user) FROM pg_settings AS s,
+                       unnest(string_to_array(s.reset_val, ',')) AS part WHERE s.name = 'search_path')
+ORDER BY 1, 2
+
 -- name: schema_version
 SELECT coalesce(max(version), 0) AS version FROM @schema@.schema_migrations
 
@@ -17,7 +26,7 @@ SELECT coalesce(max(version), 0) AS version FROM @schema@.schema_migrations
 SELECT seqcache AS cache, seqincrement AS increment, seqcycle AS cycle,
        CASE WHEN has_sequence_privilege('@schema@.blocks', 'SELECT')
             THEN coalesce(pg_sequence_last_value(seqrelid), 0) END AS drawn
-FROM pg_sequence WHERE seqrelid = '@schema@.blocks'::regclass
+FROM pg_sequence WHERE seqrelid = '@schema@.blocks'::regclass::oid
 
 -- name: used
 -- The highest block that an event or a link stands in.
@@ -32,22 +41,27 @@ SELECT count(*) AS count, max(batch_bytes) AS batch_bytes FROM @schema@.store
 SELECT c.relname::text AS name, CASE WHEN c.relkind = 'i' THEN 'index' ELSE 'table' END AS kind,
        coalesce(i.indisvalid AND i.indisready, true) AS valid
 FROM pg_class AS c LEFT JOIN pg_index AS i ON i.indexrelid = c.oid
-WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'i')
+WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND c.relkind IN ('r', 'i')
 
 -- name: keys
 SELECT c.relname::text AS table, CASE k.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END AS kind,
        ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS n (number, ord)
              JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = n.number ORDER BY n.ord) AS columns
 FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid
-WHERE c.relnamespace = to_regnamespace('@schema@') AND k.contype IN ('p', 'u')
+WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND k.contype IN ('p', 'u')
 
 -- name: functions
-SELECT proname::text AS name FROM pg_proc WHERE pronamespace = to_regnamespace('@schema@')
+SELECT proname::text AS name FROM pg_proc WHERE pronamespace = to_regnamespace('@schema@')::oid
 
 -- name: triggers
 SELECT t.tgname::text AS name, t.tgenabled IN ('O', 'A') AS enabled
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
-WHERE c.relnamespace = to_regnamespace('@schema@') AND NOT t.tgisinternal
+WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND NOT t.tgisinternal
+
+-- name: open_tables
+-- Tables whose rows are all writable for whoever may write to the table.
+SELECT relname::text AS name FROM pg_class
+WHERE relnamespace = to_regnamespace('@schema@')::oid AND relkind = 'r' AND NOT relrowsecurity
 
 -- name: roles
 SELECT rolname::text AS name FROM pg_roles WHERE rolname = ANY ($1::text[])
@@ -60,8 +74,8 @@ SELECT w.ord AS number,
             ELSE has_function_privilege(w.role, p.oid, w.privilege) END AS granted
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS w (role, privilege, kind, name, ord)
 LEFT JOIN pg_class AS c ON w.kind = 'table' AND c.relname = w.name AND c.relkind = 'r'
-    AND c.relnamespace = to_regnamespace('@schema@')
-LEFT JOIN pg_proc AS p ON w.kind = 'function' AND p.proname = w.name AND p.pronamespace = to_regnamespace('@schema@')
+    AND c.relnamespace = to_regnamespace('@schema@')::oid
+LEFT JOIN pg_proc AS p ON w.kind = 'function' AND p.proname = w.name AND p.pronamespace = to_regnamespace('@schema@')::oid
 WHERE c.oid IS NOT NULL OR p.oid IS NOT NULL
 
 -- name: schema_usage
@@ -75,30 +89,31 @@ FROM (
     SELECT a.grantee, a.privilege_type AS privilege, CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
            c.relname::text AS name, '' AS columns
     FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
-    WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'S') AND a.grantee <> c.relowner
-      AND (a.grantee = 0 OR a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER'))
+    WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND c.relkind IN ('r', 'S') AND a.grantee <> c.relowner
+      AND (a.grantee = 0::oid OR a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER'))
     UNION ALL
     SELECT a.grantee, a.privilege_type, 'table', c.relname::text, string_agg(quote_ident(t.attname), ', ' ORDER BY t.attnum)
     FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid CROSS JOIN LATERAL aclexplode(t.attacl) AS a
-    WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind = 'r' AND a.grantee <> c.relowner
-      AND (a.grantee = 0 OR a.privilege_type IN ('INSERT', 'UPDATE'))
+    WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND c.relkind = 'r' AND a.grantee <> c.relowner
+      AND (a.grantee = 0::oid OR a.privilege_type IN ('INSERT', 'UPDATE'))
     GROUP BY a.grantee, a.privilege_type, c.relname
     UNION ALL
     SELECT a.grantee, a.privilege_type, 'function', p.proname::text, ''
     FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-    WHERE p.pronamespace = to_regnamespace('@schema@') AND a.grantee <> p.proowner
+    WHERE p.pronamespace = to_regnamespace('@schema@')::oid AND a.grantee <> p.proowner
 ) AS g LEFT JOIN pg_roles AS r ON r.oid = g.grantee
 ORDER BY 3, 4, 1, 2
 
 -- name: logins
--- Logins that are members of a group, and the settings that they have here.
+-- Logins that are members of a group, and the settings that they have here. $2: with what the names of groups begin that
+-- may own some subscriptions only.
 SELECT m.rolname::text AS login, g.rolname::text AS group,
        coalesce((SELECT array_agg(split_part(c, '=', 1)) FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c
                  WHERE s.setrole = m.oid
-                   AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))),
+                   AND s.setdatabase IN (0::oid, (SELECT oid FROM pg_database WHERE datname = current_database()))),
                 '{}'::text[]) AS settings
 FROM pg_auth_members AS a JOIN pg_roles AS g ON g.oid = a.roleid JOIN pg_roles AS m ON m.oid = a.member
-WHERE g.rolname = ANY ($1::text[]) AND m.rolcanlogin ORDER BY 1, 2
+WHERE (g.rolname = ANY ($1::text[]) OR starts_with(g.rolname::text, $2::text)) AND m.rolcanlogin ORDER BY 1, 2
 
 -- name: transactions
 -- Open ones of this database. Without pg_read_all_stats, others' are not among them, unless they are prepared.
@@ -158,4 +173,4 @@ WHERE position > $1 ORDER BY position LIMIT 1
 -- left: seconds until it runs out; null where it was released.
 SELECT l.name, l.epoch, extract(epoch FROM l.length)::float8 AS length, s.name AS subscription,
        CASE WHEN l.until > '-infinity' THEN extract(epoch FROM l.until - clock_timestamp())::float8 END AS left
-FROM @schema@.leases AS l LEFT JOIN @schema@.subscriptions AS s ON l.name = 'subscription ' || s.subscription_id
+FROM @schema@.leases AS l LEFT JOIN @schema@.subscriptions AS s ON l.name = 'subscription ' || s.subscription_id::text

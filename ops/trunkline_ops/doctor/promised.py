@@ -18,6 +18,7 @@ _INDEX = re.compile(r"^CREATE (?:UNIQUE )?INDEX (\w+)[^;]*;", re.MULTILINE)
 _OF_COLUMNS = re.compile(r"^ +(?:CONSTRAINT (\w+) )?(PRIMARY KEY|UNIQUE) \(([^)]*)\)", re.MULTILINE)
 _OF_COLUMN = re.compile(r"^ +([a-z]\w*) .*?\b(PRIMARY KEY|UNIQUE)\b(?! \()", re.MULTILINE)
 _TRIGGER = re.compile(r"^CREATE TRIGGER (\w+)[^;]* ON @schema@\.(\w+)[^;]*;", re.MULTILINE)
+_ROW_SECURITY = re.compile(r"^ALTER TABLE @schema@\.(\w+) ENABLE ROW LEVEL SECURITY;", re.MULTILINE)
 _DROPPED = re.compile(r"^DROP \w+ (?:IF EXISTS )?(?:@schema@\.)?(\w+)", re.MULTILINE)
 _GRANT = re.compile(r"GRANT ([A-Z, ]+) ON (FUNCTION |ALL TABLES IN SCHEMA )?([^;]+?) TO ([^;]+);")
 
@@ -32,13 +33,14 @@ class Key(NamedTuple):
 
 class Promise(NamedTuple):
     """Names in the schema; keys come with their names. Indexes and triggers come with the statement that makes one,
-    triggers with their table."""
+    triggers with their table. row_security: tables in which a login writes only its own rows."""
 
     tables: frozenset[str]
     functions: frozenset[str]
     indexes: Mapping[str, str]
     keys: Mapping[Key, str]
     triggers: Mapping[str, tuple[str, str]]
+    row_security: frozenset[str]
 
 
 class Right(NamedTuple):
@@ -58,6 +60,7 @@ def promise() -> Promise:
     indexes: dict[str, str] = {}
     keys: dict[Key, str] = {}
     triggers: dict[str, tuple[str, str]] = {}
+    row_security: set[str] = set()
     for migration in migrations():
         for name in _DROPPED.findall(migration.sql):
             for each in (tables, functions):
@@ -70,8 +73,9 @@ def promise() -> Promise:
         for table in re.split(r"^(?=CREATE (?:UNLOGGED )?TABLE )", migration.sql, flags=re.MULTILINE)[1:]:
             keys.update(_keys(table.partition("\n)")[0]))
         triggers |= {found[1]: (found[2], " ".join(found[0].split())) for found in _TRIGGER.finditer(migration.sql)}
+        row_security.update(_ROW_SECURITY.findall(migration.sql))
     keys = {key: name for key, name in keys.items() if key.table in tables}
-    return Promise(frozenset(tables), frozenset(functions), indexes, keys, triggers)
+    return Promise(frozenset(tables), frozenset(functions), indexes, keys, triggers, frozenset(row_security))
 
 
 def _keys(table: str) -> Iterator[tuple[Key, str]]:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from signal import SIGINT
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
@@ -70,7 +70,11 @@ class PostgresServer(Server):
 
 
 def postgres_server(
-    *, settings: Mapping[str, str] | None = None, private: bool = False, bin_dir: Path | None = None
+    *,
+    settings: Mapping[str, str] | None = None,
+    private: bool = False,
+    bin_dir: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> AbstractContextManager[PostgresServer]:
     """A PostgreSQL >= 14 until the block is left.
 
@@ -79,6 +83,7 @@ def postgres_server(
         private: never the environment's server, but one that may be broken.
         bin_dir: the folder of PostgreSQL's programs; by default a container (`ways_to`), else the newest ones that
             are installed, else those of a wheel from the package index.
+        environment: variables for a server of this program's own, such as `LANGUAGE`.
 
     Raises:
         Unavailable: there is no way to a PostgreSQL here; the message lists what was tried.
@@ -92,8 +97,8 @@ def postgres_server(
         *ways_to(os.environ.get("POSTGRES_IMAGE") or _IMAGE, installed_programs, programs_of_wheel),
     )
     if isinstance(found, Image):
-        return _server_in_container(found, settings or {})
-    return _own_server(found, settings or {})
+        return _server_in_container(found, settings or {}, environment or {})
+    return _own_server(found, settings or {}, environment=environment or {})
 
 
 def standby_of(
@@ -113,14 +118,16 @@ def standby_of(
 
 
 @contextmanager
-def _server_in_container(image: Image, settings: Mapping[str, str]) -> Iterator[PostgresServer]:
+def _server_in_container(
+    image: Image, settings: Mapping[str, str], environment: Mapping[str, str]
+) -> Iterator[PostgresServer]:
     with reserved_ports(1) as [port], closing(Container(image, {5432: port})) as container:
         password = secrets.token_urlsafe(18)
         server = PostgresServer(
             f"postgresql://{_USER}:{password}@{HOST}:{port}/postgres",
             container,
             ["postgres", *(word for key, value in settings.items() for word in ("-c", f"{key}={value}"))],
-            {"POSTGRES_USER": _USER, "POSTGRES_PASSWORD": password},
+            {**environment, "POSTGRES_USER": _USER, "POSTGRES_PASSWORD": password},
         )
         server.start()
         yield server
@@ -128,21 +135,29 @@ def _server_in_container(image: Image, settings: Mapping[str, str]) -> Iterator[
 
 @contextmanager
 def _own_server(
-    programs: Path, settings: Mapping[str, str], primary: str = "", name: str = ""
+    programs: Path,
+    settings: Mapping[str, str],
+    primary: str = "",
+    name: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[PostgresServer]:
     account = account_for_servers()
     _check_name_of_account()
     with reserved_ports(1) as [port], closing(Guard("trunkline-postgres", account, SIGINT)) as guard:
         data = str(guard.folder / "data")
-        environment = server_environment(guard.folder)
+        variables = server_environment(guard.folder, **(environment or {}))
         if primary:
             user = urlsplit(primary).netloc.rpartition("@")[0]
+            login, _, secret = user.partition(":")
+            without = (
+                urlsplit(primary)._replace(netloc=f"{login}@{urlsplit(primary).netloc.rpartition('@')[2]}").geturl()
+            )
             guard.run(
                 [
                     *(str(programs / "pg_basebackup"), "--pgdata", data, "--write-recovery-conf"),
-                    *("--dbname", f"{primary}?application_name={name}", "--checkpoint", "fast", "--no-sync"),
+                    *("--dbname", f"{without}?application_name={name}", "--checkpoint", "fast", "--no-sync"),
                 ],
-                environment,
+                {**variables, "PGPASSWORD": unquote(secret)},  # a command line can be read by all users
             )
         else:
             password = secrets.token_urlsafe(18)
@@ -153,7 +168,7 @@ def _own_server(
                     *("--pwfile", str(guard.write("password", password))),
                     *("--encoding", "UTF8", "--locale", "C", "--no-sync", "--no-instructions"),
                 ],
-                environment,
+                variables,
             )
         all_settings = {
             **settings,
@@ -171,7 +186,7 @@ def _own_server(
                 data,
                 *(f"--{key}={value}" for key, value in all_settings.items()),
             ],
-            environment,
+            variables,
         )
         server.start()
         yield server

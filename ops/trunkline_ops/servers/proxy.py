@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import struct
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 HOST = "127.0.0.1"
 
@@ -20,11 +22,13 @@ class Proxy:
 
     def __init__(self, url: str) -> None:
         self._server = urlsplit(url)
+        self._next: Iterator[SplitResult] = itertools.repeat(self._server)
         self._port = 0
         self._listener: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._hanging_up = False
 
     @property
     def url(self) -> str:
@@ -61,6 +65,11 @@ class Proxy:
         await asyncio.gather(*connections, return_exceptions=True)
         await asyncio.sleep(0)  # a transport closes its socket in the loop's next turn
 
+    def lead_to(self, *urls: str) -> None:
+        """Leads each connection that is opened from now on to the next of these servers, in turn. Those that are open
+        stay where they are, as those of a pool do when an address moves to another host."""
+        self._next = itertools.cycle(map(urlsplit, urls))
+
     def stall(self) -> None:
         """Accepts connections and forwards nothing, as a network that loses every packet."""
         self._flowing.clear()
@@ -69,6 +78,15 @@ class Proxy:
         """Forwards again, first what was held back."""
         self._flowing.set()
 
+    async def hang_up(self) -> None:
+        """Cuts all connections, and closes new ones at once, as a load balancer does whose server is away."""
+        self._hanging_up = True
+        await self.cut()
+
+    def answer(self) -> None:
+        """Serves new connections again, after `hang_up`."""
+        self._hanging_up = False
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -76,8 +94,11 @@ class Proxy:
         ends = [writer]
         ways: list[asyncio.Task[None]] = []
         try:
+            if self._hanging_up:
+                return
             await self._flowing.wait()
-            server_reader, server_writer = await asyncio.open_connection(self._server.hostname, self._server.port)
+            server = next(self._next)
+            server_reader, server_writer = await asyncio.open_connection(server.hostname, server.port)
             ends.append(server_writer)
             ways = [
                 asyncio.create_task(self._forward(reader, server_writer)),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from trunkline_ops.demo.audit import COMMITTED
+from trunkline_ops.soak.forger import FORGED
 from trunkline_ops.soak.plain import SUBSCRIBER
 from trunkline_store import EventStore
 
@@ -18,29 +19,31 @@ _ACKNOWLEDGED = """
 
 # What comes again has come before: the order is that of the first occurrences. Where several streams are handled at
 # once, it is the order within each stream; so it is where some wait, being parked. What fills a hole comes when it may:
-# a relay that was paused may send once more what was lost.
+# a relay that was paused may send once more what was lost. Where a message was forged, events that get its positions
+# may come late. A handler without a transaction is given what was forged; $3: where it has one, that counts.
 _HANDLED = """
     WITH handled AS (
         SELECT position, stream, stream_version, min(seq) AS seq, count(*) - 1 AS again
-        FROM soak.effects AS h WHERE subscriber = $1 AND NOT replayed AND NOT EXISTS (
+        FROM soak.effects AS h WHERE subscriber = $1 AND NOT replayed AND (stream <> $2 OR $3) AND NOT EXISTS (
             SELECT FROM soak.holes WHERE $1 = 'amqp' AND above < h.position AND h.position <= up_to)
         GROUP BY position, stream, stream_version
     ), placed AS (
         SELECT *, lag(position, 1, 0::bigint) OVER (ORDER BY seq) AS before,
-               lag(stream_version, 1, 0::bigint) OVER (PARTITION BY stream ORDER BY seq) AS version_before
+               lag(stream_version, 1, 0::bigint) OVER (PARTITION BY stream ORDER BY seq) AS version_before,
+               EXISTS (SELECT FROM soak.forged AS f WHERE f.above < position AND position <= f.up_to) AS forged
         FROM handled
     )
     SELECT count(e.position) AS handled, coalesce(sum(again), 0)::bigint AS again,
            count(*) FILTER (WHERE e.position IS NULL) AS alien,
-           count(*) FILTER (WHERE p.position < before) AS out_of_all,
-           count(*) FILTER (WHERE p.stream_version < version_before) AS out_of_stream
+           count(*) FILTER (WHERE p.position < before AND NOT forged) AS out_of_all,
+           count(*) FILTER (WHERE p.stream_version < version_before AND NOT forged) AS out_of_stream
     FROM placed AS p LEFT JOIN eventstore.events AS e USING (position)
 """
 
 _MISSING = """
     SELECT e.position FROM eventstore.events AS e
     WHERE NOT EXISTS (SELECT FROM soak.effects AS h
-                      WHERE h.subscriber = $1 AND h.position = e.position AND NOT h.replayed)
+                      WHERE h.subscriber = $1 AND h.position = e.position AND NOT h.replayed AND h.stream <> $2)
     ORDER BY e.position
 """
 
@@ -74,6 +77,7 @@ class Figures(NamedTuple):
     - `wrong_effects`: more than one of an event in the checkpoint's transaction, or one of no event.
     - `duplicates`: what came again where effects are no part of the checkpoint's transaction, which is no fault.
     - `holes_replayed`: events that the consumer without the SDK had missed, which its holes told.
+    - `met`: how often each kind of fault happened; `language`: of PostgreSQL's messages; `loop`: of the subscribers.
     - `longest_stall_seconds`: without any progress of some subscription that was behind. `crashes`: programs that ended
       by themselves, other than for a server that was away when they started.
     """
@@ -87,6 +91,9 @@ class Figures(NamedTuple):
     duplicates: int
     holes_replayed: int
     faults: int
+    met: dict[str, int]
+    language: str
+    loop: str
     kills: int
     crashes: int
     longest_stall_seconds: float
@@ -104,7 +111,7 @@ class Findings(NamedTuple):
 
 async def missing(store: EventStore, subscriber: str) -> list[int]:
     """Positions of the events that a subscriber was not given, by the relay or from the store."""
-    return [row[0] for row in await store.fetch(_MISSING, subscriber)]
+    return [row[0] for row in await store.fetch(_MISSING, subscriber, FORGED)]
 
 
 async def not_replayed(store: EventStore) -> list[int]:
@@ -135,7 +142,7 @@ async def audit(
         unknown = await store.fetchval(_ACKNOWLEDGED, ranges[0::2].tolist(), ranges[1::2].tolist())
         found("lost", unknown, writer, "said to be committed, which they are not")
     for name in (*subscriptions, *([SUBSCRIBER] if plain else [])):
-        row = await store.fetchrow(_HANDLED, name)
+        row = await store.fetchrow(_HANDLED, name, FORGED, name in ONCE)
         assert row is not None
         handled, again, alien, out_of_all, out_of_stream = row
         if name == SUBSCRIBER:

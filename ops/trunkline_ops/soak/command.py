@@ -22,9 +22,10 @@ from trunkline_ops.soak.cast import Cast
 from trunkline_ops.soak.controls import CONTROLS
 from trunkline_ops.soak.faults import Faults
 from trunkline_ops.soak.plain import SUBSCRIBER
-from trunkline_ops.soak.schedule import KINDS, TAKE_AWAY, schedule
+from trunkline_ops.soak.schedule import KINDS, PROMOTION, TAKE_AWAY, schedule
 from trunkline_ops.soak.stage import set_up
 from trunkline_ops.soak.story import EVERYBODY, OWNERS, Soak
+from trunkline_ops.soak.subscriber import LOOPS, MIX
 from trunkline_store import TrunklineError
 
 LEASE_SECONDS: Final = 2.0
@@ -45,8 +46,11 @@ def soak(
     rate: Annotated[float, typer.Option(min=1, help="Events per second that the writers append together.")] = 150,
     seed: Annotated[int | None, typer.Option(help="The faults of an earlier soak once more.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="KIND", help=f"Only these faults, repeated: {', '.join(KINDS)}.")
+        list[str] | None,
+        typer.Option(metavar="KIND", help=f"Only these faults, repeated: {', '.join(KINDS)}; or, once, {PROMOTION}."),
     ] = None,
+    loop: Annotated[str, typer.Option(help=f"The subscribers' event loop: {', '.join(LOOPS)}, or {MIX}.")] = MIX,
+    language: Annotated[str, typer.Option(help="Of the messages of a private PostgreSQL, where it has them.")] = "de",
     without: Annotated[
         str | None, typer.Option(help=f"A control, which must fail: {' or '.join(CONTROLS)} is taken out.")
     ] = None,
@@ -58,8 +62,10 @@ def soak(
     alone. What happens is told on standard error. Exit code 1 if an event was lost or out of order, or an effect in a
     handler's transaction came twice.
     """
-    if unknown := {*(only or [])} - KINDS.keys():
-        raise typer.BadParameter(f"--only {min(unknown)!r}: use {', '.join(KINDS)}")
+    if unknown := {*(only or [])} - {*KINDS, PROMOTION}:
+        raise typer.BadParameter(f"--only {min(unknown)!r}: use {', '.join(KINDS)} or {PROMOTION}")
+    if loop not in (*LOOPS, MIX):
+        raise typer.BadParameter(f"--loop {loop!r}: use {', '.join(LOOPS)} or {MIX}")
     if without is not None and without not in CONTROLS:
         raise typer.BadParameter(f"--without {without!r}: use {' or '.join(CONTROLS)}")
     seed = random.randrange(10**6) if seed is None else seed
@@ -69,7 +75,9 @@ def soak(
     try:
         tell(f"seed {seed}; starting PostgreSQL and RabbitMQ")
         with (
-            postgres_server(private=private) as postgres,
+            postgres_server(
+                private=private, settings={"lc_messages": "C.UTF-8"}, environment={"LANGUAGE": language}
+            ) as postgres,
             rabbitmq_server(private=private, settings=RABBITMQ_SETTINGS) as rabbitmq,
         ):
             return asyncio.run(
@@ -84,6 +92,8 @@ def soak(
                     only=only or [],
                     without=without,
                     private=private,
+                    loop=loop,
+                    language=language,
                     as_json=as_json,
                 )
             )
@@ -105,12 +115,24 @@ async def perform(
     only: Sequence[str],
     without: str | None,
     private: bool,
+    loop: str,
+    language: str,
     as_json: bool,
 ) -> int:
     """Runs the soak and prints the figures; returns the exit code."""
     lease = LEASE_SECONDS if kills is None else KILLING_LEASE_SECONDS
-    async with set_up(postgres, rabbitmq, keep=private) as stage:
-        soak = Soak(stage, lease=lease, rate=rate, seed=seed, without=without, tell=tell)
+    promotion = private and (not only or PROMOTION in only)
+    async with set_up(postgres, rabbitmq, keep=private, language=language) as stage:
+        soak = Soak(
+            stage,
+            lease=lease,
+            rate=rate,
+            seed=seed,
+            without=without,
+            loop=loop,
+            promotion=promotion,
+            tell=tell,
+        )
 
         async def faults_happen(faults: Faults, cast: Cast) -> None:
             subscriptions = list(EVERYBODY.subscribers)

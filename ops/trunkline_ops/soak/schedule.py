@@ -44,11 +44,22 @@ KINDS: Final = {
     "crash": Kind(1, (0.0, 1.0)),
     "freeze": Kind(1, (0.2, 2.0)),
     "mend": Kind(4),
+    "hang up": Kind(2, (0.2, 2.0)),
+    "backlog": Kind(1, (0.5, 2.0)),
+    "roll back": Kind(2, (0.0, 0.5)),
+    "forge": Kind(3),
+    "damage": Kind(3),
+    "purge replay": Kind(2),
 }
 """Programs are killed and paused: anyone, or the owner of a subscription. A network is cut, loses everything for a
 while, or refuses. PostgreSQL's sessions are ended, RabbitMQ's connections closed. A queue is purged or deleted, the
-vhost wiped. A server is stopped and started, crashes, or stands still. What was parked is mended, and retried."""
-TAKE_AWAY: Final = frozenset({"stop", "crash", "freeze"})
+vhost wiped. A server is stopped and started, crashes, or stands still. What was parked is mended, and retried. The
+broker's address accepts and closes. Relays stand still, and come back to a backlog. PostgreSQL is killed right after an
+append was rolled back. Messages are forged, or damaged. The queue that a replay fills is purged."""
+PROMOTION: Final = "promote"
+"""Once, after all others, where the servers are private: a standby is promoted, and the old primary goes on answering
+reads."""
+TAKE_AWAY: Final = frozenset({"stop", "crash", "freeze", "roll back", PROMOTION})
 """What is done to servers."""
 
 
@@ -75,9 +86,17 @@ def schedule(
         "sessions": SERVERS[:1],
         **dict.fromkeys(("connections", "vhost"), SERVERS[1:]),
         **dict.fromkeys(("purge", "delete"), consumers),
-        **dict.fromkeys(TAKE_AWAY, SERVERS),
+        **dict.fromkeys(("stop", "crash", "freeze"), SERVERS),
         "mend": ("parking",),
+        "hang up": NETWORKS[1:],
+        "backlog": ("relays",),
+        "roll back": SERVERS[:1],
+        "forge": ("exchange", *subscriptions),
+        "damage": ("exchange", *subscriptions),
+        "purge replay": SERVERS[1:],
     }
+    if not kinds:
+        return
     at = random.expovariate(1 / MEAN_SECONDS)
     while at < seconds:
         (kind,) = random.choices(kinds, weights)

@@ -3,6 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+import asyncpg
 
 from trunkline_ops.demo.rooms import fresh_rooms
 from trunkline_ops.management import Management
@@ -23,23 +26,31 @@ TABLES: Final = """
     );
     CREATE INDEX ON soak.effects (subscriber, seq);
     CREATE TABLE soak.holes (above bigint NOT NULL, up_to bigint NOT NULL);
+    CREATE TABLE soak.forged (above bigint NOT NULL, up_to bigint NOT NULL);
     CREATE TABLE soak.mended (position bigint NOT NULL);
     INSERT INTO soak.mended VALUES (0);
 """
 
 
 class Stage(NamedTuple):
-    """`name` is that of the database and of the vhost. `store` and `management` go straight to the servers; what the
-    programs use goes through the networks."""
+    """`name` is that of the database and of the vhost. `store` and `management` go to the servers by ways of their own;
+    what the programs use goes through the networks."""
 
     name: str
     postgres: PostgresServer
     rabbitmq: RabbitMQServer
     to_postgres: Proxy
+    audit_to_postgres: Proxy
     to_rabbitmq: Proxy
     store: EventStore
     management: Management
     amqp_url: str
+    language: str
+
+    @property
+    def dsn(self) -> str:
+        """Of the database, straight to PostgreSQL."""
+        return urlsplit(self.postgres.dsn)._replace(path=f"/{self.name}").geturl()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,13 +58,37 @@ class Stage(NamedTuple):
         return {"TRUNKLINE_DSN": self.to_postgres.url, "TRUNKLINE_AMQP_URL": self.to_rabbitmq.url}
 
 
+async def spoken(stage: Stage) -> str:
+    """The language of PostgreSQL's messages, as LANGUAGE names it; "en" where there is no translation."""
+    async with stage.store.acquire() as connection:
+        try:
+            await connection.execute("SELECT 1 / 0")
+        except asyncpg.DivisionByZeroError as error:
+            return "en" if "division by zero" in str(error) else stage.language
+    return "en"
+
+
 @asynccontextmanager
-async def set_up(postgres: PostgresServer, rabbitmq: RabbitMQServer, *, keep: bool) -> AsyncIterator[Stage]:
+async def set_up(
+    postgres: PostgresServer, rabbitmq: RabbitMQServer, *, keep: bool, language: str
+) -> AsyncIterator[Stage]:
     """Makes it, and removes it at the end unless it is to be kept: on servers that go anyway, say."""
     async with (
         fresh_rooms(postgres, rabbitmq, keep=keep, what="soak", tables=TABLES) as rooms,
-        EventStore(rooms.dsn, timeout=120, application_name="soak audit") as store,
         Proxy(rooms.dsn) as to_postgres,
+        Proxy(rooms.dsn) as audit_to_postgres,
+        EventStore(audit_to_postgres.url, timeout=120, application_name="soak audit") as store,
         Proxy(rooms.amqp_url) as to_rabbitmq,
     ):
-        yield Stage(rooms.name, postgres, rabbitmq, to_postgres, to_rabbitmq, store, rooms.management, rooms.amqp_url)
+        yield Stage(
+            rooms.name,
+            postgres,
+            rabbitmq,
+            to_postgres,
+            audit_to_postgres,
+            to_rabbitmq,
+            store,
+            rooms.management,
+            rooms.amqp_url,
+            language,
+        )

@@ -8,25 +8,27 @@ import time
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from random import Random
 from typing import Any, Final, NamedTuple
 
 from trunkline_ops.demo.processes import Died, Report
 from trunkline_ops.soak.audit import Figures, audit, missing, not_replayed
 from trunkline_ops.soak.cast import Cast, Role
-from trunkline_ops.soak.faults import ASK_SECONDS, OWNER, Faults, mend
+from trunkline_ops.soak.faults import ASK_SECONDS, OWNER, Faults, mend, promoted
 from trunkline_ops.soak.plain import QUEUE, SUBSCRIBER
-from trunkline_ops.soak.schedule import Fault
-from trunkline_ops.soak.stage import Stage
+from trunkline_ops.soak.schedule import PROMOTION, Fault
+from trunkline_ops.soak.stage import Stage, spoken
+from trunkline_ops.soak.subscriber import LOOPS, MIX
 from trunkline_relay import Replay
-from trunkline_store import BrokerUnavailable, QueueNotFound, SubscriptionNotFound, Unavailable
+from trunkline_store import BrokerUnavailable, MessagesLost, QueueNotFound, SubscriptionNotFound, Unavailable
 
 Happen = Callable[[Faults, Cast], Coroutine[Any, Any, None]]
 
 SETTLE_SECONDS: Final = 300
 """Without any progress, before the audit is made all the same."""
 LOOK_SECONDS: Final = 0.25
+PROMOTED_LEASES: Final = 3
 TELL_SECONDS: Final = 10
 
 _STANDING: Final = """
@@ -84,13 +86,24 @@ class Soak:
     """One run. tell: is told what happens."""
 
     def __init__(
-        self, stage: Stage, *, lease: float, rate: float, seed: int, without: str | None, tell: Callable[[str], None]
+        self,
+        stage: Stage,
+        *,
+        lease: float,
+        rate: float,
+        seed: int,
+        without: str | None,
+        loop: str,
+        promotion: bool,
+        tell: Callable[[str], None],
     ) -> None:
         self._stage = stage
         self._lease = lease
         self._rate = rate
         self._seed = seed
         self._without = [without] if without is not None else []
+        self._loop = loop
+        self._promotion = promotion
         self._tell = tell
         self._acknowledged: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
         self._longest_stall = 0.0
@@ -98,12 +111,19 @@ class Soak:
     async def play(self, company: Company, happen: Happen) -> tuple[Figures, Sequence[str]]:
         """Everybody works while `happen` lasts. Returns the figures, and what is wrong, if something is."""
         roles, stage, began = self._roles(company), self._stage, time.monotonic()
-        async with Cast(roles, stage.environment, self._tell, self._reported) as cast:
+        language = await spoken(stage)
+        async with AsyncExitStack() as stack:
+            cast = await stack.enter_async_context(Cast(roles, stage.environment, self._tell, self._reported))
             faults = Faults(stage, cast, self._tell)
             looking = asyncio.create_task(self._look(faults))
             try:
                 await self._until(lambda standing: standing.checkpoints.keys() == {*company.subscribers}, "begin")
                 await happen(faults, cast)
+                if self._promotion:
+                    await stack.enter_async_context(promoted(stage))
+                    self._tell("a standby was promoted; the old primary goes on answering")
+                    faults.survived[PROMOTION] += 1
+                    await asyncio.sleep(PROMOTED_LEASES * self._lease)  # under load
                 self._tell("the faults are over, the writers stop")
                 await cast.leave(*(name for name in roles if name.startswith("writer")))
                 await self._settle()
@@ -111,11 +131,18 @@ class Soak:
                 looking.cancel()
             replayed = await self._replay() if company.plain else 0
             crashes = cast.crashes
-        found = await audit(stage.store, company.subscribers, self._acknowledged, plain=company.plain > 0)
+            await cast.leave(*roles)
+            found = await audit(stage.store, company.subscribers, self._acknowledged, plain=company.plain > 0)
+            if faults.unnoticed:
+                found.counts["lost"] += faults.unnoticed
+                found = found._replace(details=[*found.details, f"{faults.unnoticed} replays lost messages unnoticed"])
         figures = Figures(
             **found.counts,
             holes_replayed=replayed,
             faults=faults.survived.total(),
+            met={kind: count for kind, count in sorted(faults.survived.items()) if count},
+            language=language,
+            loop=self._loop,
             kills=cast.kills,
             crashes=crashes,
             longest_stall_seconds=round(self._longest_stall, 1),
@@ -147,7 +174,10 @@ class Soak:
             *_several(SUBSCRIBER, company.plain, "trunkline_ops.soak.plain"),
         ]
         for kind, count in company.subscribers.items():
-            roles += _several(kind, count, "trunkline_ops.soak.subscriber", kind, lease, *self._without)
+            for number in range(1, count + 1):
+                loop = LOOPS[len(roles) % len(LOOPS)] if self._loop == MIX else self._loop
+                arguments = (kind, lease, loop, *self._without)
+                roles.append(Role(f"{kind}-{number}", "trunkline_ops.soak.subscriber", arguments))
         return {role.name: role for role in roles}
 
     def _reported(self, name: str, report: Report) -> None:
@@ -221,7 +251,7 @@ class Soak:
                 try:
                     await Replay(stage.store, stage.amqp_url, QUEUE, start=start, end=end).run()
                     break
-                except (BrokerUnavailable, QueueNotFound):
+                except (BrokerUnavailable, MessagesLost, QueueNotFound):
                     await asyncio.sleep(0.5)  # until its consumer has connected again, and made it
         with suppress(TimeoutError):  # then the audit says what is wrong
             async with asyncio.timeout(SETTLE_SECONDS):

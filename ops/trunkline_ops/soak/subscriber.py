@@ -1,8 +1,10 @@
 """A program with one subscription, which writes down what it is given.
 
-python -m trunkline_ops.soak.subscriber KIND LEASE [CONTROL]: the last one is of `controls`. Kinds: `plain` acknowledges
-when it has written; `tx` writes in the checkpoint's transaction; `concurrent` too, several streams at once; `parking`
-too, and cannot handle some events before they are mended: those are parked, with what comes behind them in a stream.
+python -m trunkline_ops.soak.subscriber KIND LEASE LOOP [CONTROL]
+
+LOOP is `asyncio` or `uvloop`, CONTROL one of `controls`. Kinds: `plain` acknowledges when it has written; `tx` writes
+in the checkpoint's transaction; `concurrent` too, several streams at once; `parking` too, and cannot handle some events
+before they are mended: those are parked, with what comes behind them in a stream.
 """
 
 import asyncio
@@ -11,12 +13,17 @@ import sys
 from contextlib import suppress
 from typing import Any, Final
 
+import uvloop
+
 from trunkline_consumer import Batch, Consumer, Options, by_stream
 from trunkline_ops.demo.leash import told_to_stop
 from trunkline_ops.soak.controls import CONTROLS
 from trunkline_ops.soak.writer import AWAY
 from trunkline_store import EventStore, SubscriptionLost, Unavailable
 
+LOOPS: Final = ("asyncio", "uvloop")
+MIX: Final = "mix"
+"""Both, one subscriber after the other."""
 POISON: Final = 400
 """One event of so many cannot be handled by `parking` at first."""
 WORK_SECONDS: Final = 0.004
@@ -114,7 +121,11 @@ async def main(kind: str, lease: float, without: str | None = None) -> None:
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main(sys.argv[1], float(sys.argv[2]), *sys.argv[3:]))
+        following = main(sys.argv[1], float(sys.argv[2]), *sys.argv[4:])
+        if sys.argv[3] == "uvloop":
+            uvloop.run(following)
+        else:
+            asyncio.run(following)
     except Unavailable as error:
         print(error, file=sys.stderr)
         sys.exit(AWAY)

@@ -41,7 +41,7 @@ SELECT s.subscription_id, s.name, s.feed, s.checkpoint, s.finished, s.halted IS 
        coalesce(l.until >= clock_timestamp(), false) AS followed, t.stream_id,
        EXISTS (SELECT FROM @schema@.parked AS p WHERE p.subscription_id = s.subscription_id) AS parks
 FROM @schema@.subscriptions AS s
-LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
+LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id::text
 LEFT JOIN @schema@.streams AS t ON t.stream = s.feed AND t.deleted_at IS NULL
 ORDER BY s.name
 

@@ -5,7 +5,7 @@ SELECT to_regclass('@schema@.blocks')
 -- name: others_there
 -- Relations in the schema that are not the store's.
 SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class AS c
-WHERE c.relnamespace = to_regnamespace('@schema@') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND (to_regclass('@schema@.blocks') IS NULL
        OR c.relname NOT IN ('schema_migrations', 'store', 'streams', 'events', 'links', 'leases', 'subscriptions',
                             'relays', 'snapshots', 'parked', 'standbys', 'given_up', 'incarnation'))
@@ -41,7 +41,7 @@ SELECT data_type, content_type FROM @schema@.store
 -- name: store
 -- What the store is: asked once, when it is opened.
 SELECT s.store_id, s.data_type, s.content_type, s.batch_count, s.batch_bytes, @schema@.history_v1() AS history,
-       (SELECT seqcache FROM pg_sequence WHERE seqrelid = '@schema@.blocks'::regclass) AS sequence_cache
+       (SELECT seqcache FROM pg_sequence WHERE seqrelid = '@schema@.blocks'::regclass::oid) AS sequence_cache
 FROM @schema@.store AS s
 
 -- name: append
@@ -72,27 +72,40 @@ SELECT 0::bigint AS stream_id, '$all' AS stream,
 FROM @schema@.store
 
 -- name: paginate_streams
--- Streams, and `$all` beside them, whose name holds $1 (empty: all of them); of category $4, and deleted or not as $5 says,
--- where these are not null. @sort@ is one of a few in streams.py.
-WITH matching AS (
-    SELECT stream_id, stream, version, created_at, deleted_at FROM (
-        SELECT stream_id, stream, version, created_at, deleted_at FROM @schema@.streams
-        WHERE ($4::text IS NULL OR category = $4) AND ($5::boolean IS NULL OR (deleted_at IS NOT NULL) = $5)
-        UNION ALL
-        SELECT 0, '$all', coalesce((SELECT max(position) FROM @schema@.events), 0), created_at, NULL FROM @schema@.store
-        WHERE $4 IS NULL AND $5 IS NOT TRUE
-    ) AS everything WHERE $1 = '' OR position($1 IN stream) > 0)
-SELECT total.count, page.*
-FROM (SELECT count(*) FROM matching) AS total
-LEFT JOIN LATERAL (SELECT * FROM matching ORDER BY @sort@, stream_id LIMIT $2 OFFSET $3) AS page ON true
+-- At most $1 streams, and `$all` beside them, in the order @sort@, of which streams.py knows those that an index has;
+-- @where@ begins behind the last page, and chooses.
+SELECT stream_id, stream, version, created_at, deleted_at FROM (
+    (SELECT stream_id, stream, category, version, created_at, deleted_at FROM @schema@.streams
+     WHERE @where@ ORDER BY @sort@ LIMIT $1)
+    UNION ALL
+    SELECT * FROM (SELECT 0::bigint AS stream_id, '$all' COLLATE "C" AS stream, '$all' COLLATE "C" AS category,
+                          coalesce((SELECT position FROM @schema@.events ORDER BY position DESC LIMIT 1), 0) AS version,
+                          created_at, NULL::timestamptz AS deleted_at FROM @schema@.store) AS all_streams
+    WHERE @where@) AS page
+ORDER BY @sort@ LIMIT $1
 
 -- name: categories
--- What there is in each: streams that are not deleted, and those that are; events and links that were appended. Behind $1,
--- with $3 from $1 on, at most $2.
-SELECT category, count(*) FILTER (WHERE deleted_at IS NULL) AS streams, count(deleted_at) AS deleted,
-       sum(version)::bigint AS events
-FROM @schema@.streams WHERE category >= $1 COLLATE "C" AND ($3 OR category > $1 COLLATE "C")
-GROUP BY category ORDER BY category LIMIT $2
+-- At most $2 categories behind $1 (null: from the first one on), found by jumping from one to the next in their index.
+-- Streams that are not deleted, and those that are; events and links that were appended: counted over a category's first
+-- 10,000 streams; where there are many categories, over fewer, so that a page reads half a million at most.
+WITH RECURSIVE names AS (
+    SELECT (CASE WHEN $1::text IS NULL THEN (SELECT category FROM @schema@.streams ORDER BY category LIMIT 1)
+            ELSE (SELECT category FROM @schema@.streams WHERE category > $1::text ORDER BY category LIMIT 1)
+            END)::text COLLATE "C" AS category, 1 AS number
+    UNION ALL
+    SELECT (SELECT s.category FROM @schema@.streams AS s WHERE s.category > n.category ORDER BY s.category LIMIT 1)::text
+               COLLATE "C", n.number + 1
+    FROM names AS n WHERE n.category IS NOT NULL AND n.number < $2::integer)
+SELECT n.category, a.streams, a.deleted, a.events, a.streams + a.deleted >= c.most AS or_more
+FROM names AS n
+CROSS JOIN (SELECT greatest(100, least(10000, 500000 / greatest(1, count(*)))) AS most FROM names) AS c
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE deleted_at IS NULL) AS streams, count(deleted_at) AS deleted,
+           coalesce(sum(version), 0)::bigint AS events
+    FROM (SELECT version, deleted_at FROM @schema@.streams
+          WHERE (category, stream) > (n.category, '') AND (category, stream) < (n.category, n.category || '.')
+          ORDER BY category, stream LIMIT c.most) AS first) AS a
+WHERE n.category IS NOT NULL ORDER BY n.category
 
 -- name: record_snapshot
 INSERT INTO @schema@.snapshots AS s (source, version, type, data, metadata) VALUES ($1, $2, $3, $4::@data_param@::@data_type@, $5::text::json)
@@ -100,7 +113,7 @@ ON CONFLICT (source) DO UPDATE
     SET version = excluded.version, type = excluded.type, data = excluded.data, metadata = excluded.metadata
 
 -- name: read_snapshot
-SELECT source, version, type, data@data_out@, metadata@data_out@, created_at FROM @schema@.snapshots WHERE source = $1
+SELECT source, version, type, data@data_out@, metadata::text, created_at FROM @schema@.snapshots WHERE source = $1
 
 -- name: delete_snapshot
 DELETE FROM @schema@.snapshots WHERE source = $1
@@ -237,16 +250,17 @@ WHERE (SELECT @schema@.same_history_v1($5)) AND e.bytes_before < $4
 ORDER BY e.position DESC
 
 -- name: read_category_forward
--- As read_all_forward, of category $5. Its bounds are pairs, which only the category's index serves: with bounds of the
--- position alone, a plan for any values goes through all events and leaves out the others'.
+-- As read_all_forward, of category $5. Both bounds and the order are pairs, as the category's index is, and nothing else
+-- names the category: with an equality beside them the planner takes the order of positions for enough, and goes through
+-- all events, or through the category from its first event on.
 SELECT e.position, s.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
        e.correlation_id, e.causation_id, e.created_at, e.size
-FROM (SELECT *, sum(size) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - size AS bytes_before
-      FROM @schema@.events WHERE category = $5 AND (category, position) >= ($5, $1) AND (category, position) <= ($5, $2)
-      ORDER BY position LIMIT $3) AS e
+FROM (SELECT *, sum(size) OVER (ORDER BY category, position ROWS UNBOUNDED PRECEDING) - size AS bytes_before
+      FROM @schema@.events WHERE (category, position) >= ($5, $1) AND (category, position) <= ($5, $2)
+      ORDER BY category, position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE (SELECT @schema@.same_history_v1($6)) AND e.bytes_before < $4
-ORDER BY e.position
+ORDER BY e.category, e.position
 
 -- name: page_all
 -- As read_all_forward, in its barest form: streams by their ids, and nothing of an event above $4 bytes but that it is
@@ -258,12 +272,13 @@ FROM @schema@.events AS e
 WHERE (SELECT @schema@.same_history_v1($5)) AND e.position >= $1 AND e.position <= $2 ORDER BY e.position LIMIT $3
 
 -- name: page_category
--- As page_all, of category $5.
+-- As page_all, of category $5; the bounds as in read_category_forward.
 SELECT e.position, e.stream_id, e.stream_version, e.event_id, e.type,
        CASE WHEN e.size <= $4 THEN e.data@data_out@ END AS data, CASE WHEN e.size <= $4 THEN e.metadata::text END AS metadata,
        e.correlation_id, e.causation_id, e.created_at, e.size
-FROM @schema@.events AS e WHERE (SELECT @schema@.same_history_v1($6)) AND e.category = $5 AND (e.category, e.position) >= ($5, $1) AND (e.category, e.position) <= ($5, $2)
-ORDER BY e.position LIMIT $3
+FROM @schema@.events AS e
+WHERE (SELECT @schema@.same_history_v1($6)) AND (e.category, e.position) >= ($5, $1) AND (e.category, e.position) <= ($5, $2)
+ORDER BY e.category, e.position LIMIT $3
 
 -- name: stream_names
 SELECT i.stream_id, s.stream FROM unnest($1::bigint[]) AS i (stream_id)
@@ -332,18 +347,18 @@ WHERE (SELECT @schema@.same_history_v1($6)) AND e.bytes_before < $4
 ORDER BY e.feed_position
 
 -- name: replay_category
--- As relay_page, of category $6.
+-- As relay_page, of category $6; the bounds as in read_category_forward.
 SELECT e.position, s.stream, e.category, e.stream_version, e.event_id::text, e.type, e.size,
        CASE WHEN e.size <= $5 THEN e.data@data_out@ END AS data, e.metadata::text,
        e.correlation_id, e.causation_id, e.traceparent,
        to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time
-FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - least(size, $5) AS bytes_before
-      FROM @schema@.events
-      WHERE category = $6 AND (category, position) >= ($6, $1) AND (category, position) <= ($6, $2)
-      ORDER BY position LIMIT $3) AS e
+FROM (SELECT *, sum(least(size, $5)) OVER (ORDER BY category, position ROWS UNBOUNDED PRECEDING) - least(size, $5)
+                    AS bytes_before
+      FROM @schema@.events WHERE (category, position) >= ($6, $1) AND (category, position) <= ($6, $2)
+      ORDER BY category, position LIMIT $3) AS e
 CROSS JOIN LATERAL (SELECT stream FROM @schema@.streams WHERE stream_id = e.stream_id OFFSET 0) AS s
 WHERE (SELECT @schema@.same_history_v1($7)) AND e.bytes_before < $4
-ORDER BY e.position
+ORDER BY e.category, e.position
 
 -- name: replay_stream
 -- As relay_page, of stream $6, and from version $1 on: in a stream, the versions' order is the positions'.
@@ -379,10 +394,11 @@ WHERE (SELECT @schema@.same_history_v1($7)) AND e.bytes_before < $4 AND e.feed_p
 ORDER BY e.number
 
 -- name: previous_in_category
--- The last position below $2[i] in category $1[i], for each i; 0 where there is none.
+-- The last position below $2[i] in category $1[i], for each i; 0 where there is none. The bounds as in
+-- read_category_forward.
 SELECT coalesce((SELECT e.position FROM @schema@.events AS e
-                 WHERE e.category = w.category AND (e.category, e.position) < (w.category, w.position)
-                 ORDER BY e.position DESC LIMIT 1), 0) AS previous
+                 WHERE (e.category, e.position) >= (w.category, 0) AND (e.category, e.position) < (w.category, w.position)
+                 ORDER BY e.category DESC, e.position DESC LIMIT 1), 0) AS previous
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS w (category, position, ord)
 WHERE (SELECT @schema@.same_history_v1($3)) ORDER BY w.ord
 
@@ -405,11 +421,11 @@ INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until, process)
 SELECT $1, $2, 1, $3::interval, clock_timestamp() + $3::interval, $4
 WHERE (SELECT @schema@.durable_v1()) AND NOT EXISTS (SELECT FROM @schema@.leases AS held
                   WHERE held.name = $1 AND held.owner <> $2
-                    AND held.until BETWEEN clock_timestamp() AND clock_timestamp() + 2 * held.length)
+                    AND held.until BETWEEN clock_timestamp() AND clock_timestamp() + 2::float8 * held.length)
 ON CONFLICT (name) DO UPDATE
     SET owner = excluded.owner, epoch = l.epoch + 1, length = excluded.length, until = clock_timestamp() + $3::interval,
         process = excluded.process
-    WHERE l.until < clock_timestamp() OR l.until > clock_timestamp() + 2 * l.length OR l.owner = excluded.owner
+    WHERE l.until < clock_timestamp() OR l.until > clock_timestamp() + 2::float8 * l.length OR l.owner = excluded.owner
 RETURNING epoch
 
 -- name: renew_lease
@@ -502,7 +518,7 @@ LEFT JOIN pg_locks AS x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'tra
 LEFT JOIN pg_prepared_xacts AS p ON p.transaction = x.transactionid
 WHERE l.locktype = 'advisory' AND l.classid = '@schema@.events'::regclass::oid AND l.objsubid = 2
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-ORDER BY (l.objid::bigint - $1::bigint / 1024) & 2147483647 LIMIT 1
+ORDER BY (l.objid::bigint - $1::bigint / 1024) & 2147483647::bigint LIMIT 1
 
 -- name: overview
 -- The store at a glance, at the safe position $1. What may be large is counted up to 10,000 (above that, streams and events
@@ -512,19 +528,19 @@ SELECT clock_timestamp() AS at, s.data_type, s.content_type, s.created_at, @sche
        coalesce((SELECT position FROM @schema@.events ORDER BY position DESC LIMIT 1), 0) AS last_position,
        (SELECT count(*) FROM (SELECT FROM @schema@.events WHERE position > $1 ORDER BY position
                               LIMIT (SELECT 10000)) AS held) AS held_back,
-       CASE WHEN e.reltuples >= 10000 THEN e.reltuples::bigint ELSE
+       CASE WHEN e.reltuples >= 10000::float4 THEN e.reltuples::bigint ELSE
            (SELECT count(*) FROM (SELECT FROM @schema@.events ORDER BY position LIMIT (SELECT 10000)) AS few) END AS events,
-       CASE WHEN t.reltuples >= 10000 THEN t.reltuples::bigint ELSE
+       CASE WHEN t.reltuples >= 10000::float4 THEN t.reltuples::bigint ELSE
            (SELECT count(*) FROM (SELECT FROM @schema@.streams ORDER BY stream_id LIMIT (SELECT 10000)) AS few)
        END AS streams,
        pg_stat_get_tuples_inserted(e.oid) AS inserted
 FROM @schema@.store AS s, pg_class AS e, pg_class AS t
-WHERE e.oid = '@schema@.events'::regclass AND t.oid = '@schema@.streams'::regclass
+WHERE e.oid = '@schema@.events'::regclass::oid AND t.oid = '@schema@.streams'::regclass::oid
 
 -- name: size
 -- Of all tables with their indexes. To measure one waits for whoever holds it alone, as VACUUM FULL does.
 SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class AS c
-WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = '@schema@.events'::regclass) AND c.relkind = 'r'
+WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = '@schema@.events'::regclass::oid) AND c.relkind = 'r'
 
 -- name: relay_standing
 -- What is recorded, and who leads now.
@@ -555,6 +571,14 @@ SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.sett
 WHERE (SELECT @schema@.same_history_v1($5)) AND (SELECT @schema@.durable_v1()) AND (SELECT @schema@.holds_v1($6, $7))
   AND subscription_id = $1 AND owner = $2 AND epoch = $3 RETURNING checkpoint
 
+-- name: last_held
+-- Of events at feed positions $1, with ids $2, the last one that the store holds, in history $3.
+SELECT max(h.place) FROM unnest($1::bigint[], $2::uuid[]) AS h (place, id)
+WHERE (SELECT @schema@.same_history_v1($3)) AND (
+    EXISTS (SELECT FROM @schema@.events AS e WHERE e.position = h.place AND e.event_id = h.id)
+    OR EXISTS (SELECT FROM @schema@.links AS l JOIN @schema@.events AS e ON e.position = l.position
+               WHERE l.feed_position = h.place AND e.event_id = h.id))
+
 -- name: finish
 -- As checkpoint, of one batch that covers its feed from $4 (exclusive) to $6: once only. No row may also mean that it
 -- is finished: the answer to a commit was lost, and the work is not to be done again.
@@ -563,7 +587,8 @@ SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.sett
         s.checkpoint, s.finished, int8multirange(int8range($4, $6, '(]'))) AS f),
     updated_at = clock_timestamp()
 WHERE (SELECT @schema@.same_history_v1($5)) AND (SELECT @schema@.durable_v1()) AND (SELECT @schema@.holds_v1($7, $8))
-  AND subscription_id = $1 AND owner = $2 AND epoch = $3 AND s.checkpoint < $6 AND NOT s.finished @> $6::bigint RETURNING checkpoint
+  AND subscription_id = $1 AND owner = $2 AND epoch = $3
+  AND s.checkpoint < $6 AND NOT s.finished OPERATOR(pg_catalog.@>) $6::bigint RETURNING checkpoint
 
 -- name: guard
 -- Locks the row for its owner, until the transaction ends.
@@ -578,7 +603,7 @@ WHERE (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND owner = $2 AND
 -- Who owns it now, and what is finished: why a guard refused.
 SELECT l.owner, l.epoch, s.checkpoint, s.finished
 FROM @schema@.subscriptions AS s
-LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
+LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id::text
 WHERE (SELECT @schema@.same_history_v1($2)) AND s.subscription_id = $1
 
 -- name: read_only
@@ -660,7 +685,7 @@ SELECT s.name, s.feed, s.checkpoint, CASE WHEN l.until >= clock_timestamp() THEN
 FROM (SELECT CASE WHEN $1::text IS NULL THEN greatest(100, least(10000, 500000 / greatest(1, count(*))))::integer
              ELSE 10000 END AS most FROM @schema@.subscriptions) AS c
 CROSS JOIN @schema@.subscriptions AS s
-LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id
+LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id::text
 CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, c.most) AS a
 WHERE $1::text IS NULL OR s.name = $1
 ORDER BY s.name
@@ -696,11 +721,11 @@ CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, $3) A
 WHERE s.name = $1
 
 -- name: position_before
--- The last position before the first event that was appended at a time or later.
+-- The last position, at or below the safe position $2, before the first event that was created at $1 or later.
 SELECT coalesce((SELECT position FROM @schema@.events
-                 WHERE position < coalesce((SELECT min(position) FROM (SELECT position FROM @schema@.events
-                                            WHERE created_at >= $1 OFFSET 0) AS later), 9223372036854775807)
+                 WHERE position < (SELECT @schema@.first_since_v1($1)) AND position <= $2
                  ORDER BY position DESC LIMIT 1), 0)
+WHERE (SELECT @schema@.same_history_v1($3))
 
 -- name: feed_position_of
 -- Where a version of a stream stands in it; null if it is not there.
@@ -713,6 +738,11 @@ FROM @schema@.streams AS s WHERE s.stream = $1
 -- Where to read a stream on above a position.
 SELECT stream_id, @schema@.version_above_v1(stream_id, $2) AS version FROM @schema@.streams
 WHERE (SELECT @schema@.same_history_v1($3)) AND stream = $1 AND deleted_at IS NULL
+
+-- name: version_above
+-- The first version of stream $1 whose feed position is above $2, of a deleted stream too. No row: it is not there.
+SELECT @schema@.version_above_v1(stream_id, $2) FROM @schema@.streams
+WHERE (SELECT @schema@.same_history_v1($3)) AND stream = $1
 
 -- name: page_stream
 -- Of stream $1 from version $2 on, its own events and linked ones, up to the safe position $3: at most $4, and none that
@@ -750,7 +780,12 @@ FROM wanted AS w
 -- A new one of the same name has another id, which no former owner's guard fits.
 WITH gone AS (DELETE FROM @schema@.subscriptions WHERE (SELECT @schema@.durable_v1()) AND name = $1 RETURNING subscription_id),
 unparked AS (DELETE FROM @schema@.parked WHERE subscription_id IN (SELECT subscription_id FROM gone))
-DELETE FROM @schema@.leases WHERE name IN (SELECT 'subscription ' || subscription_id FROM gone)
+DELETE FROM @schema@.leases WHERE name IN (SELECT 'subscription ' || subscription_id::text FROM gone)
+
+-- name: owned_subscription
+-- None where it is not there, or where this login may not own it: to lock a row takes the right to change it. No owner
+-- waits for this lock.
+SELECT subscription_id FROM @schema@.subscriptions WHERE name = $1 FOR KEY SHARE
 
 -- name: lock_subscription
 SELECT subscription_id FROM @schema@.subscriptions WHERE (SELECT @schema@.durable_v1()) AND name = $1 FOR NO KEY UPDATE
@@ -762,7 +797,7 @@ WITH gone AS (DELETE FROM @schema@.parked WHERE subscription_id = $1 RETURNING 1
 -- In the owner's next epoch, so that no guard fits that was had before: a living owner finds out, and adopts it.
 WITH taken AS (
     INSERT INTO @schema@.leases AS l (name, owner, epoch, length, until)
-    VALUES ('subscription ' || $1::bigint, gen_random_uuid(), 1, '0', '-infinity')
+    VALUES ('subscription ' || $1::bigint::text, gen_random_uuid(), 1, '0', '-infinity')
     ON CONFLICT (name) DO UPDATE SET epoch = l.epoch + 1 RETURNING l.owner, l.epoch)
 UPDATE @schema@.subscriptions AS s
 SET checkpoint = $2, finished = '{}', halted = NULL, owner = taken.owner, epoch = taken.epoch,

@@ -36,19 +36,84 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM @all@;
 GRANT USAGE ON SCHEMA @schema@ TO @reader@;
 GRANT SELECT ON ALL TABLES IN SCHEMA @schema@ TO @reader@;
 GRANT EXECUTE ON FUNCTION @schema@.safe_position_v1, @schema@.look_v1, @schema@.history_v1, @schema@.same_history_v1,
-    @schema@.version_above_v1, @schema@.ahead_v1 TO @reader@;
+    @schema@.version_above_v1, @schema@.ahead_v1, @schema@.first_since_v1 TO @reader@;
 
 GRANT EXECUTE ON FUNCTION @schema@.append_v1, @schema@.append_one_v1, @schema@.append_many_v1, @schema@.link_v1, @schema@.delete_v1 TO @writer@;
 GRANT INSERT, UPDATE, DELETE ON @schema@.snapshots TO @writer@;
 
-GRANT EXECUTE ON FUNCTION @schema@.durable_v1 TO @relay@, @consumer@;
+GRANT EXECUTE ON FUNCTION @schema@.durable_v1 TO @relay@;
 GRANT INSERT, UPDATE ON @schema@.relays, @schema@.leases, @schema@.given_up TO @relay@;
 GRANT INSERT, UPDATE, DELETE ON @schema@.standbys TO @relay@;
 
 GRANT INSERT, UPDATE, DELETE ON @schema@.subscriptions, @schema@.leases, @schema@.parked TO @consumer@;
-GRANT EXECUTE ON FUNCTION @schema@.settled_v1, @schema@.holds_v1 TO @consumer@;
+GRANT EXECUTE ON FUNCTION @schema@.durable_v1, @schema@.settled_v1, @schema@.holds_v1 TO @consumer@;
 
 GRANT EXECUTE ON FUNCTION @schema@.hard_delete_v1 TO @eraser@;
+
+-- Which rows the relay and consumers may write. A consumer owns all subscriptions, or those that the name of its group says:
+-- behind the consumers' name and a dot, one name, or a prefix with * at its end. A policy that is there is left alone: to
+-- make one waits for whoever uses the table.
+DO $do$
+DECLARE
+    _group   text;
+    _pattern text;
+    _mine    text;  -- a condition on a subscription's name
+    _policy  record;
+BEGIN
+    FOR _group IN SELECT rolname FROM pg_roles
+        WHERE rolname IN (@relay_name@, @consumer_name@) OR starts_with(rolname, @consumer_name@ || '.')
+    LOOP
+        _pattern := substr(_group, length(@consumer_name@) + 2);
+        _mine := CASE WHEN right(_pattern, 1) = '*'
+                      THEN format('starts_with(s.name, %L)', left(_pattern, -1)) ELSE format('s.name = %L', _pattern) END;
+        IF starts_with(_group, @consumer_name@ || '.') THEN
+            EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA @schema@ FROM %I', _group);
+            EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM %I', _group);
+            EXECUTE format('GRANT INSERT, UPDATE, DELETE ON @schema@.subscriptions, @schema@.leases, @schema@.parked TO %I',
+                           _group);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION @schema@.durable_v1, @schema@.settled_v1, @schema@.holds_v1 TO %I', _group);
+        END IF;
+        FOR _policy IN
+            SELECT '@schema@.leases'::regclass AS relation, $$NOT starts_with(name, 'subscription ')$$ AS condition
+            WHERE _group = @relay_name@
+            UNION ALL
+            SELECT w.relation, w.condition FROM (VALUES
+                ('@schema@.subscriptions'::regclass, 'true'),
+                ('@schema@.parked'::regclass, 'true'),
+                ('@schema@.leases'::regclass, $$name ~ '^subscription [0-9]{1,18}$'$$)) AS w (relation, condition)
+            WHERE _group = @consumer_name@
+            UNION ALL
+            SELECT w.relation, w.condition FROM (VALUES
+                ('@schema@.subscriptions'::regclass, replace(_mine, 's.name', 'name')),
+                ('@schema@.parked'::regclass, format(
+                    'EXISTS (SELECT FROM @schema@.subscriptions AS s WHERE s.subscription_id = parked.subscription_id AND %s)',
+                    _mine)),
+                ('@schema@.leases'::regclass, format(
+                    'EXISTS (SELECT FROM @schema@.subscriptions AS s WHERE s.subscription_id ='
+                    ' CASE WHEN leases.name ~ %L THEN substr(leases.name, 14)::bigint END AND %s)',
+                    '^subscription [0-9]{1,18}$', _mine))) AS w (relation, condition)
+            WHERE starts_with(_group, @consumer_name@ || '.')
+        LOOP
+            IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = _policy.relation AND polname = _group) THEN
+                EXECUTE format('CREATE POLICY %I ON %s TO %I USING (%s)', _group, _policy.relation, _group, _policy.condition);
+            END IF;
+        END LOOP;
+    END LOOP;
+END $do$;
+
+-- name: narrow
+-- A group for those who may own some subscriptions only. What it may do is granted with the rest, as the store's owner.
+DO $do$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = @group_name@) THEN
+        CREATE ROLE @group@ NOLOGIN;
+    END IF;
+END $do$;
+GRANT @reader@ TO @group@;
+
+-- name: narrowed
+-- A member of both groups could do what the wider one may.
+REVOKE @consumer@ FROM @login@;
 
 -- name: login
 -- Settings count for the role that logs in, never for the groups that it is a member of. These end a transaction that
@@ -70,3 +135,4 @@ ALTER ROLE @login@ IN DATABASE @database@ SET tcp_user_timeout = '60s';
 -- Its statements are ours, and short. The other roles' logins are applications', with statements of their own.
 ALTER ROLE @login@ IN DATABASE @database@ SET statement_timeout = '60s';
 ALTER ROLE @login@ IN DATABASE @database@ SET lock_timeout = '15s';
+ALTER ROLE @login@ IN DATABASE @database@ SET search_path = pg_catalog, pg_temp;

@@ -3,11 +3,12 @@
 -- Order. A position is block * 1024 + index. An append locks its stream's row, then draws one block per 1,024
 -- events, so that positions and versions of a stream agree. Before a transaction draws its first block it reads
 -- the sequence's last value L and takes a shared advisory lock whose key carries L; everything it draws is above L.
--- A reader takes S := last_value, then the smallest L of all locks held: up to min(S, L) nothing can appear any
+-- A reader takes S := last value, then the smallest L of all locks held: up to min(S, L) nothing can appear any
 -- more. Proof: say T owns block P <= min(S, L) and is unfinished when the rows are read. P was drawn before S was
 -- read, so T's lock was held before the locks were scanned, and it still is: the scan saw T's own L < P.
 -- The blocks come from a sequence with CACHE 1, and rows are read in a later statement than the safe position;
--- with a larger cache, or in one statement, readers skip events.
+-- with a larger cache, or in one statement, readers skip events. Last values come from pg_sequence_last_value(), which
+-- locks the sequence's page: every 32 draws, while nextval writes its log record, `SELECT last_value` reads 32 too many.
 
 CREATE TABLE @schema@.schema_migrations (
     version     integer PRIMARY KEY,
@@ -27,17 +28,24 @@ CREATE TABLE @schema@.store (
 );
 
 CREATE SEQUENCE @schema@.blocks AS bigint CACHE 1 NO CYCLE;
-SELECT nextval('@schema@.blocks');  -- from a virgin sequence, whoever reads last_value believes that block 1 was drawn
+-- Block 1 counts as drawn, since a virgin sequence has no last value. By setval: nextval counts on 32 more that are logged,
+-- which they are not where wal_level = minimal and the sequence is made in the same transaction. After a crash, blocks of
+-- committed events were drawn again.
+SELECT setval('@schema@.blocks', 1);
 
 -- Bounds of what every append writes. They are domains, and not checks of the tables, since each statement reads its
--- table's checks from their text again: that was a quarter of what an append of one event cost.
+-- table's checks from their text again: that was a quarter of what an append of one event cost. No literal holds a
+-- backslash, whose meaning is a setting's (standard_conforming_strings).
 CREATE DOMAIN @schema@.stream_name AS text COLLATE "C"
-    CHECK (octet_length(VALUE) BETWEEN 1 AND 255 AND VALUE !~ '^\$|^\s*$|[[:cntrl:]]');
+    CHECK (octet_length(VALUE) BETWEEN 1 AND 255 AND VALUE !~ '^[$]|^[[:space:]]*$|[[:cntrl:]]');
 CREATE DOMAIN @schema@.category_name AS text COLLATE "C" CHECK (octet_length(VALUE) <= 64);
 CREATE DOMAIN @schema@.label AS text COLLATE "C" CHECK (octet_length(VALUE) BETWEEN 1 AND 128);
 CREATE DOMAIN @schema@.metadata AS json CHECK (octet_length(VALUE::text) <= 65536);
 CREATE DOMAIN @schema@.moment AS timestamptz  -- what every language's dates can hold; not infinity
     CHECK (VALUE BETWEEN '0002-01-01 00:00:00+00' AND '9998-12-31 23:59:59.999999+00');
+-- An operator that takes one of them would fit a comparison better than PostgreSQL's own.
+REVOKE ALL ON DOMAIN @schema@.stream_name, @schema@.category_name, @schema@.label, @schema@.metadata, @schema@.moment
+    FROM PUBLIC;
 
 CREATE TABLE @schema@.streams (
     stream_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -67,7 +75,8 @@ CREATE TABLE @schema@.events (
 );
 CREATE INDEX events_category ON @schema@.events (category, position);
 
-CREATE FUNCTION @schema@.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION @schema@.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE feature_not_supported USING MESSAGE = format('events are never changed: %s on %I.%I refused',
         TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME);
@@ -118,23 +127,26 @@ BEGIN
     RETURN true;
 END $$;
 
--- Takes the lock that tells readers how far they may read, before this transaction draws its first block: once per
--- transaction (one lock per append would fill the lock table in a long import). The setting that remembers it is
--- named by the events table (two stores in one transaction) and holds this transaction's id (a setting made by a
--- user cannot disarm it); it goes with a savepoint that is rolled back, as the lock does.
+-- Takes the lock that tells readers how far they may read, before each draw of blocks. A setting, named by the events
+-- table (two stores in one transaction), remembers this transaction's L, so that it takes the same lock again: one row of
+-- the lock table, however many appends an import has. It only chooses the key and never spares the lock: a value that the
+-- caller computed hides nothing. A value that is no number, above the sequence, or so far below it that 31 bits would soon
+-- not tell them apart, counts as none. The setting goes with a savepoint that is rolled back, as the lock does.
 CREATE FUNCTION @schema@.hold_readers_back() RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     _events  constant oid := '@schema@.events'::regclass;
     _setting constant text := 'trunkline.drawing_' || _events;
-    _me      constant text := pg_current_xact_id()::text;
+    _known   constant text := current_setting(_setting, true);
+    _drawn   constant bigint := coalesce(pg_sequence_last_value('@schema@.blocks'), 0);
+    _l       bigint := CASE WHEN _known ~ '^[0-9]{1,18}$' THEN _known::bigint END;
     _done    boolean;
 BEGIN
     -- As assignments these take no queries: every append comes by here.
-    IF current_setting(_setting, true) IS DISTINCT FROM _me THEN
-        _done := pg_advisory_xact_lock_shared(_events::integer,
-            (coalesce(pg_sequence_last_value('@schema@.blocks'), 0) & 2147483647)::integer) IS NULL;
-        _done := set_config(_setting, _me, true) IS NULL;
+    IF (_l BETWEEN _drawn - 1073741824 AND _drawn) IS NOT TRUE THEN
+        _l := _drawn;
+        _done := set_config(_setting, _l::text, true) IS NULL;
     END IF;
+    _done := pg_advisory_xact_lock_shared(_events::integer, (_l & 2147483647)::integer) IS NULL;
     IF current_setting('synchronous_commit') = 'off' THEN  -- as durable_v1, without the cost of a call
         _done := set_config('synchronous_commit', 'local', true) IS NULL;
     END IF;
@@ -322,11 +334,11 @@ BEGIN
         RAISE read_only_sql_transaction USING
             MESSAGE = 'the locks of the primary cannot be seen from a replica: read $all on the primary';
     END IF;
-    SELECT last_value INTO _s FROM @schema@.blocks;
+    _s := coalesce(pg_sequence_last_value('@schema@.blocks'), 0);
     SELECT array_agg(objid::bigint) INTO _low FROM pg_locks
         WHERE locktype = 'advisory' AND classid = '@schema@.events'::regclass::oid AND objsubid = 2
             AND database = (SELECT oid FROM pg_database WHERE datname = current_database());
-    SELECT last_value INTO _s2 FROM @schema@.blocks;
+    _s2 := coalesce(pg_sequence_last_value('@schema@.blocks'), 0);
     SELECT least(_s, min(_s2 - ((_s2 - low) & 2147483647))) INTO _safe FROM unnest(_low) AS low;
     RETURN _safe * 1024 + 1023;
 END $$;

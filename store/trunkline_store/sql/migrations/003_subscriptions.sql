@@ -21,8 +21,41 @@ CREATE TABLE @schema@.parked (
 CREATE INDEX parked_key ON @schema@.parked (subscription_id, key, first_position) WHERE key IS NOT NULL;
 CREATE INDEX parked_wanted ON @schema@.parked (subscription_id, first_position) WHERE wanted IS NOT NULL;
 
--- When positions were appended, roughly: a subscription is reset to a time with it. It takes a few kB.
-CREATE INDEX events_created_at ON @schema@.events USING brin (created_at);
+-- Everybody reads these, who may read anything; who may write which rows is said by `roles.sql`.
+ALTER TABLE @schema@.subscriptions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @schema@.parked ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @schema@.leases ENABLE ROW LEVEL SECURITY;
+CREATE POLICY reading ON @schema@.subscriptions FOR SELECT USING (true);
+CREATE POLICY reading ON @schema@.parked FOR SELECT USING (true);
+CREATE POLICY reading ON @schema@.leases FOR SELECT USING (true);
+
+-- When positions were appended, roughly: a subscription is reset to a time with it. It takes a few kB. A range that is not
+-- summarized is read by every search: autovacuum does it when the next one begins.
+CREATE INDEX events_created_at ON @schema@.events USING brin (created_at, position) WITH (autosummarize = on);
+
+-- The position of the first event that was created at a time or later; 2^63 - 1 where there is none. Times do not grow
+-- strictly with positions (writers wait for locks after they have read the clock, and imports bring times of their own),
+-- so halves would miss some. The index above leads to the first pages that hold such an event, then to earlier ones,
+-- until there is none. The settings leave no other index: by position, all events before the first would be read.
+CREATE FUNCTION @schema@.first_since_v1(_time timestamptz) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_indexscan = off
+SET cpu_index_tuple_cost = 10000  -- which B-trees have, and BRIN has not
+SET jit = off
+AS $$
+DECLARE
+    _first bigint := 9223372036854775807;
+    _found bigint;
+BEGIN
+    LOOP
+        SELECT position INTO _found FROM @schema@.events WHERE created_at >= _time AND position < _first LIMIT 1;
+        IF NOT FOUND THEN
+            RETURN _first;
+        END IF;
+        _first := _found;
+    END LOOP;
+END $$;
 
 -- A checkpoint and what is finished above it, when `_more` is finished too: up to the first gap, and beyond it. Every batch
 -- of a handler with `tx` comes by here; in SQL it would be planned anew each time.
@@ -96,10 +129,10 @@ BEGIN
     ELSIF starts_with(_feed, '$category-') THEN
         SELECT count(*), (array_agg(a.created_at ORDER BY a.position))[1] INTO events, since FROM (
             SELECT e.position, e.created_at FROM @schema@.events AS e
-            WHERE e.category = substr(_feed, 11) AND (e.category, e.position) > (substr(_feed, 11), _checkpoint)
-                AND (e.category, e.position) <= (substr(_feed, 11), _upto)
+            WHERE (e.category, e.position) > (substr(_feed, 11), _checkpoint)  -- as in read_category_forward
+              AND (e.category, e.position) <= (substr(_feed, 11), _upto)
               AND NOT _finished @> e.position
-            ORDER BY e.position LIMIT _most) AS a;
+            ORDER BY e.category, e.position LIMIT _most) AS a;
     ELSE
         SELECT stream_id INTO _id FROM @schema@.streams WHERE stream = _feed AND deleted_at IS NULL;
         _from := @schema@.version_above_v1(_id, _checkpoint);

@@ -1,0 +1,46 @@
+"""A subscriber in a process of its own, which says what it is given: python -m tests.whole.following DSN URL [CONTROL]
+
+It prints a line for each event, its type and position, and acknowledges it. CONTROL takes a guard out of this program.
+"""
+
+import asyncio
+import sys
+
+from tests.whole.crashing import OPTIONS
+from trunkline_consumer import Consumer, subscription
+from trunkline_consumer.follow import Follower
+from trunkline_store import EventStore
+
+
+class Remembering(Follower):
+    """A look moves what was delivered to the safe position, as if all up to there had been seen."""
+
+    async def _catch_up(self) -> bool:
+        found = await super()._catch_up()
+        self._tenure.delivered = max(self._tenure.delivered, await self._store.safe_position())
+        return found
+
+
+def remember_safe_position() -> None:
+    subscription.Follower = Remembering  # type: ignore[attr-defined]
+
+
+CONTROLS = {"seen": remember_safe_position}
+
+
+async def main(dsn: str, url: str, without: str = "") -> None:
+    if without:
+        CONTROLS[without]()
+    async with (
+        EventStore(dsn, application_name="following") as store,
+        Consumer(store, url) as consumer,
+        consumer.subscribe_to_all_streams("following", options=OPTIONS) as followed,
+    ):
+        async for batch in followed:
+            for event in batch:
+                print(event.type, event.position, flush=True)
+            await batch.ack()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
