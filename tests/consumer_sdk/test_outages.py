@@ -35,9 +35,7 @@ async def test_an_ack_while_the_database_is_away_is_kept(store: EventStore, data
             assert data(await take(subscription)) == [2]
 
 
-async def test_catching_up_goes_on_where_the_connection_broke(
-    store: EventStore, database: str, vhost: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_catching_up_goes_on_where_the_connection_broke(store: EventStore, database: str, vhost: str) -> None:
     """Several times in the middle of it: everything comes, once, in order."""
     count = 5000  # some pages
     for start in range(0, count, 500):
@@ -51,8 +49,8 @@ async def test_catching_up_goes_on_where_the_connection_broke(
                 if len(seen) % 1000 == 0:
                     await proxy.cut()
                 await batch.ack()
+        assert far.open_connections().generation > 0, "no connection was lost: this shows nothing"
     assert seen == list(range(count))
-    assert "subscription s: " in caplog.text, "no reading failed: this shows nothing"
 
 
 async def test_what_waiting_does_not_heal_ends_the_subscription_where_it_stands(

@@ -383,12 +383,12 @@ def test_the_cache_keeps_nothing_that_is_half_made(cache: Path) -> None:
     assert cached("thing", lambda folder: (folder / "whole").touch()).is_dir()
 
 
-def test_a_standbys_password_is_on_no_command_line(tmp_path: Path) -> None:
+def test_a_standbys_password_is_on_no_command_line() -> None:
     """Every user of the machine can read those; the standby is made and streams all the same."""
-    with postgres_server(private=True) as primary:
-        programs, seen = tmp_path / "bin", tmp_path / "seen"
+    with postgres_server(private=True) as primary, tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # the servers' account is another one
+        programs, seen = Path(folder) / "bin", Path(folder) / "seen"
         programs.mkdir()
-        tmp_path.chmod(0o755)
         seen.touch()
         seen.chmod(0o666)
         for program in primary.programs.iterdir():

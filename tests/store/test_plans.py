@@ -162,15 +162,15 @@ async def test_the_comparison_would_notice(connection: asyncpg.Connection) -> No
     assert any("Sort" in node["Node Type"] for node in nodes(ordered))
 
 
-def category_read(name: str, category: str, position: int, history: str) -> tuple[str, tuple[Any, ...]]:
+def category_read(name: str, category: str, position: int) -> tuple[str, tuple[Any, ...]]:
     """One of the statements that read a category, and its arguments for ten events from a position on."""
     if name == "ahead_v1":
         return AHEAD, (f"$category-{category}", position, "{}", FAR, 10)
     args: dict[str, tuple[Any, ...]] = {
-        "read_category_forward": (position, FAR, 10, FAR, category, history),
-        "page_category": (position, FAR, 10, 8192, category, history),
-        "replay_category": (position, FAR, 10, FAR, 262144, category, history),
-        "previous_in_category": ([category], [position], history),
+        "read_category_forward": (position, FAR, 10, FAR, category),
+        "page_category": (position, FAR, 10, 8192, category),
+        "replay_category": (position, FAR, 10, FAR, 262144, category),
+        "previous_in_category": ([category], [position]),
     }
     return EventStore("postgresql://localhost/unused").sql[name], args[name]
 
@@ -187,7 +187,6 @@ async def test_a_category_is_read_from_a_position_and_not_up_to_it(connection: a
     """Ten events of a category that holds nearly all events, or one in 500, are read between two bounds of the
     category's index and cost a page, early and late, with a plan for the given values and with one for any, and
     whether the tables were analyzed or not."""
-    history = await connection.fetchval("SELECT history FROM eventstore.look_v1('', true)")
     for analyzed, plans, category, position in product(
         (False, True),
         ("force_custom_plan", "force_generic_plan"),
@@ -197,7 +196,7 @@ async def test_a_category_is_read_from_a_position_and_not_up_to_it(connection: a
         if analyzed:
             await connection.execute("ANALYZE eventstore.events, eventstore.streams")
         await connection.execute(f"SET plan_cache_mode = {plans}")
-        query, args = category_read(name, category, position, history)
+        query, args = category_read(name, category, position)
         for _ in range(2):  # the first one reads the catalog as well
             found = await plan(connection, query, *args, options="ANALYZE, BUFFERS")
             await connection.execute("DEALLOCATE asked")
