@@ -10,6 +10,7 @@ import msgspec
 import pytest_asyncio
 
 from tests.relay.plain import plain, recorded
+from tests.whole.effects import projecting_anew, until_each_event_has_its_effect
 from tests.whole.flow import QUICK, committed_positions, relay_running
 from tests.whole.standbys import Handled, appended, until
 from trunkline_consumer import Consumer
@@ -38,7 +39,8 @@ async def test_a_dump_is_restored_under_full_queues(
     """P2, P6: a dump is made while a subscription's queue is full; more is published and handled, and then a fresh
     database with the dump takes the old one's place. Relay and subscription go on by themselves: from the checkpoint of
     the dump, with nothing of the new history skipped, though it has positions of the old one; what of the old one is
-    still queued is dropped."""
+    still queued is dropped. A projection in the same database has one effect of each event that is there, and none of
+    another."""
     name, dump = urlsplit(database).path.removeprefix("/"), str(tmp_path / "store.dump")
     small = msgspec.structs.replace(QUICK, prefetch=5, buffer_size=1)
     try:
@@ -46,6 +48,7 @@ async def test_a_dump_is_restored_under_full_queues(
             EventStore(database) as store,
             plain(vhost, "#") as other,
             relay_running(database, vhost),
+            projecting_anew(store, vhost),
             Consumer(store, vhost) as consumer,
             consumer.subscribe_to_all_streams("s", options=small) as subscription,
         ):
@@ -83,6 +86,7 @@ async def test_a_dump_is_restored_under_full_queues(
                 await until(lambda: other.positions[-1] == new[-1])
                 await recorded(store, new[-1])
                 assert await committed_positions(store) == done + queued + new
+                await until_each_event_has_its_effect(store)
     finally:
         for which in ("new", "old"):
             await admin.execute(f"DROP DATABASE IF EXISTS {name}_{which} WITH (FORCE)")
