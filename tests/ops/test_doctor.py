@@ -224,7 +224,6 @@ DATABASE = [
     Seed("row-security-off", "ALTER TABLE eventstore.leases DISABLE ROW LEVEL SECURITY"),
     Seed("isolation-default", "ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'",
          also=UNSEEN),
-    Seed("commit-asynchronous", "ALTER DATABASE {database} SET synchronous_commit = off"),
     Seed("search-path-open", "GRANT CREATE ON SCHEMA public TO PUBLIC"),
     Seed("rights-public", "GRANT EXECUTE ON FUNCTION eventstore.hard_delete_v1 TO PUBLIC"),
     Seed("rights-public", "GRANT SELECT ON eventstore.events TO PUBLIC"),
@@ -270,7 +269,7 @@ async def test_a_defect_of_the_database_is_found(seed: Seed, database: str) -> N
 
 @pytest.mark.parametrize("seed", [each for each in DATABASE if each.code in (
     "sequence-cache", "sequence-options", "sequence-behind", "index-missing", "index-invalid", "trigger-missing",
-    "trigger-disabled", "isolation-default", "commit-asynchronous", "search-path-open", "rights-public",
+    "trigger-disabled", "isolation-default", "search-path-open", "rights-public",
     "row-security-off", "rights-bypass", "lease-orphan", "checkpoint-ahead",
 ) and each.also <= UNSEEN], ids=lambda seed: seed.code)  # fmt: skip
 async def test_what_is_said_to_mend_a_defect_mends_it(seed: Seed, database: str) -> None:

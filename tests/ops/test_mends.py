@@ -68,7 +68,6 @@ MENDS: dict[str, Mend | By | Hand] = {
     "postgres-version": Hand("words"),
     "database-replica": Hand("tests/whole/test_failover.py promotes"),
     "durability-off": Hand("a setting of the whole server, which holds the other tests' databases"),
-    "commit-asynchronous": Mend("ALTER DATABASE {database} SET synchronous_commit = off"),
     "isolation-default": Mend("ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'"),
     "transactions-not-looked-at": Hand("a right to look"),
     "transaction-holds": By("test_a_session_that_is_ended_loses_what_it_has_not_committed_alone"),

@@ -73,20 +73,12 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
             "a crash of the host can destroy the database, events and all",
             f"ALTER SYSTEM SET {setting} = on; SELECT pg_reload_conf()",
         )
-    if not server.synchronous_commit:
-        yield Finding(
-            "commit-asynchronous",
-            "PostgreSQL",
-            "synchronous_commit is off",
-            "a crash loses appends that writers were told are committed",
-            f"ALTER DATABASE {identifier(server.database)} SET synchronous_commit = on; then start all programs anew",
-        )
     if server.isolation != "read committed":
         yield Finding(
             "isolation-default",
             "PostgreSQL",
             f"transactions are {server.isolation} by default",
-            "the order of $all can only be read at READ COMMITTED: relays and subscriptions stand still",
+            "a store refuses an application's pool, and a pooler, whose transactions begin like that",
             f"ALTER DATABASE {identifier(server.database)} RESET default_transaction_isolation; then start "
             "all programs anew",
         )

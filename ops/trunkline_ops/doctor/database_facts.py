@@ -39,7 +39,6 @@ class Server(NamedTuple):
     login: str
     fsync: bool
     full_page_writes: bool
-    synchronous_commit: bool
     isolation: str
     sees_all: bool
     there: bool

@@ -4,7 +4,6 @@
 SELECT current_setting('server_version_num')::integer AS version, pg_is_in_recovery() AS replica,
        current_database() AS database, current_user::text AS login, current_setting('fsync') = 'on' AS fsync,
        current_setting('full_page_writes') = 'on' AS full_page_writes,
-       current_setting('synchronous_commit') <> 'off' AS synchronous_commit,
        current_setting('default_transaction_isolation') AS isolation,
        pg_has_role(current_user, 'pg_read_all_stats', 'MEMBER') AS sees_all,
        to_regclass('@schema@.blocks') IS NOT NULL AND to_regclass('@schema@.schema_migrations') IS NOT NULL AS there
