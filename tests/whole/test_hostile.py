@@ -248,7 +248,7 @@ COMMANDS: Final = """
     subscriptions show s
     subscriptions parked s
     subscriptions retry s
-    subscriptions discard s
+    subscriptions discard s --yes
     subscriptions reset s --to 0 --yes
     subscriptions delete s --yes
     reset --yes
