@@ -241,7 +241,10 @@ class Model:
 
 
 async def perform(store: EventStore, operation: Operation, connection: Any = None) -> tuple[Outcome, list[Any]]:
-    """The same on the real store; and its answers, for their positions."""
+    """The same on the real store; and its answers, for their positions. On a connection, in a transaction."""
+    if connection is not None and not connection.is_in_transaction():
+        async with connection.transaction():
+            return await perform(store, operation, connection)
     answers: list[Any] = []
     try:
         match operation:

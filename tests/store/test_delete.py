@@ -239,7 +239,8 @@ async def test_a_session_is_left_as_it_was_after_a_hard_delete(store: EventStore
                 async with connection.transaction():
                     await connection.execute(statement)
 
-    await store.delete_stream("a-0", 1, hard=True, connection=connection)
+    async with connection.transaction():
+        await store.delete_stream("a-0", 1, hard=True, connection=connection)
     await refused()
     async with connection.transaction():
         await store.delete_stream("a-1", 1, hard=True, connection=connection)
@@ -251,7 +252,8 @@ async def test_a_session_is_left_as_it_was_after_a_hard_delete(store: EventStore
         await refused()
     await refused()
     await connection.execute("SET trunkline.hard_delete = 'on'")
-    await store.delete_stream("a-3", 1, hard=True, connection=connection)
+    async with connection.transaction():
+        await store.delete_stream("a-3", 1, hard=True, connection=connection)
     assert await connection.fetchval("SHOW trunkline.hard_delete") == "on"
     await refused()
     assert await read_all(store) == [1, 1]

@@ -109,7 +109,7 @@ async def test_events_and_ids_can_be_linked(store: EventStore) -> None:
     assert await data(store, "target-1") == [3, 1, 2]
 
 
-@pytest.mark.parametrize("bad", ["text", 7, None, "ba3e4673-be6a-4e40-90a7-614232623820", EventData("E", 1)])
+@pytest.mark.parametrize("bad", ["text", 7, None, EventData("E", 1)])
 async def test_what_is_neither_event_nor_id_cannot_be_linked(store: EventStore, bad: Any) -> None:
     """P9: typed, and the good one beside it is not linked."""
     (event,) = await written(store, "a-1", 1)
