@@ -84,10 +84,11 @@ class Claim:
 
     async def until_lost(self) -> None:
         """Raises what has become of the claim, when it has ended."""
+        await self.lease.lost.wait()
         while True:
-            await self.lease.lost.wait()
             with suppress(Unavailable):  # then it is asked again
                 await self.ended()
+                raise BeginAgain(self.name)  # nobody else has it, but it is not renewed any more
             await asyncio.sleep(0.1)
 
     async def ended(self) -> None:
