@@ -55,7 +55,9 @@ class Queue:
 
 class Received(NamedTuple):
     """A message as it came; its tag is good on the channel of the time only. exchange, routing_key: the ones that it
-    was published with, which the broker says and no publisher can choose without the right to."""
+    was published with, which the broker says and no publisher can choose without the right to. body: empty where it is
+    another exchange than those that the queue was bound to: nobody reads it, and it may be as large as RabbitMQ
+    allows."""
 
     tag: int
     headers: Mapping[str, Any]
@@ -82,6 +84,7 @@ class Receiver:
         self._url = url
         self._queue = queue
         self._prefetch = prefetch
+        self._exchanges = {exchange for exchange, _ in queue.bindings}
         self._messages: deque[Received] = deque()
         self._arrived = asyncio.Event()
         self._connection: Any = None
@@ -255,12 +258,13 @@ class Receiver:
         header = await channel._get_frame()
         message = await channel._read_content(frame, header)
         if channel is self._channel:
+            exchange = frame.exchange or ""
             self._messages.append(
                 Received(
                     frame.delivery_tag or 0,
                     header.properties.headers or {},
-                    message.body,
-                    frame.exchange or "",
+                    message.body if exchange in self._exchanges else b"",
+                    exchange,
                     frame.routing_key or "",
                 )
             )
