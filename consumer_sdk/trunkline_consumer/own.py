@@ -21,7 +21,7 @@ from trunkline_store import (
     HistoryChanged,
     InvalidArgument,
     Start,
-    StreamNotFound,
+    StreamDeleted,
     SubscriptionAlreadyExists,
     SubscriptionDeleted,
     SubscriptionLost,
@@ -29,6 +29,7 @@ from trunkline_store import (
 )
 from trunkline_store.connections import Connection
 from trunkline_store.lease import Keeper, Lease
+from trunkline_store.pages import Look
 from trunkline_store.store import MAX_POSITION
 from trunkline_store.translate import translated
 
@@ -84,10 +85,11 @@ class Claim:
 
     async def until_lost(self) -> None:
         """Raises what has become of the claim, when it has ended."""
+        await self.lease.lost.wait()
         while True:
-            await self.lease.lost.wait()
             with suppress(Unavailable):  # then it is asked again
                 await self.ended()
+                raise BeginAgain(self.name)  # nobody else has it, but it is not renewed any more
             await asyncio.sleep(0.1)
 
     async def ended(self) -> None:
@@ -200,8 +202,9 @@ class Owner:
         Raises `SubscriptionAlreadyExists`, `SubscriptionDeleted` (meanwhile), `InvalidArgument`, `Unavailable`.
         """
         store = self._store
-        history = (await store.look()).history
-        number = await self._row()
+        look = await store.look()
+        history = look.history
+        number = await self._row(look)
         lease = await self._lease(f"subscription {number}", standby=standby)
         self._keeper.add(lease)
         try:
@@ -228,11 +231,13 @@ class Owner:
             raise SubscriptionDeleted(self._name)
         raise SubscriptionLost(self._name)
 
-    async def _row(self) -> int:
+    async def _row(self, look: Look) -> int:
         store = self._store
         while (row := await store.fetchrow(store.sql["see_subscription"], self._name)) is None:
-            first = await first_checkpoint(store, self._feed, self._start)
-            await store.fetchrow(store.sql["create_subscription"], self._name, self._feed.label, first)
+            async with store.acquire() as connection:  # one session: another server may have other events there
+                first = await first_checkpoint(store, connection, self._feed, self._start, look)
+                with translated(store.schema):
+                    await connection.fetchrow(store.sql["create_subscription"], self._name, self._feed.label, first)
         if row["feed"] != self._feed.label:
             raise InvalidArgument(f"subscription {self._name!r} follows {row['feed']!r}, not {self._feed.label!r}")
         return int(row["subscription_id"])
@@ -251,44 +256,44 @@ class Owner:
             await asyncio.sleep(0.1)
 
 
-async def first_checkpoint(store: EventStore, feed: Feed, start: Start | int) -> int:
-    """Where a new subscription begins: always a position that an event has, or 0, never the safe position."""
-    match start:
-        case Start.ORIGIN:
-            return 0
-        case Start.CURRENT:
-            if feed.kind is Kind.STREAM:
-                with suppress(StreamNotFound):  # it may come
-                    await store.stream_info(feed.name)  # one that was deleted is an error
-            return await current_end(store)
-    if start == 0:
+async def first_checkpoint(
+    store: EventStore, connection: Connection, feed: Feed, start: Start | int, look: Look
+) -> int:
+    """Where a new subscription begins: always a position that an event has, or 0, never the safe position. Raises
+    `HistoryChanged` where that was asked for on another server than the connection's."""
+    if start in (Start.ORIGIN, 0):
         return 0
-    if feed.kind is not Kind.STREAM:
-        _, history = await store.look()
-        last = int(await store.fetchval(store.sql["last_feed_position"], MAX_POSITION, history))
-        if start > last:
-            raise InvalidArgument(f"start_from: no event has position {start} yet, the last has {last}: use CURRENT")
-        return start
-    position: int | None = await store.fetchval(store.sql["feed_position_of"], feed.name, start)
+    with translated(store.schema):
+        if start is Start.CURRENT:
+            if feed.kind is Kind.STREAM:
+                stream = await connection.fetchrow(store.sql["stream_info"], feed.name)
+                if stream is not None and stream["deleted_at"] is not None:  # one that is not there may come
+                    raise StreamDeleted(feed.name)
+            return int(await connection.fetchval(store.sql["last_feed_position"], *look))
+        if feed.kind is not Kind.STREAM:
+            last = int(await connection.fetchval(store.sql["last_feed_position"], MAX_POSITION, look.history))
+            if start > last:
+                raise InvalidArgument(
+                    f"start_from: no event has position {start} yet, the last has {last}: use CURRENT"
+                )
+            return start
+        position: int | None = await connection.fetchval(store.sql["feed_position_of"], feed.name, start, look.history)
     if position is None:
         raise InvalidArgument(f"start_from: stream {feed.name!r} has no version {start}")
     return position
-
-
-async def current_end(store: EventStore) -> int:
-    """The position of the last event or link that can be read; 0 where there is none."""
-    return int(await store.fetchval(store.sql["last_feed_position"], *await store.look()))
 
 
 REMEMBERED: Final = 1000
 """Batches of a transient subscription by which the end of a common history is found."""
 
 
-async def resumed(store: EventStore, history: str, start: int, handled: Mapping[int, UUID]) -> int:
+async def resumed(store: EventStore, look: Look, start: int, handled: Mapping[int, UUID]) -> int:
     """Return where a transient subscription goes on in another history: behind the last event it has handled that the
     store still holds. A position alone says nothing, since another event may have it by now."""
-    held = await store.fetchval(store.sql["last_held"], [*handled], [*handled.values()], history)
-    return min(await current_end(store), start) if held is None else int(held)
+    held = await store.fetchval(store.sql["last_held"], [*handled], [*handled.values()], look.history)
+    if held is None:
+        return min(int(await store.fetchval(store.sql["last_feed_position"], *look)), start)
+    return int(held)
 
 
 class NoClaim:

@@ -283,13 +283,14 @@ class Subscription:
         assert self._owner is not None
         if not self._transient:
             return await self._owner.claim(standby=standby)
-        history = (await self._store.look()).history
+        look = await self._store.look()
         if self._tenure is None:
-            first = await first_checkpoint(self._store, self.feed, self._start_from)
-            return NoClaim(self.name, history, first)
+            async with self._store.acquire() as connection:
+                first = await first_checkpoint(self._store, connection, self.feed, self._start_from, look)
+            return NoClaim(self.name, look.history, first)
         start, handled = self._tenure.claim.checkpoint, self._tenure.handled()
-        first = await resumed(self._store, history, start, handled)
-        return NoClaim(self.name, history, first, {place: id for place, id in handled.items() if place <= first})
+        first = await resumed(self._store, look, start, handled)
+        return NoClaim(self.name, look.history, first, {place: id for place, id in handled.items() if place <= first})
 
     def _begin(self, claim: Claim | NoClaim) -> Tenure:
         if self._tenure is not None:

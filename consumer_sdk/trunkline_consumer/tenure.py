@@ -30,8 +30,8 @@ from trunkline_store.connections import Connection
 from trunkline_store.events import BLOCK
 from trunkline_store.store import MAX_POSITION
 
-UNPROVEN: Final = 256
-"""Batches that may wait to be proved, where the checkpoint itself cannot move."""
+UNPROVEN: Final = 1000
+"""Batches that may wait to be proved, beside those in flight, before a checkpoint is due for it."""
 
 
 class Shape(NamedTuple):
@@ -93,9 +93,8 @@ class Tenure:
         self._anchor: dict[int, UUID] = {}
         """The last event that was proved, by its place. It is proved each time: a copy of the data folder that is
         older, and is put back, has the same history."""
-        self._unproven: dict[
-            int, UUID
-        ] = {}  # the last event of each batch, by its place, until the store has confirmed it
+        self._unproven: dict[int, UUID] = {}
+        """The last event of each batch, by its place, until the store has confirmed it."""
 
     def shelf(self, claim: NoClaim) -> Tenure:
         """Where batches are made of events that are read again; nothing of it is a part of this tenure, and acks wait
@@ -107,9 +106,13 @@ class Tenure:
     # --- in
 
     async def room(self) -> None:
-        """Waits until the window has room for a batch."""
+        """Waits until the window has room for a batch, and while too much waits to be proved."""
         acks, options = self.acks, self._options
-        while len(acks) >= options.buffer_size or (len(acks) and acks.size >= options.buffer_bytes):
+        while (
+            len(acks) >= options.buffer_size
+            or (len(acks) and acks.size >= options.buffer_bytes)
+            or self._waits_for_proof > 4 * UNPROVEN
+        ):
             await self._room.wait()
 
     def deliver(self, events: Sequence[RecordedEvent]) -> None:
@@ -121,7 +124,7 @@ class Tenure:
         self._unproven[last] = events[-1].event_id
         if self.acks.end < last:
             self.acks.filtered(last)
-            self.hold_nothing_up()
+        self.hold_nothing_up()
 
     def looked_to(self, safe: int) -> None:
         """The store was read to its end: up to the safe position."""
@@ -197,8 +200,9 @@ class Tenure:
         return index > 0 and before[index - 1][1] >= position
 
     def hold_nothing_up(self) -> None:
-        """The broker sends no more than the prefetch: no threshold may stop it."""
-        if self.acks.held >= self._options.prefetch // 2:
+        """The broker sends no more than the prefetch, and no more is remembered than a bound: no threshold may stop
+        them."""
+        if self.acks.held >= self._options.prefetch // 2 or self._waits_for_proof > UNPROVEN:
             self.due.set()
 
     # --- out
@@ -267,9 +271,26 @@ class Tenure:
         """The places and ids of events that a unit stands on, and of what was filtered before it."""
         return self._anchor | {place: id for place, id in self._unproven.items() if unit.start < place <= unit.last}
 
+    def _proof_up_to(self, position: int) -> dict[int, UUID]:
+        """As `_proof_of`, of all up to the batch in which a position is. What is in flight behind it may be erased
+        before it is handled."""
+        proof, reached = dict(self._anchor), 0
+        for place, id in self._unproven.items():
+            if reached >= position:
+                break
+            proof[place] = id
+            reached = place
+        return proof
+
+    @property
+    def _waits_for_proof(self) -> int:
+        """How many batches wait to be proved that are not in flight: they were filtered, or have been finished."""
+        return len(self._unproven) - len(self.acks)
+
     def _proved(self, proof: Mapping[int, UUID]) -> None:
         for place in proof:
             self._unproven.pop(place, None)
+        self._room.ring()
         last = max(proof, default=0)
         if last > max(self._anchor, default=0):
             self._anchor = {last: proof[last]}
@@ -285,9 +306,10 @@ class Tenure:
 
     async def write(self) -> None:
         """In this order: handled, written in PostgreSQL; then the broker may be told. Raises as the claim does."""
-        position = self.acks.low_water
-        if position > self.durable or len(self._unproven) > UNPROVEN:
-            self._counted, proof = self.acks.finished, self._anchor | self._unproven
+        position, many = self.acks.low_water, self._waits_for_proof > UNPROVEN
+        if position > self.durable or many:
+            proof = self._proof_up_to(MAX_POSITION if many else position)
+            self._counted = self.acks.finished
             self.durable = max(self.durable, await self.claim.write(position, proof))
             self._proved(proof)
             self.settled.ring()

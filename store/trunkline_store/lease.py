@@ -117,19 +117,18 @@ class Lease:
 
 
 class Keeper:
-    """Renews all leases of a process, in one statement each time."""
+    """Renews all leases of a process, in one event loop, in one statement each time."""
 
     def __init__(self, store: Executor) -> None:
         self._store = store
         self._leases: dict[str, Lease] = {}
-        self._changed: asyncio.Event
+        self._changed = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
     def add(self, lease: Lease) -> None:
         """From now on it is renewed."""
         self._leases[lease.name] = lease
         if self._keeping is None or self._keeping.done():
-            self._changed = asyncio.Event()  # of this event loop
             self._keeping = asyncio.create_task(self._keep(), name="leases")
             self._keeping.add_done_callback(self._ended)
         self._changed.set()

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
+from trunkline_store.connections import Connection
 from trunkline_store.errors import (
     HistoryChanged,
     InvalidArgument,
@@ -147,7 +148,7 @@ class Executor(Protocol):
 
     async def fetchval(self, query: str, *args: object) -> Any: ...
 
-    async def safe_position(self) -> int: ...
+    async def safe_position(self, *, connection: Connection | None = None) -> int: ...
 
     async def look(self, *, follow: bool) -> Look: ...
 
@@ -193,9 +194,11 @@ class Subscriptions:
         A living owner adopts it, at its next checkpoint or renewal: transactions of handlers that are open then are
         rolled back. Raises `SubscriptionNotFound`, `InvalidArgument`, `PermissionRefused`, `Unavailable`.
         """
-        sql, position = self._store.sql, await self._position(to)
+        sql = self._store.sql
+        _check_target(to)
         await self._check_owned(name)
         async with self._store.transaction() as connection:
+            position = await self._position(to, connection)
             with translated(self._store.schema):
                 number = await connection.fetchval(sql["lock_subscription"], name)
                 if number is None:
@@ -206,8 +209,11 @@ class Subscriptions:
 
     async def preview_reset(self, name: str, to: int | Start | datetime) -> Move:
         """Return what `reset` would do, without doing it. Raises as `reset`."""
-        position = await self._position(to)
-        rows = await self._store.fetch(self._store.sql["preview_reset"], name, position, COUNTED)
+        _check_target(to)
+        async with self._store.transaction() as connection:
+            position = await self._position(to, connection)
+            with translated(self._store.schema):
+                rows = await connection.fetch(self._store.sql["preview_reset"], name, position, COUNTED)
         if not rows:
             raise SubscriptionNotFound(name)
         return Move(position, *rows[0])
@@ -240,23 +246,17 @@ class Subscriptions:
             raise SubscriptionNotHalted(name, first)
         return Skipped(first, last, stream, moved[0]["checkpoint"])
 
-    async def _position(self, to: int | Start | datetime) -> int:
-        match to:
-            case Start.ORIGIN:
-                return 0
-            case Start.CURRENT:
-                return int(await self._store.fetchval(self._store.sql["last_feed_position"], *await self._look()))
-            case datetime():
-                if to.tzinfo is None:
-                    raise InvalidArgument("to: the time has no zone")
-                look = await self._look()  # above the safe position an event of that time may still appear
-                return int(await self._store.fetchval(self._store.sql["position_before"], to, *look))
-            case int() if not isinstance(to, bool) and 0 <= to < 2**63:
-                return to
-        raise InvalidArgument(f"to: {to!r} is neither ORIGIN, CURRENT, a position nor a time")
-
-    async def _look(self) -> Look:
-        return await self._store.look(follow=False)
+    async def _position(self, to: int | Start | datetime, connection: Connection) -> int:
+        """In the session that keeps it: another server may have other events there."""
+        if isinstance(to, int):
+            return to
+        if to is Start.ORIGIN:
+            return 0
+        # above the safe position an event of that time may still appear
+        safe = await self._store.safe_position(connection=connection)
+        query, what = ("last_feed_position", ()) if to is Start.CURRENT else ("position_before", (to,))
+        with translated(self._store.schema):
+            return int(await connection.fetchval(self._store.sql[query], *what, safe, None))
 
     async def wait_for(self, name: str, position: int, *, seconds: float = 15.0) -> None:
         """Waits until the position is safe and nothing of the subscription's feed up to it is left: handled, filtered
@@ -268,7 +268,7 @@ class Subscriptions:
         deadline, pause, history = time.monotonic() + seconds, 0.005, ""
         while True:
             if not history:
-                look = await self._look()
+                look = await self._store.look(follow=False)
                 history = look.history if look.safe >= position else ""
             try:
                 if history and await self._is_done(name, position, history):
@@ -319,6 +319,15 @@ class Subscriptions:
             raise PermissionRefused(
                 f"this login may not own the subscription {name!r}: `trunkline roles --as consumer` gives it the right"
             )
+
+
+def _check_target(to: object) -> None:
+    """Raise `InvalidArgument` for what a subscription cannot be reset to."""
+    if isinstance(to, datetime):
+        if to.tzinfo is None:
+            raise InvalidArgument("to: the time has no zone")
+    elif not isinstance(to, Start) and (not isinstance(to, int) or isinstance(to, bool) or not 0 <= to < 2**63):
+        raise InvalidArgument(f"to: {to!r} is neither ORIGIN, CURRENT, a position nor a time")
 
 
 def _interval(name: str, halted: str) -> tuple[int, int, int, str]:

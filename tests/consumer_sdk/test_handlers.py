@@ -262,7 +262,6 @@ async def test_what_cannot_be_called_as_a_handler_is_refused(consumer: Consumer)
     await refused(consumer, lambda: consumer.handler("s", tx=True)(plain), "called as \\(batch, tx\\)")
     await refused(consumer, lambda: consumer.handler("s", start_from=-1), "start_from")
     await refused(consumer, lambda: consumer.handler(plain), "a name is needed")  # type: ignore[arg-type]
-    await refused(consumer, lambda: consumer.handler("links"), "links")
 
     @functools.wraps(plain)
     def wrapped(*given: Any) -> Any:

@@ -733,7 +733,7 @@ WHERE (SELECT @schema@.same_history_v1($3))
 SELECT coalesce(
     (SELECT e.position FROM @schema@.events AS e WHERE e.stream_id = s.stream_id AND e.stream_version = $2),
     (SELECT l.feed_position FROM @schema@.links AS l WHERE l.stream_id = s.stream_id AND l.stream_version = $2))
-FROM @schema@.streams AS s WHERE s.stream = $1
+FROM @schema@.streams AS s WHERE (SELECT @schema@.same_history_v1($3)) AND s.stream = $1
 
 -- name: stream_place
 -- Where to read a stream on above a position.
