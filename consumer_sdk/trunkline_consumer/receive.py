@@ -55,13 +55,26 @@ class Queue:
 
 class Received(NamedTuple):
     """A message as it came; its tag is good on the channel of the time only. exchange, routing_key: the ones that it
-    was published with, which the broker says and no publisher can choose without the right to."""
+    was published with, which the broker says and no publisher can choose without the right to. body: empty where it is
+    another exchange than those that the queue was bound to: nobody reads it, and it may be as large as RabbitMQ
+    allows."""
 
     tag: int
     headers: Mapping[str, Any]
     body: bytes
     exchange: str
     routing_key: str
+
+
+async def delete_queue(url: str, name: str) -> None:
+    """Remove a queue, for good, if it is there. Raises `BrokerUnavailable`."""
+    with asking_broker(url):
+        async with (
+            asyncio.timeout(2 * CONNECT_SECONDS),  # RabbitMQ itself waits 5 s for a queue that does not answer
+            await aio_pika.connect(url, client_properties=client_properties(f"{name} deletion")) as connection,
+            connection.channel() as channel,
+        ):
+            await channel.queue_delete(name)
 
 
 class Receiver:
@@ -71,6 +84,7 @@ class Receiver:
         self._url = url
         self._queue = queue
         self._prefetch = prefetch
+        self._exchanges = {exchange for exchange, _ in queue.bindings}
         self._messages: deque[Received] = deque()
         self._arrived = asyncio.Event()
         self._connection: Any = None
@@ -197,15 +211,7 @@ class Receiver:
 
     async def delete_queue(self) -> None:
         """Removes the queue, for good. Raises `BrokerUnavailable`."""
-        with asking_broker(self._url):
-            async with (
-                asyncio.timeout(2 * CONNECT_SECONDS),  # RabbitMQ itself waits 5 s for a queue that does not answer
-                await aio_pika.connect(
-                    self._url, client_properties=client_properties(f"{self._queue.name} deletion")
-                ) as connection,
-                connection.channel() as channel,
-            ):
-                await channel.queue_delete(self._queue.name)
+        await delete_queue(self._url, self._queue.name)
 
     def at_hand(self) -> Received | None:
         """The next message, if it is there."""
@@ -252,12 +258,13 @@ class Receiver:
         header = await channel._get_frame()
         message = await channel._read_content(frame, header)
         if channel is self._channel:
+            exchange = frame.exchange or ""
             self._messages.append(
                 Received(
                     frame.delivery_tag or 0,
                     header.properties.headers or {},
-                    message.body,
-                    frame.exchange or "",
+                    message.body if exchange in self._exchanges else b"",
+                    exchange,
                     frame.routing_key or "",
                 )
             )

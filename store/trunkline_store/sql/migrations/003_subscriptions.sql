@@ -2,7 +2,9 @@
 
 ALTER TABLE @schema@.subscriptions
     ADD finished int8multirange NOT NULL DEFAULT '{}',  -- above the checkpoint: intervals that tile the feed
-    ADD halted   json CHECK (octet_length(halted::text) <= 1048576);  -- why the last owner gave up; all are listed with it
+    -- Why the last owner gave up: stream, start (exclusive), position, last, attempts, error, traceback, at. All are listed
+    -- with it, so it is bounded.
+    ADD halted   json CHECK (octet_length(halted::text) <= 1048576);
 
 -- Batches that a handler could not handle, and those that wait behind them, by reference: the events are in the store.
 CREATE TABLE @schema@.parked (
