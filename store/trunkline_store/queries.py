@@ -51,11 +51,15 @@ def qualified(sql: str) -> str:
 
 
 def for_store(sql: str, schema: str, data_type: str) -> str:
-    """Fills in what differs between stores. Data goes in and comes out as bytes (bytea) or as text (json, jsonb)."""
+    """Fills in what differs between stores. Data goes in and comes out as bytes (bytea) or as text (json, jsonb).
+
+    jsonb writes its text anew, and numbers in full: of `1e131071` are read 131,072 bytes.
+    """
     in_bytes = data_type == "bytea"
     return (
         sql.replace("@schema@", quoted(schema))
         .replace("@data_type@", f"pg_catalog.{data_type}")
         .replace("@data_param@", "pg_catalog.bytea" if in_bytes else "pg_catalog.text")
+        .replace("@data_read@", "::pg_catalog.jsonb::pg_catalog.text" if data_type == "jsonb" else "")
         .replace("@data_out@", "" if in_bytes else "::pg_catalog.text")
     )

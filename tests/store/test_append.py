@@ -24,6 +24,7 @@ from trunkline_store import (
     WrongExpectedVersion,
     context,
 )
+from trunkline_store.migrate import drop, initialise
 
 
 def event(data: Any = 1, type: str = "E", **given: Any) -> EventData:
@@ -479,3 +480,38 @@ async def test_events_are_a_list(store: EventStore, events: Any) -> None:
     with pytest.raises(InvalidArgument, match="a list is needed"):
         await store.append_to_stream("order-1", 0, events)
     assert await count(store) == 0
+
+
+SMALL = "SELECT eventstore.append_one_v1('a-1', -1, gen_random_uuid(), 'E', $1)"
+EACH_WAY = [
+    SMALL,
+    "SELECT eventstore.append_v1('a-1', -1, ARRAY[gen_random_uuid()], '{E}', ARRAY[$1])",
+    "SELECT eventstore.append_many_v1(false, '{a-1}', '{-1}', '{1}', ARRAY[gen_random_uuid()], '{E}', ARRAY[$1])",
+]
+
+
+@pytest.mark.parametrize("append", EACH_WAY)
+async def test_an_events_size_is_what_is_read_of_it(database: str, append: str) -> None:
+    """jsonb writes numbers in full: of a few bytes it makes more than a reader can take. Counted as given, one such
+    event ended every page that it was on, for all readers and the relay."""
+    connection = await asyncpg.connect(database)
+    await drop(connection)
+    await initialise(connection, "eventstore", data_type="jsonb")
+    await connection.execute(SMALL, "1")
+    await connection.execute(append, "[1e1000, 1e1000]")
+    assert [tuple(row) for row in await connection.fetch(
+        "SELECT size, octet_length(data::text) FROM eventstore.events ORDER BY position"
+    )] == [(1, 1), (2006, 2006)]  # fmt: skip
+    with pytest.raises(asyncpg.CheckViolationError, match="event_size"):
+        await connection.execute(append, f"[{','.join(['1e131071'] * 600)}]")
+    assert await connection.fetchval("SELECT version FROM eventstore.streams") == 2
+    await connection.close()
+
+
+@pytest.mark.parametrize("append", EACH_WAY)
+async def test_more_than_a_reader_takes_is_refused_in_sql_too(store: EventStore, append: str) -> None:
+    """64 MiB of data and 64 KiB of metadata are the bound, whoever appends."""
+    async with store.acquire() as connection:
+        await connection.execute(SMALL, "1")
+        with pytest.raises(asyncpg.CheckViolationError, match="event_size"):
+            await connection.execute(append, f'"{"x" * (64 * 1024 * 1024 + 64 * 1024)}"')

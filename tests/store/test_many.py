@@ -397,3 +397,19 @@ async def test_what_an_event_is_given_stays_with_it(store: EventStore, sizes: tu
             assert [(e.data, e.metadata, e.correlation_id) for e in read] == [
                 (list(e.data), e.metadata, e.correlation_id) for e in part.events
             ]
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("moved", [0, 1, 2])
+async def test_lists_that_begin_elsewhere_are_refused(store: EventStore, together: bool, moved: int) -> None:
+    """SQL's arrays may begin at 0: an event of one stream would get the category of the next one, whose followers alone
+    would see it."""
+    await store.append_to_streams([part("a-1"), part("b-1")])
+    lists = ["{a-1,b-1}", "{-1,-1}", "{1,0}"]
+    lists[moved] = f"[0:1]={lists[moved]}"
+    query = f"""SELECT * FROM eventstore.append_many_v1({together}, '{lists[0]}', '{lists[1]}', '{lists[2]}',
+                    ARRAY[gen_random_uuid()], '{{E}}', '{{1}}')"""
+    async with store.acquire() as connection:
+        with pytest.raises(asyncpg.InvalidParameterValueError):
+            await connection.execute(query)
+    assert await rows(store) == (2, 2)

@@ -105,6 +105,23 @@ async def test_who_holds_readers_back_is_named(store: EventStore) -> None:
     assert (seen.held_back, seen.transaction) == (0, None)
 
 
+async def test_who_waits_for_a_lock_taken_by_hand_is_not_named_for_it(store: EventStore) -> None:
+    """Anybody may take such a lock alone, and appends wait for it: it is its holder that is named."""
+    await store.append_to_stream("a-1", ANY_VERSION, E)
+    last = await store.fetchval("SELECT last_value FROM eventstore.blocks")
+    async with store.acquire() as connection:
+        await connection.execute(f"SELECT pg_advisory_lock('eventstore.events'::regclass::int, {last})")
+        waiting = asyncio.create_task(store.append_to_stream("a-1", ANY_VERSION, E))
+        async with asyncio.timeout(20):
+            while not await store.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
+                await asyncio.sleep(0.005)  # PostgreSQL tells nobody who waits
+        seen = await overview(store)
+        assert seen.transaction is not None
+        assert seen.transaction.pid == connection.get_server_pid()
+        await connection.execute("SELECT pg_advisory_unlock_all()")
+    await waiting
+
+
 async def test_a_prepared_transaction_is_named(store: EventStore) -> None:
     """By the name that it was prepared under, since it has no process."""
     name = f"over-{os.getpid()}-{uuid4().hex}"

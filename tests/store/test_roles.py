@@ -5,6 +5,8 @@ import secrets
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
+from textwrap import dedent
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -161,6 +163,10 @@ RIGHTS: list[tuple[str, tuple[Role, ...]]] = [
     (f"INSERT INTO eventstore.standbys VALUES ('relay', {ID}, 'host:1')", ("relay",)),
     ("DELETE FROM eventstore.standbys", ("relay",)),
     ("INSERT INTO eventstore.subscriptions (name, feed, checkpoint) VALUES ('s', '$all', 0)", ("consumer",)),
+    ("INSERT INTO eventstore.subscriptions OVERRIDING SYSTEM VALUE VALUES (9, 's', '$all', 0)", NOBODY),
+    ("UPDATE eventstore.subscriptions SET subscription_id = DEFAULT", NOBODY),
+    ("UPDATE eventstore.subscriptions SET name = 's'", NOBODY),
+    ("UPDATE eventstore.subscriptions SET created_at = now()", NOBODY),
     ("UPDATE eventstore.subscriptions SET checkpoint = 0", ("consumer",)),
     ("DELETE FROM eventstore.subscriptions", ("consumer",)),
     ("INSERT INTO eventstore.events SELECT * FROM eventstore.events", NOBODY),
@@ -253,7 +259,6 @@ async def lived(store: EventStore, name: str) -> int:
 WRITES = (
     "UPDATE eventstore.subscriptions SET checkpoint = 9 WHERE subscription_id = {0}",
     "UPDATE eventstore.subscriptions SET halted = '[1]' WHERE subscription_id = {0}",
-    "UPDATE eventstore.subscriptions SET name = name || '-x' WHERE subscription_id = {0}",
     "UPDATE eventstore.leases SET epoch = epoch + 1 WHERE name = 'subscription {0}'",
     "UPDATE eventstore.parked SET wanted = 'discard' WHERE subscription_id = {0}",
     "DELETE FROM eventstore.parked WHERE subscription_id = {0}",
@@ -313,6 +318,48 @@ async def test_a_consumer_writes_the_rows_that_are_its_own(
         f"UPDATE eventstore.parked SET subscription_id = 7 WHERE subscription_id = {numbers['billing']}",
     ]
     assert await done(narrow, [*allowed, *refused]) == allowed
+
+
+async def test_nothing_is_left_for_the_subscription_that_another_makes_next(store: EventStore, narrow: str) -> None:
+    """A consumer of some names chooses no number: its lease and parked batches would be the next subscription's."""
+    before = await lived(store, "shop")
+    chosen = "INSERT INTO eventstore.subscriptions (subscription_id, name, feed, checkpoint) OVERRIDING SYSTEM VALUE"
+    connection = await asyncpg.connect(narrow)
+    for statement in (
+        f"{chosen} VALUES ({before + 1}, 'billing-1', '$all', 0)",
+        f"INSERT INTO eventstore.leases VALUES ('subscription {before + 1}', gen_random_uuid(), 1, '1s', now())",
+        f"INSERT INTO eventstore.parked VALUES ({before + 1}, 1024, 1024, 'a-1', NULL, 1, 'E', 'trace', 'retry')",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    await connection.close()
+    number = await store.fetchval(store.sql["create_subscription"], "shop-2", "$all", 0)
+    assert number == before + 1
+    assert await store.fetchval(f"SELECT count(*) FROM eventstore.leases WHERE name = 'subscription {number}'") == 0
+    assert await store.subscriptions.parked("shop-2") == []
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "UPDATE eventstore.subscriptions SET updated_at = '294276-12-31'",
+        "UPDATE eventstore.subscriptions SET updated_at = 'infinity'",
+        "UPDATE eventstore.subscriptions SET halted = to_json(repeat('x', 2000000))",
+        "UPDATE eventstore.leases SET process = repeat('x', 2000)",
+        "INSERT INTO eventstore.subscriptions (name, feed, checkpoint) VALUES (E'billing-\\n', '$all', 0)",
+        "INSERT INTO eventstore.subscriptions (name, feed, checkpoint) VALUES ('billing-3', repeat('x', 2000), 0)",
+    ],
+)
+async def test_what_one_consumer_writes_can_be_listed_by_all(store: EventStore, narrow: str, written: str) -> None:
+    """No time that Python lacks, nothing huge, no control characters: one row of one would end everybody's list."""
+    await lived(store, "shop")
+    connection = await asyncpg.connect(narrow)
+    async with EventStore(narrow) as theirs:
+        await lived(theirs, "billing-2")
+    with pytest.raises(asyncpg.CheckViolationError):
+        await connection.execute(written)
+    await connection.close()
+    assert [each.name for each in await store.subscriptions.list()] == ["billing-2", "shop"]
 
 
 async def test_a_consumer_of_some_has_the_rights_of_one_of_all(store: EventStore, narrow: str) -> None:
@@ -414,6 +461,62 @@ async def test_a_login_without_a_role_can_do_nothing(store: EventStore, logins: 
 async def database_of(store: EventStore) -> str:
     """The name of its database."""
     return str(await store.fetchval("SELECT current_database()"))
+
+
+ADVISORY = """
+    DO $$ DECLARE f regprocedure; BEGIN
+        FOR f IN SELECT oid FROM pg_proc
+            WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ '^pg_(try_)?advisory_(xact_)?lock'
+        LOOP
+            EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', f, (
+                SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'eventstore'));
+        END LOOP;
+    END $$"""
+
+
+async def test_advisory_locks_can_be_the_owners_alone(store: EventStore, database: str, logins: Logins) -> None:
+    """What the guide gives to run as a superuser: no login takes such a lock, and all append as before."""
+    owner = f"owner_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(database)
+    await drop(connection)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"CREATE ROLE {owner} CREATEROLE; GRANT ALL ON DATABASE {name} TO {owner}")
+    try:
+        await connection.execute(f"SET ROLE {owner}")
+        await initialise(connection, "eventstore")
+        await connection.execute("RESET ROLE")
+        await make_roles(connection)
+        assert dedent(ADVISORY).strip() in (Path(__file__).parents[2] / "store" / "README.md").read_text()
+        await connection.execute(ADVISORY)
+        await connection.execute(f"SET ROLE {owner}")
+        await make_roles(connection)
+        for dsn in logins.values():
+            other = await asyncpg.connect(dsn)
+            for lock in ("pg_advisory_lock(1)", "pg_try_advisory_xact_lock_shared(1, 1)"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await other.execute(f"SELECT {lock}")
+            await other.close()
+        async with EventStore(logins["writer"]) as writer:
+            await writer.append_to_stream("a-1", NO_STREAM, [event()])
+            await writer.append_to_streams([StreamAppend("b-1", 0, [event()]), StreamAppend("b-2", 0, [event()])])
+            assert len(await writer.read_all_streams_forward()) == 3
+    finally:
+        await connection.execute(f"RESET ROLE; DROP OWNED BY {owner} CASCADE; DROP ROLE {owner}")
+        await connection.close()
+
+
+async def test_policies_that_a_member_took_away_are_made_again(store: EventStore, database: str, narrow: str) -> None:
+    """PostgreSQL lets each member of a group do that, to all of its members; the guide says what to run."""
+    group = f"{role_name(await database_of(store), 'eventstore', 'consumer')}.billing"
+    connection, owner = await asyncpg.connect(narrow), await asyncpg.connect(database)
+    await connection.execute(f'DROP OWNED BY "{group}"')
+    made = "INSERT INTO eventstore.subscriptions (name, feed, checkpoint) VALUES ('billing', '$all', 0)"
+    assert await done(narrow, [made]) == []
+    await make_roles(owner)
+    assert await done(narrow, [made]) == [made]
+    await connection.close()
+    await owner.close()
 
 
 # --- the functions do what they do with the owner's rights
@@ -553,6 +656,10 @@ async def rights(store: EventStore) -> list[tuple[str, ...]]:
     rows = await store.fetch("""
         SELECT c.oid::regclass::text, a.grantee::regrole::text, a.privilege_type
         FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+        WHERE c.relnamespace = 'eventstore'::regnamespace
+        UNION ALL
+        SELECT c.oid::regclass || '.' || t.attname, a.grantee::regrole::text, a.privilege_type
+        FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid CROSS JOIN LATERAL aclexplode(t.attacl) AS a
         WHERE c.relnamespace = 'eventstore'::regnamespace
         UNION ALL
         SELECT p.proname, a.grantee::regrole::text, a.privilege_type

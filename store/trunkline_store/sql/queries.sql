@@ -518,7 +518,7 @@ LEFT JOIN pg_locks AS x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'tra
 LEFT JOIN pg_prepared_xacts AS p ON p.transaction = x.transactionid
 WHERE l.locktype = 'advisory' AND l.classid = '@schema@.events'::regclass::oid AND l.objsubid = 2
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-ORDER BY (l.objid::bigint - $1::bigint / 1024) & 2147483647::bigint LIMIT 1
+ORDER BY (l.objid::bigint - $1::bigint / 1024) & 2147483647::bigint, l.granted DESC LIMIT 1  -- who waits for it holds nothing
 
 -- name: overview
 -- The store at a glance, at the safe position $1. What may be large is counted up to 10,000 (above that, streams and events

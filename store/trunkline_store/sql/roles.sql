@@ -2,6 +2,8 @@
 --
 -- Nobody is granted INSERT, UPDATE or DELETE on streams, events or links. The functions of the SQL interface are the
 -- only way in: they belong to the store's owner, and do what they do with his rights.
+-- A subscription's number is the database's alone: whoever could choose it (OVERRIDING SYSTEM VALUE) could leave a lease and
+-- parked batches behind for the subscription that somebody else makes next.
 -- All of it may be run again at any time.
 
 -- name: create
@@ -45,7 +47,9 @@ GRANT EXECUTE ON FUNCTION @schema@.durable_v1 TO @relay@;
 GRANT INSERT, UPDATE ON @schema@.relays, @schema@.leases, @schema@.given_up TO @relay@;
 GRANT INSERT, UPDATE, DELETE ON @schema@.standbys TO @relay@;
 
-GRANT INSERT, UPDATE, DELETE ON @schema@.subscriptions, @schema@.leases, @schema@.parked TO @consumer@;
+GRANT INSERT, UPDATE, DELETE ON @schema@.leases, @schema@.parked TO @consumer@;
+GRANT INSERT (name, feed, checkpoint), UPDATE (checkpoint, finished, halted, owner, epoch, updated_at), DELETE
+    ON @schema@.subscriptions TO @consumer@;
 GRANT EXECUTE ON FUNCTION @schema@.durable_v1, @schema@.settled_v1, @schema@.holds_v1 TO @consumer@;
 
 GRANT EXECUTE ON FUNCTION @schema@.hard_delete_v1 TO @eraser@;
@@ -69,8 +73,9 @@ BEGIN
         IF starts_with(_group, @consumer_name@ || '.') THEN
             EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA @schema@ FROM %I', _group);
             EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM %I', _group);
-            EXECUTE format('GRANT INSERT, UPDATE, DELETE ON @schema@.subscriptions, @schema@.leases, @schema@.parked TO %I',
-                           _group);
+            EXECUTE format('GRANT INSERT, UPDATE, DELETE ON @schema@.leases, @schema@.parked TO %I', _group);
+            EXECUTE format('GRANT INSERT (name, feed, checkpoint), UPDATE (checkpoint, finished, halted, owner, epoch, updated_at),'
+                           ' DELETE ON @schema@.subscriptions TO %I', _group);
             EXECUTE format('GRANT EXECUTE ON FUNCTION @schema@.durable_v1, @schema@.settled_v1, @schema@.holds_v1 TO %I', _group);
         END IF;
         FOR _policy IN

@@ -41,11 +41,12 @@ CREATE DOMAIN @schema@.stream_name AS text COLLATE "C"
 CREATE DOMAIN @schema@.category_name AS text COLLATE "C" CHECK (octet_length(VALUE) <= 64);
 CREATE DOMAIN @schema@.label AS text COLLATE "C" CHECK (octet_length(VALUE) BETWEEN 1 AND 128);
 CREATE DOMAIN @schema@.metadata AS json CHECK (octet_length(VALUE::text) <= 65536);
+CREATE DOMAIN @schema@.event_size AS integer CHECK (VALUE BETWEEN 0 AND 67174400);  -- 64 MiB of data, 64 KiB of metadata
 CREATE DOMAIN @schema@.moment AS timestamptz  -- what every language's dates can hold; not infinity
     CHECK (VALUE BETWEEN '0002-01-01 00:00:00+00' AND '9998-12-31 23:59:59.999999+00');
 -- An operator that takes one of them would fit a comparison better than PostgreSQL's own.
-REVOKE ALL ON DOMAIN @schema@.stream_name, @schema@.category_name, @schema@.label, @schema@.metadata, @schema@.moment
-    FROM PUBLIC;
+REVOKE ALL ON DOMAIN @schema@.stream_name, @schema@.category_name, @schema@.label, @schema@.metadata, @schema@.event_size,
+    @schema@.moment FROM PUBLIC;
 
 CREATE TABLE @schema@.streams (
     stream_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -62,7 +63,7 @@ CREATE TABLE @schema@.events (
     stream_version bigint NOT NULL,
     created_at     @schema@.moment NOT NULL,
     event_id       uuid NOT NULL,
-    size           integer NOT NULL,  -- bytes of data and metadata as given: batches and pages are cut by it
+    size           @schema@.event_size NOT NULL,  -- of data and metadata as they are read: batches and pages are cut by it
     category       text COLLATE "C" NOT NULL,
     type           @schema@.label NOT NULL,
     correlation_id @schema@.label,
@@ -96,13 +97,14 @@ CREATE TABLE @schema@.leases (
 
 CREATE TABLE @schema@.subscriptions (
     subscription_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    name       text COLLATE "C" NOT NULL UNIQUE CHECK (octet_length(name) BETWEEN 1 AND 128),
-    feed       text COLLATE "C" NOT NULL,
+    name       text COLLATE "C" NOT NULL UNIQUE
+               CHECK (octet_length(name) BETWEEN 1 AND 128 AND name !~ '^[[:space:]]*$|[[:cntrl:]]'),
+    feed       text COLLATE "C" NOT NULL CHECK (octet_length(feed) BETWEEN 1 AND 255),
     checkpoint bigint NOT NULL CHECK (checkpoint >= 0),
     owner      uuid,
     epoch      bigint NOT NULL DEFAULT 0,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    created_at @schema@.moment NOT NULL DEFAULT clock_timestamp(),
+    updated_at @schema@.moment NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
 -- One row for the exchange: what has been confirmed by the broker.
@@ -255,7 +257,7 @@ BEGIN
             correlation_id, causation_id, traceparent, metadata, data)
         SELECT _blocks[(ord + 1023) / 1024] * 1024 + (ord - 1) % 1024, _stream_id, actual + ord,
             coalesce(i.created_at, _now), i.event_id,
-            octet_length(i.data) + coalesce(octet_length(i.metadata), 0), _category, i.type,
+            octet_length(i.data@data_read@) + coalesce(octet_length(i.metadata), 0), _category, i.type,
             i.correlation_id, i.causation_id, i.traceparent, i.metadata::json, i.data::@data_type@
         FROM unnest(_ids, _types, _data, _metadata, _correlation_ids, _causation_ids, _traceparents, _created_at)
             WITH ORDINALITY AS i (event_id, type, data, metadata, correlation_id, causation_id, traceparent, created_at, ord);
@@ -297,7 +299,7 @@ BEGIN
             INSERT INTO @schema@.events (position, stream_id, stream_version, created_at, event_id, size, category, type,
                     correlation_id, causation_id, traceparent, metadata, data)
                 SELECT first_position, _stream_id, last_version, coalesce(_created_at, clock_timestamp()), _id,
-                    octet_length(_data) + coalesce(octet_length(_metadata), 0), split_part(_stream, '-', 1), _type,
+                    octet_length(_data@data_read@) + coalesce(octet_length(_metadata), 0), split_part(_stream, '-', 1), _type,
                     _correlation_id, _causation_id, _traceparent, _metadata::json, _data::@data_type@
                 WHERE NOT EXISTS (SELECT FROM @schema@.events AS e WHERE e.event_id = _id);
             IF FOUND THEN

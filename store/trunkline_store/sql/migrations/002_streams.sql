@@ -16,7 +16,7 @@ CREATE TABLE @schema@.snapshots (
     type       text COLLATE "C" NOT NULL CHECK (octet_length(type) BETWEEN 1 AND 128),
     data       @data_type@ NOT NULL,
     metadata   json,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    created_at @schema@.moment NOT NULL DEFAULT clock_timestamp()
 );
 
 -- Streams of a category, and those that are deleted, which are few.
@@ -96,6 +96,10 @@ DECLARE
     _patience  constant text := current_setting('lock_timeout');
     _held      boolean;
 BEGIN
+    -- What `unnest` counts from 1 on is also looked up by its number: else an event could get another stream's category.
+    IF 1 <> ANY (ARRAY[array_lower(_streams, 1), array_lower(_expected, 1), array_lower(_counts, 1)]) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the lists of streams, expected versions and counts must begin at 1';
+    END IF;
     FOR i IN 1 .. _a LOOP
         _first[i] := _next;
         FOR j IN 1 .. _counts[i] LOOP
@@ -257,7 +261,7 @@ BEGIN
                 correlation_id, causation_id, traceparent, metadata, data)
             SELECT _blocks[(ord + 1023) / 1024] * 1024 + (ord - 1) % 1024, _stream_id[i.append],
                 _actual[i.append] + ord - _first[i.append] + 1, coalesce(i.created_at, _now), i.event_id,
-                octet_length(i.data) + coalesce(octet_length(i.metadata), 0), split_part(_streams[i.append], '-', 1),
+                octet_length(i.data@data_read@) + coalesce(octet_length(i.metadata), 0), split_part(_streams[i.append], '-', 1),
                 i.type, i.correlation_id, i.causation_id, i.traceparent, i.metadata::json, i.data::@data_type@
             FROM unnest(_append, _ids, _types, _data, _metadata, _correlation_ids, _causation_ids, _traceparents,
                         _created_at) WITH ORDINALITY

@@ -2,7 +2,9 @@
 
 ALTER TABLE @schema@.subscriptions
     ADD finished int8multirange NOT NULL DEFAULT '{}',  -- above the checkpoint: intervals that tile the feed
-    ADD halted   json;  -- why the last owner gave up: stream, start (exclusive), position, last, attempts, error, traceback, at
+    -- Why the last owner gave up: stream, start (exclusive), position, last, attempts, error, traceback, at. All are listed
+    -- with it, so it is bounded.
+    ADD halted   json CHECK (octet_length(halted::text) <= 1048576);
 
 -- Batches that a handler could not handle, and those that wait behind them, by reference: the events are in the store.
 CREATE TABLE @schema@.parked (
@@ -15,7 +17,7 @@ CREATE TABLE @schema@.parked (
     error           text,
     traceback       text,
     wanted          text CHECK (wanted IN ('retry', 'discard')),  -- by an operator; the owner does it
-    parked_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    parked_at       @schema@.moment NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (subscription_id, first_position)
 );
 CREATE INDEX parked_key ON @schema@.parked (subscription_id, key, first_position) WHERE key IS NOT NULL;
