@@ -87,7 +87,7 @@ class Parked(NamedTuple):
 
 
 class Halt(NamedTuple):
-    """Why a subscription's last owner gave up, as it wrote it. `at`: when, as text. Empty where it wrote nothing."""
+    """The reason for which a subscription's last owner halted. `at`: its time, as text. Missing fields are empty."""
 
     position: int = 0
     attempts: int = 0
@@ -97,9 +97,10 @@ class Halt(NamedTuple):
 
 
 def halt_of(written: str | None) -> Halt | None:
-    """Return what `SubscriptionInfo.halted` says; None where nobody gave up.
+    """Read `SubscriptionInfo.halted`; None if the subscription is not halted.
 
-    Any login that may own the subscription can write the column: what is not of a field's type counts as not written.
+    Any login that may own the subscription can write the column, so a value of another type than its field's counts as
+    missing.
     """
     if written is None:
         return None
@@ -185,7 +186,7 @@ class Subscriptions:
             case datetime():
                 if to.tzinfo is None:
                     raise InvalidArgument("to: the time has no zone")
-                look = await self._look()  # above the safe position an event of that time may still appear
+                look = await self._look()  # above the safe position, an event of that time may still appear
                 return int(await self._store.fetchval(self._store.sql["position_before"], to, *look))
             case int() if not isinstance(to, bool) and 0 <= to < 2**63:
                 return to
@@ -209,7 +210,7 @@ class Subscriptions:
             try:
                 if history and await self._is_done(name, position, history):
                     return
-            except HistoryChanged:  # what is safe is to be asked again
+            except HistoryChanged:  # look again
                 history = ""
             if time.monotonic() + pause > deadline:
                 raise OperationTimeout(f"subscription {name!r} has not finished position {position} in {seconds:g} s")
@@ -249,9 +250,9 @@ class Subscriptions:
         return len(await self._store.fetch(self._store.sql["want_parked"], name, what, position))
 
     async def _check_owned(self, name: str) -> None:
-        """Raise `SubscriptionNotFound`, or `PermissionRefused` where it is not one that this login may own."""
+        """Raise `SubscriptionNotFound`, or `PermissionRefused` if this login may not own the subscription."""
         if await self._store.fetchval(self._store.sql["owned_subscription"], name) is None:
             await self.get(name)
             raise PermissionRefused(
-                f"this login may not own the subscription {name!r}: `trunkline roles --as consumer` gives it the right"
+                f"this login may not own subscription {name!r}: `trunkline roles --as consumer` grants the right"
             )
