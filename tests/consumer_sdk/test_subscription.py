@@ -133,7 +133,7 @@ async def test_what_a_mapper_made_is_no_position(store: EventStore, consumer: Co
             with pytest.raises(UnexpectedAck):
                 await subscription.ack(outside)
         async with consumer.subscribe_to_all_streams("other", options=ONE_BY_ONE) as other:
-            with pytest.raises(InvalidArgument, match="of subscription 's', not 'other'"):
+            with pytest.raises(InvalidArgument, match="from subscription 's', not 'other'"):
                 await other.ack(batches[1])
         assert (await store.subscriptions.get("s")).checkpoint == positions[0]
 
