@@ -49,9 +49,7 @@ class Guard:
         called = headers.get("host")
         if self._public or not self._loopback or called is None or _is_loopback(_name(called)) or self._opened(headers):
             return None
-        return Refusal(
-            HTTPStatus.MISDIRECTED_REQUEST, "unknown Host: use 127.0.0.1 or localhost, or start with a token"
-        )
+        return Refusal(HTTPStatus.MISDIRECTED_REQUEST, "unknown Host: use 127.0.0.1 or localhost, or set a token")
 
     def refusal(self, headers: Mapping[str, str]) -> Refusal | None:
         """None for who may see it. Names of headers are in lower case."""
