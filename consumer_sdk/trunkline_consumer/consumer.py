@@ -16,6 +16,7 @@ import msgspec
 from trunkline_consumer.feed import Feed
 from trunkline_consumer.handle import Runner, by_stream
 from trunkline_consumer.options import Handler, Handling, Limits, Options, options_of
+from trunkline_consumer.receive import delete_queue
 from trunkline_consumer.sessions import Sessions
 from trunkline_consumer.subscription import State, Subscription, Working, checked_start
 from trunkline_consumer.tenure import Shape, Tenure
@@ -244,11 +245,8 @@ class Consumer:
                 raise InvalidArgument(f"subscription {name!r} follows {found.feed!r}, not {feed.label!r}")
         await self._stop(name, feed)
         await self._store.subscriptions.delete(name)
-        gone = Subscription(
-            self._store, self._in_this_loop, self._url, name, feed, start_from=ORIGIN, options=Options()
-        )
         try:
-            await gone.delete_queue()
+            await delete_queue(self._url, names.queue(self._store.schema, name))
         except BrokerUnavailable as error:
             log.warning("the queue of %s is left to expire: %s", name, error)
 

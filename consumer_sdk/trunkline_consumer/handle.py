@@ -130,7 +130,10 @@ class Runner:
 
     async def _halt(self, batch: Batch, error: BaseException) -> None:
         why = told(error) | {
+            "stream": batch.stream,
+            "start": batch.unit.start,
             "position": batch.unit.first,
+            "last": batch.unit.last,
             "attempts": self._handling.attempts,
             "at": datetime.now(UTC).isoformat(),
         }

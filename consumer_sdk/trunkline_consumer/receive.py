@@ -64,6 +64,17 @@ class Received(NamedTuple):
     routing_key: str
 
 
+async def delete_queue(url: str, name: str) -> None:
+    """Remove a queue, for good, if it is there. Raises `BrokerUnavailable`."""
+    with asking_broker(url):
+        async with (
+            asyncio.timeout(2 * CONNECT_SECONDS),  # RabbitMQ itself waits 5 s for a queue that does not answer
+            await aio_pika.connect(url, client_properties=client_properties(f"{name} deletion")) as connection,
+            connection.channel() as channel,
+        ):
+            await channel.queue_delete(name)
+
+
 class Receiver:
     """One consuming channel on a connection of its own. Messages wait here, at most `prefetch` of them."""
 
@@ -197,15 +208,7 @@ class Receiver:
 
     async def delete_queue(self) -> None:
         """Removes the queue, for good. Raises `BrokerUnavailable`."""
-        with asking_broker(self._url):
-            async with (
-                asyncio.timeout(2 * CONNECT_SECONDS),  # RabbitMQ itself waits 5 s for a queue that does not answer
-                await aio_pika.connect(
-                    self._url, client_properties=client_properties(f"{self._queue.name} deletion")
-                ) as connection,
-                connection.channel() as channel,
-            ):
-                await channel.queue_delete(self._queue.name)
+        await delete_queue(self._url, self._queue.name)
 
     def at_hand(self) -> Received | None:
         """The next message, if it is there."""

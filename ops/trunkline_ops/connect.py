@@ -94,6 +94,8 @@ def _saying_where(settings: Settings) -> Iterator[None]:
         yield
     except (StoreUnavailable, PermissionRefused) as error:
         error.add_note(masked(settings.database()))
+        if isinstance(error.__cause__, asyncpg.TooManyConnectionsError):
+            error.add_note("some are kept for superusers: `trunkline doctor` as one of them says who has the others")
         if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
             error.add_note("`trunkline create` makes it")
         raise

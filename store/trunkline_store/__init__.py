@@ -18,7 +18,7 @@ from trunkline_store.serialize import JsonSerializer, Serializer
 from trunkline_store.snapshots import Snapshot
 from trunkline_store.store import EventStore
 from trunkline_store.streams import StreamInfo
-from trunkline_store.subscriptions import CURRENT, ORIGIN, Parked, Start, SubscriptionInfo
+from trunkline_store.subscriptions import CURRENT, ORIGIN, Move, Parked, Skipped, Start, SubscriptionInfo
 
 __all__ = [
     "ANY_VERSION",
@@ -31,9 +31,11 @@ __all__ = [
     "EventStore",
     "ExpectedVersion",
     "JsonSerializer",
+    "Move",
     "Parked",
     "RecordedEvent",
     "Serializer",
+    "Skipped",
     "Snapshot",
     "Start",
     "StreamAppend",

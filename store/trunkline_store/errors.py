@@ -18,6 +18,7 @@
     ├── SubscriptionLost               .subscription
     │   └── SubscriptionDeleted
     ├── SubscriptionHalted             .subscription .position .attempts
+    ├── SubscriptionNotHalted          .subscription
     ├── SubscriptionNotFound           .subscription
     ├── UnexpectedAck                  .subscription .position
     ├── LeaseLost                      .name
@@ -75,6 +76,7 @@ __all__ = [
     "SubscriptionHalted",
     "SubscriptionLost",
     "SubscriptionNotFound",
+    "SubscriptionNotHalted",
     "TrunklineError",
     "Unavailable",
     "UndecodableEvent",
@@ -240,6 +242,14 @@ class SubscriptionHalted(_AboutSubscription):
         )
         self.position = position
         self.attempts = attempts
+
+
+class SubscriptionNotHalted(_AboutSubscription):
+    """There is nothing to skip: the subscription is not halted, or not at this position."""
+
+    def __init__(self, subscription: str, at: int | None = None) -> None:
+        where = "" if at is None else f" at {at}, or no longer"
+        super().__init__(subscription, f"is not halted{where}: `trunkline subscriptions show` says where it is")
 
 
 class SubscriptionNotFound(_AboutSubscription):

@@ -21,9 +21,11 @@ from trunkline_store.errors import (
     PermissionRefused,
     SubscriptionHalted,
     SubscriptionNotFound,
+    SubscriptionNotHalted,
 )
 from trunkline_store.pages import Look
 from trunkline_store.translate import translated
+from trunkline_store.words import COUNTED
 
 
 class Start(enum.Enum):
@@ -86,6 +88,29 @@ class Parked(NamedTuple):
     parked_at: datetime
 
 
+class Skipped(NamedTuple):
+    """A batch that was finished without being handled, and where its subscription stands since."""
+
+    first: int
+    last: int
+    stream: str
+    checkpoint: int
+
+
+class Move(NamedTuple):
+    """The consequences of a reset to `position`. Events are counted up to 10,000 of each kind.
+
+    - `again`: events that were finished, and come again.
+    - `passed_over`: events that were not finished, and will never be handed out.
+    - `forgotten`: parked batches.
+    """
+
+    position: int
+    again: int
+    passed_over: int
+    forgotten: int
+
+
 class Halt(NamedTuple):
     """The reason for which a subscription's last owner halted. `at`: its time, as text. Missing fields are empty."""
 
@@ -131,7 +156,7 @@ class Executor(Protocol):
 
 
 class Subscriptions:
-    """`store.subscriptions`: list, get, delete, reset, wait_for; and what was parked."""
+    """`store.subscriptions`: list, get, delete, reset, skip, wait_for; and what was parked."""
 
     def __init__(self, store: Executor) -> None:
         self._store = store
@@ -163,6 +188,9 @@ class Subscriptions:
         """Sets the checkpoint, forward or back: to ORIGIN, CURRENT, a position (exclusive), or a time (with a zone),
         from which on events come. What was parked is forgotten: returns how many batches.
 
+        What is finished above the new checkpoint comes again, once more in effect too: `preview_reset` counts it. To go
+        on after a batch that cannot be handled, use `skip`.
+
         A living owner adopts it, at its next checkpoint or renewal: transactions of handlers that are open then are
         rolled back. Raises `SubscriptionNotFound`, `InvalidArgument`, `PermissionRefused`, `Unavailable`.
         """
@@ -176,6 +204,42 @@ class Subscriptions:
                 forgotten = await connection.fetchval(sql["unpark_all"], number)
                 await connection.execute(sql["reset_subscription"], number, position)
         return int(forgotten)
+
+    async def preview_reset(self, name: str, to: int | Start | datetime) -> Move:
+        """Return what `reset` would do, without doing it. Raises as `reset`."""
+        position = await self._position(to)
+        rows = await self._store.fetch(self._store.sql["preview_reset"], name, position, COUNTED)
+        if not rows:
+            raise SubscriptionNotFound(name)
+        return Move(position, *rows[0])
+
+    async def skip(self, name: str, *, at: int | None = None) -> Skipped:
+        """Finish the batch at which a subscription has halted, without handling it.
+
+        Only that batch is left out: what was finished above it stays finished. Start the consumer again afterwards.
+
+        Args:
+            at: the first position of the batch that is meant; None for the one that it halted at.
+
+        Raises:
+            SubscriptionNotHalted: it is not halted, or not there, or was started again or moved meanwhile.
+            SubscriptionNotFound, InvalidArgument, Unavailable
+        """
+        sql = self._store.sql
+        await self._check_owned(name)
+        rows = await self._store.fetch(sql["see_halt"], name)
+        if not rows:
+            raise SubscriptionNotFound(name)
+        number, epoch, halted = rows[0]
+        if halted is None:
+            raise SubscriptionNotHalted(name)
+        start, first, last, stream = _interval(name, halted)
+        if at is not None and at != first:
+            raise SubscriptionNotHalted(name, at)
+        moved = await self._store.fetch(sql["skip_halted"], number, epoch, start, first, last)
+        if not moved:
+            raise SubscriptionNotHalted(name, first)
+        return Skipped(first, last, stream, moved[0]["checkpoint"])
 
     async def _position(self, to: int | Start | datetime) -> int:
         match to:
@@ -256,3 +320,14 @@ class Subscriptions:
             raise PermissionRefused(
                 f"this login may not own subscription {name!r}: `trunkline roles --as consumer` grants the right"
             )
+
+
+def _interval(name: str, halted: str) -> tuple[int, int, int, str]:
+    """The interval (start, last] of a batch that an owner gave up, its first position and its stream. Raises
+    `InvalidArgument` where that is not recorded: whoever may write the row may have written anything."""
+    why = json.loads(halted)
+    match why:
+        case {"start": int(start), "position": int(first), "last": int(last), "stream": str(stream)}:
+            if 0 <= start < first <= last < 2**63:
+                return start, first, last, stream
+    raise InvalidArgument(f"subscription {name!r}: the record of its halt is not a consumer's: use reset")

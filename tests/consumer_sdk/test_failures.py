@@ -484,3 +484,33 @@ OTHERS_END = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 """
+
+
+async def test_a_handlers_error_of_any_length_is_kept_and_logged_in_part(
+    store: EventStore, vhost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At most some 2,000 characters of it: in the row, the log and the error that ends the subscription; and 20,000 of
+    its traceback."""
+    await append(store, 1)
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("s", attempts=2, wait_initial=0.01, on_failure="park", options=QUICK)
+        async def park(batch: Batch) -> None:
+            raise ValueError("x" * 1_000_000)
+
+        @consumer.handler("h", attempts=2, wait_initial=0.01, options=QUICK)
+        async def halt(batch: Batch) -> None:
+            raise ValueError("x" * 1_000_000)
+
+        async with running(consumer):
+            async with asyncio.timeout(60):
+                while [each.state for each in await store.subscriptions.list() if each.parked or each.halted] != [
+                    "halted",
+                    "following",
+                ]:
+                    await asyncio.sleep(0.02)  # between two looks
+    (parked,) = await store.subscriptions.parked("s")
+    assert len(parked.error or "") < 2100
+    assert len(parked.traceback or "") <= 20_000
+    assert len(str((await store.subscriptions.get("h")).halted)) < 25_000
+    assert all(len(record.getMessage()) < 2500 for record in caplog.records)

@@ -68,6 +68,7 @@ ROWS = {
         (["nope", "--to", "origin"], FAILED), (["s", "--to", "yesterday"], USAGE), (["s", "--to", "-1"], USAGE),
         (["s"], USAGE), (["s", "--to", "9" * 30], FAILED), (["s", "--to", "9999-12-31T23:59:59-12:00"], USAGE),
         (["s", "--to", "0001-01-01T00:00:00+12:00"], USAGE)]),
+    "subscriptions skip": Row(["s", "--yes"], wrong=[(["nope", "--yes"], FAILED), (["s"], FAILED)]),
     "subscriptions delete": Row(["s"], wrong=[(["nope"], FAILED)]),
     "subscriptions parked": Row(["s"], wrong=[(["nope"], FAILED)]),
     "subscriptions retry": Row(["s"], wrong=[(["nope"], FAILED)]),

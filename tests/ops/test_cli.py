@@ -207,10 +207,11 @@ def test_the_commands_and_their_options_are_these() -> None:
         "subscriptions list": common,
         "subscriptions show": [*common, "name"],
         "subscriptions reset": sorted([*common, "--to", "--yes", "name"]),
-        "subscriptions delete": sorted([*common, "--yes", "name"]),
+        "subscriptions skip": sorted([*common, "--at", "--yes", "name"]),
+        "subscriptions delete": sorted([*common, "--amqp-url", "--yes", "name"]),
         "subscriptions parked": sorted([*common, "--from", "--count", "name"]),
         "subscriptions retry": sorted([*common, "--at", "name"]),
-        "subscriptions discard": sorted([*common, "--at", "name"]),
+        "subscriptions discard": sorted([*common, "--at", "--yes", "name"]),
     }
 
 

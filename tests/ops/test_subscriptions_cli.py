@@ -5,6 +5,7 @@ import json
 import os
 import sys
 
+import aio_pika
 import pytest
 
 from tests.ops.test_cli import shown_on, terminal
@@ -47,7 +48,7 @@ async def test_a_reset_tells_of_the_parked_batches_that_it_forgets(store: EventS
     """Where there are any, it moves nothing until it is confirmed, by --yes or on a terminal; then it says how many."""
     await with_parked(store, 2)
     told = await printed(database, "reset", "s", "--to", "origin", code=2)
-    assert "Forget the 3 parked batches of 's'" in told
+    assert "Move 's' to 0: 3 parked batches forgotten?" in told
     assert "--yes" in told
     with terminal(database, "subscriptions", "reset", "s", "--to", "origin") as (process, screen):
         await asyncio.to_thread(shown_on, screen, until="[y/N]")
@@ -62,13 +63,15 @@ async def test_a_reset_tells_of_the_parked_batches_that_it_forgets(store: EventS
 
 
 async def test_a_deletion_tells_of_the_parked_batches_that_it_forgets(store: EventStore, database: str) -> None:
-    """Where there are any, nothing is deleted until it is confirmed; then it says how many."""
+    """Nothing is deleted until it is confirmed; then it says how many."""
     await with_parked(store, 2)
     told = await printed(database, "delete", "s", code=2)
-    assert "Forget the 3 parked batches of 's', and delete it?" in told
+    assert "Delete 's' with its checkpoint 5 and 3 parked batches?" in told
     assert "--yes" in told
     assert (await store.subscriptions.get("s")).parked == 3
-    assert await printed(database, "delete", "s", "--yes") == "s is deleted; 3 parked batches forgotten\n"
+    assert await printed(database, "delete", "s", "--yes") == (
+        "s is deleted; 3 parked batches forgotten; its queue is left to expire: no AMQP URL is given\n"
+    )
     assert "does not exist" in await printed(database, "delete", "s", code=1)
 
 
@@ -117,15 +120,22 @@ async def test_subscriptions_are_shown_moved_and_removed(store: EventStore, data
     last = (await store.append_to_stream("a-1", 0, [EventData("E", 1)])).last_position
     await store.fetch(store.sql["create_subscription"], "s", "$all", 0)
     assert [(s["name"], s["behind"], s["state"]) for s in await trunkline(database, "list")] == [("s", 1, "stopped")]
-    assert await trunkline(database, "reset", "s", "--to", "current") == [
-        {"name": "s", "checkpoint": last, "forgotten": 0}
+    assert "1 event not handled yet are passed over?" in await printed(
+        database, "reset", "s", "--to", "current", code=2
+    )
+    assert await trunkline(database, "reset", "s", "--to", "current", "--yes") == [
+        {"name": "s", "checkpoint": last, "again": 0, "passed_over": 1, "forgotten": 0}
     ]
     assert (await trunkline(database, "show", "s"))[0]["behind"] == 0
     assert await trunkline(database, "parked", "s") == []
     assert await trunkline(database, "retry", "s") == [{"name": "s", "wanted": 0}]
-    assert (await trunkline(database, "reset", "s", "--to", "ORIGIN"))[0]["checkpoint"] == 0
-    assert (await trunkline(database, "reset", "s", "--to", "Current"))[0]["checkpoint"] == last
-    assert await trunkline(database, "delete", "s") == [{"name": "s", "forgotten": 0}]
+    assert "1 event come again?" in await printed(database, "reset", "s", "--to", "ORIGIN", code=2)
+    assert (await trunkline(database, "reset", "s", "--to", "ORIGIN", "--yes"))[0] | {"again": 1} == {
+        "name": "s", "checkpoint": 0, "again": 1, "passed_over": 0, "forgotten": 0,
+    }  # fmt: skip
+    assert (await trunkline(database, "reset", "s", "--to", "Current", "--yes"))[0]["checkpoint"] == last
+    deleted = (await trunkline(database, "delete", "s", "--yes"))[0]
+    assert (deleted["name"], deleted["forgotten"]) == ("s", 0)
     assert await trunkline(database, "list") == []
 
 
@@ -151,3 +161,54 @@ class OddlyTold(Exception):
 
     def __repr__(self) -> str:
         return "the error\x1b[2J, in two lines: \ntwo"
+
+
+async def test_a_deletion_removes_the_queue_too(store: EventStore, database: str, vhost: str) -> None:
+    """As the SDK's does, where the command knows the broker; where it is away, it says that the queue is left."""
+    await store.fetch(store.sql["create_subscription"], "s", "$all", 0)
+    async with await aio_pika.connect(vhost) as connection:
+        async with connection.channel() as channel:
+            await channel.declare_queue("eventstore.s", durable=True)
+        assert await printed(database, "delete", "s", "--yes", "--amqp-url", vhost) == "s is deleted\n"
+        async with connection.channel() as channel:
+            with pytest.raises(aio_pika.exceptions.ChannelNotFoundEntity):
+                await channel.get_queue("eventstore.s")
+    await store.fetch(store.sql["create_subscription"], "s", "$all", 0)
+    away = "amqp://ann:geheim@127.0.0.1:1/"
+    told = await printed(database, "delete", "s", "--yes", "--amqp-url", away)
+    assert told.startswith("s is deleted; its queue is left to expire: RabbitMQ cannot be reached")
+    assert "geheim" not in told
+
+
+async def test_what_cannot_be_undone_is_asked_first(store: EventStore, database: str) -> None:
+    """A deletion, and to forget all that is parked: without an answer nothing is done; one batch is not asked for."""
+    await with_parked(store, 2)
+    assert "Forget 3 parked batches of 's', which will never be handled?" in await printed(
+        database, "discard", "s", code=2
+    )
+    assert "Delete 's'" in await printed(database, "delete", "s", code=2)
+    assert [each.wanted for each in await store.subscriptions.parked("s")] == [None] * 3
+    assert await trunkline(database, "discard", "s", "--at", "10") == [{"name": "s", "wanted": 1}]
+    assert await trunkline(database, "discard", "s", "--yes") == [{"name": "s", "wanted": 3}]
+
+
+async def test_a_halted_batch_is_skipped_after_a_question(store: EventStore, database: str, vhost: str) -> None:
+    """It says which batch that is and why it failed; another position than the one that it halted at is refused."""
+    position = (await store.append_to_stream("a-1", 0, [EventData("E", 1)])).last_position
+    async with Consumer(store, vhost) as consumer:
+
+        @consumer.handler("s", attempts=1)
+        async def handle(batch: Batch) -> None:
+            raise ValueError("poison")
+
+        with pytest.raises(SubscriptionHalted):
+            await consumer.run()
+    question = f"Skip the batch at {position} in 's', which failed with ValueError('poison')?"
+    assert question in await printed(database, "skip", "s", code=2)
+    assert f"is not halted at {position + 1}" in await printed(
+        database, "skip", "s", "--yes", "--at", str(position + 1), code=1
+    )
+    assert await trunkline(database, "skip", "s", "--yes") == [
+        {"name": "s", "first": position, "last": position, "stream": "a-1", "checkpoint": position}
+    ]
+    assert "is not halted" in await printed(database, "skip", "s", "--yes", code=1)

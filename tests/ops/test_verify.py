@@ -251,6 +251,23 @@ async def test_a_position_beyond_the_store_is_no_proof(store: EventStore, databa
     assert f"it stands at {safe + 5000}, 5000 above the safe position" in found["relay"]["words"]
 
 
+async def test_a_checkpoint_without_an_event_is_told(store: EventStore, database: str) -> None:
+    """Where the store holds no event at a checkpoint, or at the relay's position, that is said. It is no error by
+    itself: the checkpoint may have been reset to a number, or the event erased."""
+    appended = await store.append_to_stream("a-1", 0, events(3))
+    last, nowhere = appended.last_position, appended.last_position + 7
+    await store.append_to_stream("b-1", 0, events(1))
+    linked = await store.link_to_stream("c", 0, [(await store.read_stream_forward("b-1"))[0]])
+    await relayed(store, linked.last_position)
+    for name, checkpoint in {"none": 0, "good": last, "link": linked.last_position, "nowhere": nowhere}.items():
+        await subscribed(store, name, "$all", checkpoint)
+    found = await proved(database)
+    anchored = [found[name]["anchored"] for name in ("relay", "none", "good", "link", "nowhere")]
+    assert anchored == [True, True, True, True, False]
+    assert f"it stands at {nowhere}, where the store holds no event" in found["nowhere"]["words"]
+    assert "holds no event" not in "".join(found[name]["words"] for name in ("relay", "none", "good", "link"))
+
+
 async def test_the_proof_of_the_tables_does_not_take_rabbitmq(
     store: EventStore, database: str, vhost: str, rabbitmq: RabbitMQServer
 ) -> None:

@@ -40,7 +40,7 @@ async def until_held(lease: Lease, held: bool) -> None:
 async def refused(store: EventStore) -> AsyncIterator[EventStore]:
     """A store whose leases cannot be renewed: a trigger of the database's owner raises an error that nobody knows."""
     await store.fetch(
-        """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        """CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
            BEGIN RAISE EXCEPTION 'leases are frozen'; END $$"""
     )
     yield store
@@ -232,7 +232,7 @@ async def test_what_the_server_lacks_or_cannot_do_is_a_typed_error(
 ) -> None:
     """Of the classes 53, 54 and XX: what may pass is unavailable, and what never fits is an invalid event."""
     await store.fetch(
-        f"""CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+        f"""CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN RAISE EXCEPTION SQLSTATE '{sqlstate}'; END $$"""
     )
     await store.fetch("CREATE TRIGGER fail BEFORE INSERT ON eventstore.events EXECUTE FUNCTION public.fail()")

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from tests.relay.plain import plain, recorded
+from tests.whole.effects import projecting_anew, until_each_event_has_its_effect
 from tests.whole.flow import QUICK, Flow, committed_positions, relay_running
 from tests.whole.standbys import Handled, appended, pair, until
 from trunkline_consumer import Consumer
@@ -33,6 +34,7 @@ async def test_a_standby_that_had_lost_commits(vhost: str) -> None:
         EventStore(servers.dsn) as store,
         plain(vhost, "#") as other,
         relay_running(servers.dsn, vhost),
+        projecting_anew(store, vhost),
         Consumer(store, vhost) as consumer,
         consumer.subscribe_to_all_streams("s", options=small) as subscription,
     ):
@@ -57,6 +59,7 @@ async def test_a_standby_that_had_lost_commits(vhost: str) -> None:
             await recorded(store, new[-1])
             await until(lambda: handled.types().count("New") >= len(new) and other.positions[-1] == new[-1])
             assert await committed_positions(store) == kept + new
+            await until_each_event_has_its_effect(store)
 
         assert [event.position for event in handled.events if event.type == "New"] == new, "each once, in order"
         assert handled.types().count("Waiting") <= 1 + small.prefetch, "only what had left the queue"
@@ -75,7 +78,7 @@ async def test_a_synchronous_standby_has_all_that_was_acknowledged(vhost: str) -
     they are unsure of; what was handled and not yet written down comes once more, in order; and all go on live."""
     async with pair() as servers:
         await servers.synchronous()
-        async with Flow(servers.dsn, vhost) as flow:
+        async with Flow(servers.dsn, vhost) as flow, projecting_anew(flow.store, vhost):
             await flow.until(lambda: flow.subscription.counts.from_queue > 100)
             await servers.fail_over()
             before = flow.subscription.counts.from_queue
@@ -83,12 +86,13 @@ async def test_a_synchronous_standby_has_all_that_was_acknowledged(vhost: str) -
             committed = await flow.rest()
             assert len(committed) == flow.written
             assert list(dict.fromkeys(flow.handled)) == committed
+            await until_each_event_has_its_effect(flow.store)
 
 
 async def test_a_primary_that_is_fenced_and_still_answers(vhost: str) -> None:
     """P6: the old primary is read-only, and nobody's connection to it breaks: all leave it for the new one, where
     nothing is missing."""
-    async with pair() as servers, Flow(servers.dsn, vhost) as flow:
+    async with pair() as servers, Flow(servers.dsn, vhost) as flow, projecting_anew(flow.store, vhost):
         await flow.until(lambda: flow.subscription.counts.from_queue > 50)
         await servers.fence()
         await servers.in_step()
@@ -98,6 +102,7 @@ async def test_a_primary_that_is_fenced_and_still_answers(vhost: str) -> None:
         committed = await flow.rest()
         assert len(committed) == flow.written
         assert list(dict.fromkeys(flow.handled)) == committed
+        await until_each_event_has_its_effect(flow.store)
         assert await servers.ask(servers.primary, "SELECT max(position) FROM eventstore.events") < committed[-1]
 
 

@@ -1,6 +1,7 @@
 """Back up and restore: the runbook's own commands, while queues are full and everybody runs."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,12 +11,16 @@ import msgspec
 import pytest_asyncio
 
 from tests.relay.plain import plain, recorded
+from tests.whole.crashing import crashing, relaying
+from tests.whole.effects import TABLE, projecting, projecting_anew, until_each_event_has_its_effect
 from tests.whole.flow import QUICK, committed_positions, relay_running
 from tests.whole.standbys import Handled, appended, until
 from trunkline_consumer import Consumer
 from trunkline_ops.servers import PostgresServer
 from trunkline_ops.servers.postgres import postgres_programs
 from trunkline_store import EventStore
+
+README = Path(__file__).parents[2] / "ops" / "README.md"
 
 
 async def run(program: str, *arguments: str) -> None:
@@ -38,7 +43,8 @@ async def test_a_dump_is_restored_under_full_queues(
     """P2, P6: a dump is made while a subscription's queue is full; more is published and handled, and then a fresh
     database with the dump takes the old one's place. Relay and subscription go on by themselves: from the checkpoint of
     the dump, with nothing of the new history skipped, though it has positions of the old one; what of the old one is
-    still queued is dropped."""
+    still queued is dropped. A projection in the same database has one effect of each event that is there, and none of
+    another."""
     name, dump = urlsplit(database).path.removeprefix("/"), str(tmp_path / "store.dump")
     small = msgspec.structs.replace(QUICK, prefetch=5, buffer_size=1)
     try:
@@ -46,6 +52,7 @@ async def test_a_dump_is_restored_under_full_queues(
             EventStore(database) as store,
             plain(vhost, "#") as other,
             relay_running(database, vhost),
+            projecting_anew(store, vhost),
             Consumer(store, vhost) as consumer,
             consumer.subscribe_to_all_streams("s", options=small) as subscription,
         ):
@@ -83,6 +90,7 @@ async def test_a_dump_is_restored_under_full_queues(
                 await until(lambda: other.positions[-1] == new[-1])
                 await recorded(store, new[-1])
                 assert await committed_positions(store) == done + queued + new
+                await until_each_event_has_its_effect(store)
     finally:
         for which in ("new", "old"):
             await admin.execute(f"DROP DATABASE IF EXISTS {name}_{which} WITH (FORCE)")
@@ -95,3 +103,30 @@ async def test_a_dump_is_restored_under_full_queues(
               if message.headers["history"] == other.messages[-1].headers["history"]]  # fmt: skip
     assert in_new[-len(new) :] == new
     assert set(in_new) <= {*done, *queued, *new}
+
+
+async def test_a_copy_of_the_files_is_started_as_another_history(vhost: str) -> None:
+    """The runbook's command, given before anybody connects to a copy of the data folder, makes it another history: what
+    was handled behind the copy is gone with its effects, the events that get its positions are published and handled,
+    and each event has one effect."""
+    [command] = re.findall(r'-c "(UPDATE eventstore\.store SET store_id[^"]*)"', README.read_text())
+    async with crashing() as server, EventStore(server.dsn) as store, plain(vhost, "#") as other:
+        await server.hand.execute(f"DROP TABLE public.effects; {TABLE}")
+        async with relaying(server.dsn, vhost), projecting(store, vhost):
+            kept = await appended(store, "Kept", 3)
+            await until_each_event_has_its_effect(store)
+        await server.copy()
+        async with relaying(server.dsn, vhost), projecting(store, vhost):
+            gone = await appended(store, "Gone", 5)
+            await until_each_event_has_its_effect(store)
+            await recorded(store, gone[-1])
+        await server.put_back()
+        await server.hand.execute(command)
+        async with relaying(server.dsn, vhost), projecting(store, vhost):
+            new = await appended(store, "New", 5)
+            assert new == gone, "no position was given again: this shows nothing"
+            await until_each_event_has_its_effect(store)
+            await recorded(store, new[-1])
+        histories = [message.headers["history"] for message in other.messages]
+        assert other.positions == kept + gone + new
+        assert histories[-1] != histories[0] == histories[len(kept + gone) - 1]

@@ -18,7 +18,8 @@ import pytest
 
 from tests.relay.plain import append, plain, recorded
 from tests.store.first_release import make_first_release
-from tests.whole.flow import Flow, relay_running
+from tests.whole.effects import TABLE, projecting_anew, until_each_event_has_its_effect
+from tests.whole.flow import Flow, committed_positions, relay_running
 from trunkline_ops.management import Management
 from trunkline_ops.servers import RabbitMQServer, rabbitmq_server
 from trunkline_relay import Relay
@@ -36,12 +37,14 @@ from trunkline_consumer import Consumer
 from trunkline_store import EventStore
 consumer = Consumer(EventStore(os.environ["TRUNKLINE_DSN"]), os.environ["TRUNKLINE_AMQP_URL"])
 
-@consumer.handler("billing", on_failure="park_key", attempts=1, lease=1, checkpoint_threshold=1, idle=0.3)
-async def bill(batch):
-    with open("mended") as mended:
-        pass
-    with open("handled", "a") as handled:
-        print(*(event.position for event in batch), sep="\\n", file=handled)
+on_failure = os.environ.get("ON_FAILURE", "park_key")
+@consumer.handler("billing", tx=True, concurrency=4, on_failure=on_failure, attempts=1, lease=1, idle=0.3)
+async def bill(batch, tx):
+    if batch.stream.startswith("order-"):
+        with open("mended") as mended:
+            pass
+    rows = [(event.position, event.event_id) for event in batch]
+    await tx.executemany("INSERT INTO public.effects VALUES ($1, $2)", rows)
 """
 
 
@@ -93,19 +96,18 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, database: str, vhost: str) -> Desk:
-    """With a fresh store, a fresh vhost, and an application in the folder."""
+async def desk(tmp_path: Path, store: EventStore, database: str, vhost: str) -> Desk:
+    """With a fresh store, a fresh vhost, and an application in the folder, whose effects are rows: four batches are
+    handled at once, each in the transaction of its checkpoint."""
+    await store.fetch(TABLE)
     (tmp_path / "billing.py").write_text(_CONSUMER)
     return Desk(tmp_path, database, vhost)
 
 
-async def until_handled(desk: Desk, positions: list[int]) -> None:
-    """Waits until the application has handled these, in this order, each once."""
-    file = desk.folder / "handled"
-    async with asyncio.timeout(_SECONDS):
-        while not file.exists() or len(file.read_text().split()) < len(positions):
-            await asyncio.sleep(0.05)  # between two looks
-    assert [int(line) for line in file.read_text().split()] == positions
+async def more(store: EventStore, *streams: str) -> list[int]:
+    """Two events in each of these streams, or in eight."""
+    streams = streams or tuple(f"s-{number}" for number in range(8))
+    return [position for stream in streams for position in await append(store, stream, "E", "E")]
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -158,8 +160,9 @@ async def test_install(tmp_path: Path, database: str, vhost: str) -> None:
         await connection.close()
 
 
-async def test_upgrade(tmp_path: Path, database: str) -> None:
-    """A store of the first release is brought up to this one, and nothing is pending."""
+async def test_upgrade(tmp_path: Path, database: str, vhost: str) -> None:
+    """A store of the first release is brought up to this one, nothing is pending, and each of its events has one
+    effect."""
     (commands,) = steps("Upgrade")
     connection = await asyncpg.connect(database)
     try:
@@ -172,22 +175,22 @@ async def test_upgrade(tmp_path: Path, database: str) -> None:
     assert "pending" in await desk.shell(look, code=1)
     await desk.shell(migrate)
     assert "pending" not in await desk.shell(look_again)
-    async with EventStore(database) as store:
+    async with EventStore(database) as store, projecting_anew(store, vhost):
         assert len(await store.read_all_streams_forward()) == 10
+        await until_each_event_has_its_effect(store)
 
 
 async def test_the_broker_is_replaced(
     desk: Desk, store: EventStore, rabbitmq: RabbitMQServer, management: Management
 ) -> None:
-    """What was committed before, meanwhile and after is handled in order, each event once; a plain consumer's new
-    queue gets what it asks for."""
+    """What was committed before, meanwhile and after has its effect, each event once; a plain consumer's new queue gets
+    what it asks for."""
     commands, replay = steps("Replace the broker")
     export, relay, consume = commands.splitlines()
-    (desk.folder / "mended").touch()
-    positions = await append(store, "a-1", *["E"] * 5)
+    positions = await more(store)
     async with desk.running(relay), desk.running(consume):
-        await until_handled(desk, positions)
-    positions += await append(store, "a-1", *["E"] * 5)
+        await until_each_event_has_its_effect(store)
+    positions += await more(store)
     new = f"new-{secrets.token_hex(6)}"
     await management.create_vhost(new)
     url = f"{rabbitmq.amqp_url.rstrip('/')}/{new}"
@@ -195,37 +198,42 @@ async def test_the_broker_is_replaced(
         desk.running(f"{export}\n{relay}", NEW_AMQP_URL=url),
         desk.running(f"{export}\n{consume}", NEW_AMQP_URL=url),
     ):
-        positions += await append(store, "b-1", *["E"] * 5)
-        await until_handled(desk, positions)
+        positions += await more(store)
+        await until_each_event_has_its_effect(store)
         async with await aio_pika.connect(url) as connection, connection.channel() as channel:
             ledger = await channel.declare_queue("ledger", durable=True)
-            await desk.shell(f"{export}\n{replay}", NEW_AMQP_URL=url, POSITION=positions[3])
+            await desk.shell(f"{export}\n{replay}", NEW_AMQP_URL=url, POSITION=positions[-6])
             messages = [await ledger.get(no_ack=True) for _ in range(3)]
             sent = [int(event["sequence"]) for message in messages for event in json.loads(message.body)]
-            assert sent == positions[3:]
+            assert sent == positions[-6:]
             assert await ledger.get(fail=False) is None
     await management.delete_vhost(new)
 
 
 async def test_a_subscription_is_looked_at_moved_and_removed(desk: Desk, store: EventStore) -> None:
-    """It is stopped, following, moved back while it runs, which handles again what comes after, and gone."""
+    """It is stopped, following, moved back after its effects from there on were undone, so that each event has one
+    effect again, and gone with its queue. Without an answer it is neither moved nor removed."""
     look, reset, delete = steps("A subscription that stands still, or is lost")
-    (desk.folder / "mended").touch()
-    positions = await append(store, "a-1", *["E"] * 4)
+    positions = await more(store)
     async with desk.running("trunkline consume billing:consumer"):
-        await until_handled(desk, positions)
+        await until_each_event_has_its_effect(store)
         assert "billing  $all  following" in await desk.shell(look)
-        await desk.shell(reset, POSITION=positions[1])
-        await until_handled(desk, positions + positions[2:])
+    assert "8 events come again?" in await desk.shell(reset.removesuffix(" --yes"), code=2, POSITION=positions[7])
+    await store.fetch("DELETE FROM public.effects WHERE position > $1", positions[7])
+    assert "8 events come again" in await desk.shell(reset, POSITION=positions[7])
+    async with desk.running("trunkline consume billing:consumer"):
+        await until_each_event_has_its_effect(store)
     assert "billing  $all  stopped" in await desk.shell(look)
-    await desk.shell(delete)
+    assert "Delete 'billing' with its checkpoint" in await desk.shell(delete.removesuffix(" --yes"), code=2)
+    assert await desk.shell(delete) == "billing is deleted\n"
     assert await store.subscriptions.list() == []
+    await until_each_event_has_its_effect(store)
 
 
 async def test_a_poison_event_is_parked_and_handled_later(desk: Desk, store: EventStore) -> None:
-    """It is shown with its reason; once the handler is mended, it is handled, with what waited behind it, in order; and
-    what is discarded is not."""
-    look, decide = steps("A poison event")
+    """It is shown with its reason, while the others have their effects; once the handler is mended, it has its own, and
+    what waited behind it; what is discarded has none, and no event has two."""
+    look, decide, _ = steps("A poison event")
     retry, discard = decide.splitlines()
 
     async def parked(count: int) -> bool:
@@ -234,23 +242,42 @@ async def test_a_poison_event_is_parked_and_handled_later(desk: Desk, store: Eve
         except SubscriptionNotFound:
             return False
 
-    positions = await append(store, "order-42", "E") + await append(store, "order-42", "E")
+    bad = await append(store, "order-42", "E") + await append(store, "order-42", "E")
+    await more(store)
     async with desk.running("trunkline consume billing:consumer"):
         await until(lambda: parked(2))
+        await until_each_event_has_its_effect(store, but=set(bad))
         shown = await desk.shell(look)
-        assert re.search(rf"{positions[0]} +order-42 +1 attempts: FileNotFoundError", shown)
-        assert re.search(rf"{positions[1]} +order-42 +waits behind its key", shown)
+        assert re.search(rf"{bad[0]} +order-42 +1 attempts: FileNotFoundError", shown)
+        assert re.search(rf"{bad[1]} +order-42 +waits behind its key", shown)
         (desk.folder / "mended").touch()
         await desk.shell(retry)
-        await until_handled(desk, positions)
+        await until_each_event_has_its_effect(store)
         (desk.folder / "mended").unlink()
-        bad = (await append(store, "order-42", "E"))[0]
+        (worse,) = await append(store, "order-42", "E")
         await until(lambda: parked(1))
-        await desk.shell(discard, POSITION=bad)
+        await desk.shell(discard, POSITION=worse)
         await until(lambda: parked(0))
         (desk.folder / "mended").touch()
-        after = await append(store, "order-42", "E")
-        await until_handled(desk, positions + after)
+        await append(store, "order-42", "E")
+        await until_each_event_has_its_effect(store, but={worse})
+
+
+async def test_a_poison_event_that_halts_is_skipped(desk: Desk, store: EventStore) -> None:
+    """Batches of other streams that were finished above it have one effect each, before and after; it has none."""
+    *_, skip = steps("A poison event")
+    consume = "trunkline consume billing:consumer"
+    before = await more(store, "a-1", "a-2")
+    bad = await append(store, "order-42", "E")
+    after = await more(store)
+    halts: dict[str, str] = {"ON_FAILURE": "halt"}
+    assert "halted at position" in await desk.shell(consume, code=1, **halts)
+    assert "Skip the batch at" in await desk.shell(skip.removesuffix(" --yes"), code=2)
+    await desk.shell(skip)
+    later = await more(store, "a-1")
+    async with desk.running(consume, **halts):
+        await until_each_event_has_its_effect(store, but=set(bad))
+    assert await committed_positions(store) == before + bad + after + later
 
 
 async def test_rabbitmqs_disk_is_full_and_has_room_again(database: str) -> None:
@@ -261,7 +288,10 @@ async def test_rabbitmqs_disk_is_full_and_has_room_again(database: str) -> None:
     assert program == "rabbitmqctl"
     with rabbitmq_server(private=True) as broker:
         async with relay_running(database, broker.amqp_url) as relay:
-            async with Flow(database, broker.amqp_url, relay=False) as flow:
+            async with (
+                Flow(database, broker.amqp_url, relay=False) as flow,
+                projecting_anew(flow.store, broker.amqp_url),
+            ):
                 await flow.more()
                 await asyncio.to_thread(broker.ctl, "set_disk_free_limit", "1000000GB")
                 await flow.until(lambda: blocked(relay) == 1)
@@ -271,6 +301,7 @@ async def test_rabbitmqs_disk_is_full_and_has_room_again(database: str) -> None:
                 await flow.more()
                 last = (await flow.finish())[-1]
                 await recorded(flow.store, last)
+                await until_each_event_has_its_effect(flow.store)
 
 
 def blocked(relay: Relay) -> float | None:

@@ -10,10 +10,21 @@ import typer
 
 from trunkline_ops.connect import opened
 from trunkline_ops.failure import Misuse
-from trunkline_ops.options import AsJson, Dsn, Schema, Yes, confirm
+from trunkline_ops.options import AmqpUrl, AsJson, Dsn, Schema, Yes, confirm
 from trunkline_ops.output import Output, subscription_facts, visible
 from trunkline_ops.settings import Settings
-from trunkline_store import CURRENT, ORIGIN, EventStore, InvalidArgument, Start, SubscriptionInfo
+from trunkline_store import (
+    CURRENT,
+    ORIGIN,
+    BrokerUnavailable,
+    EventStore,
+    InvalidArgument,
+    Move,
+    Start,
+    SubscriptionInfo,
+    SubscriptionNotHalted,
+    names,
+)
 from trunkline_store.store import MAX_POSITION
 from trunkline_store.subscriptions import halt_of
 from trunkline_store.words import events
@@ -87,36 +98,87 @@ def reset(
 ) -> None:
     """Move a subscription, back or forward; a running owner goes on from there.
 
-    Batches that are parked are forgotten, those that wait to be retried too: where there are any, it asks first.
+    Asks first where events would be handed out again, or never, and where parked batches would be forgotten.
     """
     place = _place(to)
 
+    async def preview(store: EventStore, _: Output) -> Move:
+        return await store.subscriptions.preview_reset(name, place)
+
     async def do(store: EventStore, output: Output) -> None:
-        forgotten = await store.subscriptions.reset(name, place)
-        info = await store.subscriptions.get(name)
+        forgotten = await store.subscriptions.reset(name, planned.position)
+        move = planned._replace(forgotten=forgotten)
+        told = _consequences(move)
         output.result(
-            f"{name} is at {info.checkpoint}" + (f"; {_batches(forgotten)} forgotten" if forgotten else ""),
+            f"{name} is at {move.position}" + (f"; {told}" if told else ""),
             name=name,
-            checkpoint=info.checkpoint,
+            checkpoint=move.position,
+            again=move.again,
+            passed_over=move.passed_over,
             forgotten=forgotten,
         )
 
-    if not yes and (count := _parked_of(name, dsn, schema, as_json)):
-        confirm(f"Forget the {_batches(count)} of {name!r}, and move it?", yes=yes)
+    planned = _with_store(preview, dsn, schema, as_json)
+    if consequences := _consequences(planned):
+        confirm(f"Move {name!r} to {planned.position}: {consequences}?", yes=yes)
     _with_store(do, dsn, schema, as_json)
 
 
-def _parked_of(name: str, dsn: str | None, schema: str | None, as_json: bool) -> int:
-    """How many batches of it are parked. Raises `SubscriptionNotFound`."""
+def _consequences(move: Move) -> str:
+    """What a reset does besides moving."""
+    parts = [
+        f"{events(move.again)} come again" if move.again else "",
+        f"{events(move.passed_over)} not handled yet are passed over" if move.passed_over else "",
+        f"{_batches(move.forgotten)} forgotten" if move.forgotten else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
-    async def parked(store: EventStore, _: Output) -> int:
-        return (await store.subscriptions.get(name)).parked
 
-    return _with_store(parked, dsn, schema, as_json)
+def _get(name: str, dsn: str | None, schema: str | None, as_json: bool) -> SubscriptionInfo:
+    """It as it is now. Raises `SubscriptionNotFound`."""
+
+    async def get(store: EventStore, _: Output) -> SubscriptionInfo:
+        return await store.subscriptions.get(name)
+
+    return _with_store(get, dsn, schema, as_json)
 
 
 def _batches(count: int) -> str:
     return f"{count} parked {'batch' if count == 1 else 'batches'}"
+
+
+@subscriptions.command()
+def skip(
+    name: Name,
+    at: Annotated[
+        int | None, typer.Option("--at", min=0, max=MAX_POSITION, metavar="N", help="Only if it has halted here.")
+    ] = None,
+    yes: Yes = False,
+    dsn: Dsn = None,
+    schema: Schema = None,
+    as_json: AsJson = False,
+) -> None:
+    """Finish the batch at which a subscription has halted, without handling it; asks first.
+
+    Whatever else is finished stays finished, unlike with reset. Then start its program again.
+    """
+
+    async def do(store: EventStore, output: Output) -> None:
+        skipped = await store.subscriptions.skip(name, at=at)
+        output.result(
+            f"{name} skips {skipped.first} to {skipped.last} of {skipped.stream} and is at {skipped.checkpoint}: "
+            "start its program again",
+            name=name,
+            **skipped._asdict(),
+        )
+
+    if not yes:
+        halt = halt_of(_get(name, dsn, schema, as_json).halted)
+        if halt is None:
+            raise SubscriptionNotHalted(name)
+        at = halt.position if at is None else at
+        confirm(f"Skip the batch at {halt.position} in {name!r}, which failed with {visible(halt.error)}?", yes=yes)
+    _with_store(do, dsn, schema, as_json)
 
 
 def _place(text: str) -> int | Start | datetime:
@@ -129,25 +191,50 @@ def _place(text: str) -> int | Start | datetime:
 
 
 @subscriptions.command()
-def delete(name: Name, yes: Yes = False, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
-    """Remove a subscription with its checkpoint. The queue at the broker is left to expire.
+def delete(
+    name: Name,
+    yes: Yes = False,
+    dsn: Dsn = None,
+    schema: Schema = None,
+    amqp_url: AmqpUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a subscription with its checkpoint, its parked batches and its queue; asks first.
 
     Its handlers end, wherever they run. A consumer that is started again makes it anew, from where its code says.
-    Batches that are parked are forgotten: where there are any, it asks first.
+    Without an AMQP URL, or while RabbitMQ is away, its queue is left to expire.
     """
+    settings = Settings.of(dsn=dsn, store=schema, amqp_url=amqp_url)
+    broker = None if settings.amqp_url is None else settings.broker()
 
     async def do(store: EventStore, output: Output) -> None:
-        forgotten = (await store.subscriptions.get(name)).parked  # and a misspelt one is an error
         await store.subscriptions.delete(name)
+        queue = await _delete_queue(broker, names.queue(store.schema, name))
+        told = [f"{_batches(info.parked)} forgotten"] * bool(info.parked) + [queue] * (queue != "deleted")
         output.result(
-            f"{name} is deleted" + (f"; {_batches(forgotten)} forgotten" if forgotten else ""),
+            f"{name} is deleted" + "".join(f"; {each}" for each in told),
             name=name,
-            forgotten=forgotten,
+            forgotten=info.parked,
+            queue=queue,
         )
 
-    if not yes and (count := _parked_of(name, dsn, schema, as_json)):
-        confirm(f"Forget the {_batches(count)} of {name!r}, and delete it?", yes=yes)
+    info = _get(name, dsn, schema, as_json)
+    forgets = f" and {_batches(info.parked)}" if info.parked else ""
+    confirm(f"Delete {name!r} with its checkpoint {info.checkpoint}{forgets}?", yes=yes)
     _with_store(do, dsn, schema, as_json)
+
+
+async def _delete_queue(url: str | None, queue: str) -> str:
+    """Removes a subscription's queue. Returns what has become of it."""
+    if url is None:
+        return "its queue is left to expire: no AMQP URL is given"
+    from trunkline_consumer.receive import delete_queue
+
+    try:
+        await delete_queue(url, queue)
+    except BrokerUnavailable as error:
+        return f"its queue is left to expire: {error}"
+    return "deleted"
 
 
 @subscriptions.command()
@@ -196,14 +283,18 @@ def retry(name: Name, at: At = None, dsn: Dsn = None, schema: Schema = None, as_
 
 
 @subscriptions.command()
-def discard(name: Name, at: At = None, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False) -> None:
-    """Have parked batches forgotten."""
+def discard(
+    name: Name, at: At = None, yes: Yes = False, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False
+) -> None:
+    """Have parked batches forgotten; asks first where that is all of them."""
 
     async def do(store: EventStore, output: Output) -> None:
         wanted = await store.subscriptions.discard(name, at)
         await _check_there(store, name, at, wanted)
         output.result(f"{wanted} to be forgotten", name=name, wanted=wanted)
 
+    if at is None and not yes and (count := _get(name, dsn, schema, as_json).parked):
+        confirm(f"Forget {_batches(count)} of {name!r}, which will never be handled?", yes=yes)
     _with_store(do, dsn, schema, as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from trunkline_ops.doctor.database_facts import DatabaseFacts, LeaseRow, StoreFacts
 from trunkline_ops.doctor.finding import Finding, note
@@ -11,6 +12,9 @@ from trunkline_store.events import BLOCK
 from trunkline_store.overview import RELAY, Overview
 from trunkline_store.rights import literal
 from trunkline_store.words import age, events
+
+_WAITS_LONG: Final = 1.0
+"""Seconds: an append gives up after 15, so that there is never much to be seen of one that waits."""
 
 
 def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
@@ -26,7 +30,8 @@ def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
                 _who(holder.pid, holder.application, holder.login),
                 f"it has appended, and {does} for {seconds:.0f} s",
                 "relays and subscriptions do not get past it: nothing that was committed after it is delivered",
-                f"SELECT pg_terminate_backend({holder.pid})",
+                "end its program, or its session, which rolls back what it has appended: "
+                f"{_terminate(holder.pid, None if holder.seconds is None else patience)}",
             )
     for each in facts.transactions:
         if each.seconds <= patience:
@@ -38,7 +43,8 @@ def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
                 f"transaction {each.prepared!r}",
                 f"prepared by {each.login} for {each.seconds:.0f} s, and neither committed nor rolled back",
                 "if it has appended, no reader gets past it; it also keeps VACUUM from its work, also after a restart",
-                f"COMMIT PREPARED {name} or ROLLBACK PREPARED {name}",
+                "ask the transaction manager that prepared it how the other parts ended: COMMIT PREPARED "
+                f"{name} keeps what it has appended, ROLLBACK PREPARED {name} discards it",
             )
         elif (each.state or "").startswith("idle in transaction") and (holder is None or each.pid != holder.pid):
             yield Finding(
@@ -46,12 +52,70 @@ def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
                 _who(each.pid, each.application, each.login),
                 f"it is open, and idle for {each.seconds:.0f} s",
                 "it keeps its locks, and VACUUM from its work: tables that are updated often grow, and get slow",
-                f"SELECT pg_terminate_backend({each.pid})",
+                f"end its program, or its session, which rolls it back: {_terminate(each.pid, patience)}",
             )
+
+
+def waits(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
+    """Sessions for which others wait, a standby for which commits wait, and connections that are used up."""
+    late = [each for each in facts.waits if each.seconds > min(patience, _WAITS_LONG)]
+    waiting = {each.pid for each in late}
+    for pid in sorted({pid for each in late for pid in each.blockers if pid not in waiting}):
+        behind = [each for each in late if pid in each.blockers]
+        what, seconds = ", ".join(sorted({each.what for each in behind})), max(each.seconds for each in behind)
+        session = facts.sessions.get(pid)
+        names = () if session is None else (session.application, session.login)
+        known = session is not None and session.seconds is not None
+        yield Finding(
+            "session-blocks",
+            _who(pid, *names) if pid else "a prepared transaction",
+            f"{_sessions(len(behind))} for what it holds ({what}), for {seconds:.0f} s",
+            "appends, the relay or subscriptions that need it stand still until its transaction ends",
+            "commit it or roll it back, as its transaction manager says: the finding transaction-prepared names it"
+            if pid == 0
+            else "end its program, or its session, which rolls it back: "
+            f"{_terminate(pid, _WAITS_LONG if known else None)}",
+        )
+    if commits := [each for each in late if each.standby]:
+        yield Finding(
+            "standby-missing",
+            "PostgreSQL",
+            f"{_sessions(len(commits))} for a synchronous standby, for {max(each.seconds for each in commits):.0f} s",
+            "nothing is committed: appends fail with OperationTimeout, and no lease is renewed",
+            "start the standby; to go on without it, after which what it does not have is lost with this server: "
+            "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf()",
+        )
+    used = facts.connections
+    here = 0 <= used.most_here <= used.used_here
+    if used.used >= used.most or here:
+        by = ", ".join(f"{count} by {application!r} ({login})" for application, login, count in used.by)
+        yield Finding(
+            "connections-exhausted",
+            f"database {facts.server.database!r}" if here else "PostgreSQL",
+            f"{used.used_here if here else used.used} connections are open, and nobody gets another one: {by}",
+            "programs that connect now fail with StoreUnavailable, and those that run cannot replace lost connections",
+            "give these programs smaller pools, or put PgBouncer in between; or raise "
+            + ("the database's CONNECTION LIMIT" if here else "max_connections"),
+        )
+
+
+def _sessions(count: int) -> str:
+    return "1 session waits" if count == 1 else f"{count} sessions wait"
 
 
 def _who(pid: int | None, *names: str) -> str:
     return f"process {pid} ({', '.join(name for name in names if name)})"
+
+
+def _terminate(pid: int | None, seconds: float | None) -> str:
+    """Ends a session as long as its transaction is that old: another session may have its number by the time that this
+    is pasted. Without seconds, that cannot be seen by this login."""
+    if seconds is None:
+        return f"SELECT pg_terminate_backend({pid})"
+    return (
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {pid} "  # noqa: S608 - shown, never run
+        f"AND xact_start < clock_timestamp() - interval '{seconds:g} seconds'"
+    )
 
 
 def leases(schema: str, store: StoreFacts) -> Iterator[Finding]:
@@ -132,8 +196,9 @@ def relay(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patience: flo
             "relay",
             f"it is at {relay.position}, and no position above {last} was ever given",
             "as after a restore of an older backup: what is appended now is not published, up to there",
-            f"stop the relays; UPDATE {relation(facts.schema, 'relays')} SET position = "  # noqa: S608 - shown, never run
-            f"{seen.last_position}; start them again",
+            "stop the relays and have them publish everything again: UPDATE "  # noqa: S608 - shown, never run
+            f"{relation(facts.schema, 'relays')} SET position = 0; "
+            "then start them (a later position, up to which all is published for sure, spares consumers the rest)",
         )
 
 
@@ -162,7 +227,8 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patie
                 f"its handler failed at what comes after {each.checkpoint}, and it has stopped",
                 "nothing of it is handled until a person has looked",
                 "mend the handler and start its program again; the error: "
-                f"{trunkline('subscriptions show', schema, each.name)}",
+                f"{trunkline('subscriptions show', schema, each.name)}; to go on without that batch: "
+                f"{trunkline('subscriptions skip', schema, each.name)}",
             )
         elif (
             each.owner is None and each.behind and each.name not in dead and min(still, each.seconds_behind) > patience
@@ -190,7 +256,7 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patie
                 subject,
                 "1 batch is parked" if each.parked == 1 else f"{each.parked} batches are parked",
                 "they could not be handled, or wait behind such a one; the rest goes on",
-                f"{trunkline('subscriptions parked', schema, each.name)}; then retry or discard them",
+                f"{trunkline('subscriptions parked', schema, each.name)}; then retry them, or discard them for good",
             )
         if last is not None and each.checkpoint > last:
             yield Finding(
@@ -198,5 +264,6 @@ def subscriptions(facts: DatabaseFacts, store: StoreFacts, seen: Overview, patie
                 subject,
                 f"it is at {each.checkpoint}, and no position above {last} was ever given",
                 "as after a restore of an older backup: what is appended now is not handled, up to there",
-                trunkline("subscriptions reset", schema, each.name, to=str(seen.last_position)),
+                "have it go back to where it is sure to have handled everything, if in doubt to origin: "
+                f"{trunkline('subscriptions reset', schema, each.name, to='origin')}",
             )

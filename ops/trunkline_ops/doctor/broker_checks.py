@@ -29,6 +29,7 @@ _MEDDLES: Final = ("max-length", "max-length-bytes", "overflow", "expires", "mes
 _CHANGES_RIGHTS: Final = ("administrator", "policymaker")
 _TRANSIENT: Final = "amq.gen-x"
 _PROGRAMS: Final[tuple[User, ...]] = ("relay", "consumer")
+_PLAIN_AGAIN: Final = "have plain consumers bind their queues again, and what they miss replayed: trunkline replay"
 _SHORT_TIMEOUT: Final = 60_000
 """Milliseconds: a consumer that holds a message for longer loses its channel."""
 
@@ -57,7 +58,7 @@ def broker_findings(facts: BrokerFacts, schema: str, seen: Overview | None, batc
             yield from _subscriptions_queue(facts, queue, subscriptions[queue.name], schema)
         elif mine and seen is not None:
             yield _orphan(facts, queue)
-        elif queue.name in bound:
+        elif queue.name in bound and not mine:  # whose it is, is not known while the store cannot be looked at
             yield from _plain_queue(facts, queue)
     there = {queue.name for queue in facts.queues}
     for name, subscription in subscriptions.items():
@@ -146,7 +147,8 @@ def _exchanges(facts: BrokerFacts, schema: str, seen: Overview | None) -> Iterat
                     subject,
                     "it is not there, though a relay leads",
                     "nothing that is published arrives; all bindings went with it",
-                    "start the relay anew: it declares its exchanges; owners of subscriptions bind their queues again",
+                    "start the relay anew: it declares its exchanges; owners of subscriptions bind their queues again; "
+                    f"then {_PLAIN_AGAIN}",
                 )
         elif found.kind != "topic" or not found.durable or found.auto_delete:
             wrong = found.kind if found.kind != "topic" else "not durable" if not found.durable else "auto-delete"
@@ -156,7 +158,7 @@ def _exchanges(facts: BrokerFacts, schema: str, seen: Overview | None) -> Iterat
                 f"it is {wrong}, and must be a durable topic exchange",
                 "the relay cannot declare it, and publishes nothing; bindings by pattern do not work",
                 f"curl -u USER -X DELETE {{management}}/api/exchanges/{quote(facts.vhost, safe='')}/{name}; the relay "
-                "declares it anew",
+                f"declares it anew; then {_PLAIN_AGAIN}",
             )
 
 
@@ -168,7 +170,8 @@ def _any_queue(facts: BrokerFacts, queue: Queue, batch_bytes: int) -> Iterator[F
             subject,
             f"it is {queue.state}",
             "it takes and gives nothing, and holds the relay up for its patience",
-            f"start its node; if that is gone for good: {_delete(facts, queue)}",
+            f"start its node; if that is gone for good: {_delete(facts, queue)}; then start its consumer anew, "
+            "and have what a plain one misses replayed: trunkline replay",
         )
     elif queue.members > 1 and queue.online * 2 <= queue.members:
         yield Finding(
@@ -284,7 +287,7 @@ def _orphan(facts: BrokerFacts, queue: Queue) -> Finding:
         f"{problem}, and nobody consumes it",
         "it takes what nobody fetches, and has no expiry; it is a plain consumer's that is named like a "
         "subscription's, or of another store of this name, in another database",
-        f"look whose it is; {unless}, and nobody wants it: {_delete(facts, queue)}",
+        f"look whose it is; {unless}, and nobody wants it or the messages in it: {_delete(facts, queue)}",
     )
 
 
@@ -312,7 +315,7 @@ def _plain_queue(facts: BrokerFacts, queue: Queue) -> Iterator[Finding]:
             subject,
             f"{queue.ready} {'message waits' if queue.ready == 1 else 'messages wait'}, and nobody consumes it",
             "it fills; then it loses its oldest messages",
-            f"start its consumer; if it is not wanted any more: {_delete(facts, queue)}",
+            f"start its consumer; if it is not wanted any more, with the messages in it: {_delete(facts, queue)}",
         )
     limit = queue.setting("delivery-limit")
     silent = queue.kind == "quorum" and queue.setting("dead-letter-exchange") is None
@@ -335,8 +338,14 @@ def _plain_queue(facts: BrokerFacts, queue: Queue) -> Iterator[Finding]:
 
 
 def _limit(facts: BrokerFacts, queue: Queue) -> str:
-    """RabbitMQ applies one policy to a queue: a second one could switch off what the first sets."""
-    limits = json.dumps({"max-length": 100_000, "max-length-bytes": 256 * 1024 * 1024})
+    """RabbitMQ applies one policy to a queue: a second one could switch off what the first sets. A limit below what the
+    queue holds would drop its oldest messages at once."""
+    limits = json.dumps(
+        {
+            "max-length": max(100_000, 2 * queue.messages),
+            "max-length-bytes": max(256 * 1024 * 1024, 2 * queue.message_bytes),
+        }
+    )
     if queue.policy:
         return f"set its policy {queue.policy!r} anew, with {limits} beside what it sets: {_policies(facts)}"
     words = (f"limit-{queue.name}", f"^{re.escape(queue.name)}$", limits)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import aio_pika
+import aiormq.exceptions
 import httpx
 
 from trunkline_ops.connect import Vhost
 from trunkline_store import names
+from trunkline_store.broker import asking_broker
+from trunkline_store.errors import BrokerUnavailable
 
 _REFUSED = (401, 403)
+_SECONDS: Final = 5.0
 _COLUMNS = (
     "name", "type", "exclusive", "auto_delete", "state", "arguments", "policy", "effective_policy_definition",
-    "messages_ready", "consumers", "members", "online",
+    "messages", "messages_ready", "message_bytes", "consumers", "members", "online",
 )  # fmt: skip
 
 
@@ -30,8 +36,8 @@ class Binding(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """arguments: those that it was declared with; policy: its name and what it sets, or that nothing does. The lower of
-    two limits counts."""
+    """messages: those that are ready, and those that a consumer holds; message_bytes: of both. arguments: those that it
+    was declared with; policy: its name and what it sets, or that nothing does. The lower of two limits counts."""
 
     name: str
     kind: str
@@ -40,7 +46,9 @@ class Queue(NamedTuple):
     arguments: Mapping[str, Any]
     policy: str
     policy_sets: Mapping[str, Any]
+    messages: int
     ready: int
+    message_bytes: int
     consumers: int
     members: int
     online: int
@@ -148,6 +156,16 @@ async def broker_facts(vhost: Vhost, schema: str, asks: str, user: str) -> Broke
     )
 
 
+async def login_refusal(url: str) -> str | None:
+    """What RabbitMQ says to a program that logs in with this URL, if it refuses its password; else None."""
+    try:
+        with asking_broker(url):
+            async with asyncio.timeout(_SECONDS), await aio_pika.connect(url):
+                return None
+    except BrokerUnavailable as error:
+        return str(error) if isinstance(error.__cause__, aiormq.exceptions.ProbableAuthenticationError) else None
+
+
 def _queue(found: Mapping[str, Any]) -> Queue:
     """Counters are not there for a queue that is seconds old, or down."""
     return Queue(
@@ -158,7 +176,9 @@ def _queue(found: Mapping[str, Any]) -> Queue:
         arguments=found.get("arguments", {}),
         policy=found.get("policy") or "",
         policy_sets=found.get("effective_policy_definition") or {},
+        messages=found.get("messages", 0),
         ready=found.get("messages_ready", 0),
+        message_bytes=found.get("message_bytes", 0),
         consumers=found.get("consumers", 0),
         members=len(found.get("members", [])),
         online=len(found.get("online", [])),

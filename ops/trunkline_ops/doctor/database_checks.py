@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trunkline_ops.doctor.activity_checks import leases, relay, subscriptions, transactions
+from trunkline_ops.doctor.activity_checks import leases, relay, subscriptions, transactions, waits
 from trunkline_ops.doctor.database_facts import DatabaseFacts, StoreFacts
 from trunkline_ops.doctor.finding import Finding, note
 from trunkline_ops.doctor.mend import relation, trunkline
-from trunkline_ops.doctor.promised import promise
+from trunkline_ops.doctor.promised import promise, rights
+from trunkline_store.events import BLOCK
 from trunkline_store.queries import for_store
 from trunkline_store.rights import identifier, literal
 
 _OLDEST = 140000
+_APPENDED = ("events", "links", "streams", "blocks")
 _LOGIN_SETTINGS = ("idle_in_transaction_session_timeout", "tcp_user_timeout")
 
 
@@ -20,9 +22,19 @@ def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding
     """patience: seconds for which a transaction may be open, or a relay or checkpoint stand still, before that is a
     finding."""
     yield from _server(facts)
+    yield from waits(facts, patience)
     yield from _creators(facts)
     yield from transactions(facts, patience)
     yield from _schema(facts)
+    unseen = facts.unseen if facts.store is None or facts.store.seen is None else ""
+    if unseen:
+        yield Finding(
+            "store-not-looked-at",
+            facts.schema,
+            f"relay and subscriptions were not looked at: {unseen}",
+            "the store cannot be used as it is, or not by this login: more may be wrong than is said here",
+            "mend what else is found, then ask again",
+        )
     if facts.store is not None:
         yield from _sequence(facts, facts.store)
         yield from _objects(facts, facts.store)
@@ -32,14 +44,6 @@ def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding
         if facts.store.seen is not None:
             yield from relay(facts, facts.store, facts.store.seen, patience)
             yield from subscriptions(facts, facts.store, facts.store.seen, patience)
-        else:
-            yield note(
-                "store-not-looked-at",
-                facts.schema,
-                f"relay and subscriptions were not looked at: {facts.store.unseen}",
-                "the store itself cannot be used as it is",
-                "mend what else is found, then ask again",
-            )
 
 
 def _server(facts: DatabaseFacts) -> Iterator[Finding]:
@@ -58,7 +62,7 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
             "PostgreSQL",
             "this is a replica",
             "nothing can be appended here, and the order of $all cannot be read",
-            "point --dsn at the primary; after a failover: SELECT pg_promote()",
+            "point --dsn at the primary; only where that is stopped for good: SELECT pg_promote()",
         )
     if not server.fsync or not server.full_page_writes:
         setting = "fsync" if not server.fsync else "full_page_writes"
@@ -69,21 +73,14 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
             "a crash of the host can destroy the database, events and all",
             f"ALTER SYSTEM SET {setting} = on; SELECT pg_reload_conf()",
         )
-    if not server.synchronous_commit:
-        yield Finding(
-            "commit-asynchronous",
-            "PostgreSQL",
-            "synchronous_commit is off",
-            "a crash loses appends that writers were told are committed",
-            f"ALTER DATABASE {identifier(server.database)} SET synchronous_commit = on",
-        )
     if server.isolation != "read committed":
         yield Finding(
             "isolation-default",
             "PostgreSQL",
             f"transactions are {server.isolation} by default",
-            "the order of $all can only be read at READ COMMITTED: relays and subscriptions stand still",
-            f"ALTER DATABASE {identifier(server.database)} RESET default_transaction_isolation",
+            "a store refuses an application's pool, and a pooler, whose transactions begin like that",
+            f"ALTER DATABASE {identifier(server.database)} RESET default_transaction_isolation; then start "
+            "all programs anew",
         )
     if not server.sees_all:
         yield note(
@@ -117,7 +114,8 @@ def _schema(facts: DatabaseFacts) -> Iterator[Finding]:
             schema,
             "there is no store in this schema",
             "nothing can be appended or read",
-            trunkline("create", schema),
+            "if it has had events, restore it from a backup (ops/README.md, the runbook); a new one: "
+            f"{trunkline('create', schema)}",
         )
     elif found < needed:
         yield Finding(
@@ -138,7 +136,8 @@ def _schema(facts: DatabaseFacts) -> Iterator[Finding]:
 
 
 def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
-    sequence, name, blocks = store.sequence, f"sequence {facts.schema}.blocks", relation(facts.schema, "blocks")
+    schema, sequence = facts.schema, store.sequence
+    name, blocks = f"sequence {schema}.blocks", relation(schema, "blocks")
     if sequence is None:
         return  # then there is no store, by schema_there
     if sequence.cache != 1:
@@ -147,7 +146,8 @@ def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             name,
             f"it has CACHE {sequence.cache}",
             "positions are not drawn in the order of time: readers skip events",
-            f"ALTER SEQUENCE {blocks} CACHE 1, then start all programs anew",
+            "stop all programs, since a session goes on with the numbers that it has cached: "
+            f"ALTER SEQUENCE {blocks} CACHE 1; then start them, and {_hand_out_again(schema)}",
         )
     if sequence.increment != 1 or sequence.cycle:
         problem = f"it has INCREMENT {sequence.increment}" if sequence.increment != 1 else "it has CYCLE"
@@ -165,8 +165,20 @@ def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             name,
             f"it is at block {sequence.drawn}, and block {used} is in use",
             "as after a restore of data alone: events are not given to readers or skipped by them, and appends fail",
-            f"SELECT setval({literal(blocks)}, {used}), then start all programs anew",
+            f"stop all programs: SELECT setval({literal(blocks)}, "  # noqa: S608 - shown, never run
+            f"greatest(pg_sequence_last_value({literal(blocks)}), 1, "
+            f"(SELECT max(position) FROM {relation(schema, 'events')}) / {BLOCK}, "
+            f"(SELECT max(feed_position) FROM {relation(schema, 'links')}) / {BLOCK})); "
+            f"then start them, and {_hand_out_again(schema)}",
         )
+
+
+def _hand_out_again(schema: str) -> str:
+    """For events below a checkpoint that a subscription was never given: nothing tells which they are."""
+    return (
+        "have each subscription go back to where it is sure to have handled everything, if in doubt to origin: "
+        f"{trunkline('subscriptions reset', schema, 'NAME', to='origin')}"
+    )
 
 
 def _objects(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
@@ -287,23 +299,26 @@ def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
                 roles,
             )
     groups = {name: role for role, name in store.groups.items()}
-    guarded = {"events", "links", "streams", "blocks"}
+    promised = {(each.role, each.privilege, each.kind, each.name) for each in rights()}
     for each in store.foreign:
-        revoke = f"REVOKE {each.privilege} ON {each.kind.upper()} {relation(schema, each.name)} FROM "
+        what = f"{each.privilege} ({each.columns})" if each.columns else each.privilege
+        revoke = f"REVOKE {what} ON {each.kind.upper()} {relation(schema, each.name)} FROM "
         if each.role == "PUBLIC":
             yield Finding(
                 "rights-public",
                 f"{each.kind} {schema}.{each.name}",
-                f"everybody has {each.privilege}",
+                f"everybody has {what}",
                 "whoever can log in to the database can do it",
                 f"{revoke}PUBLIC",
             )
-        elif each.name in guarded:
+        elif (groups.get(each.role), each.privilege, each.kind, each.name) not in promised:
             yield Finding(
                 "rights-bypass",
                 f"role {each.role}",
-                f"it has {each.privilege} on {schema}.{each.name}",
-                "what is not written by the store's functions is skipped by readers, or breaks the order",
+                f"it has {what} on {each.kind} {schema}.{each.name}",
+                "its members append, delete or move checkpoints beside the store's own roles"
+                if each.kind == "function" or each.name not in _APPENDED
+                else "what is not written by the store's functions is skipped by readers, or breaks the order",
                 roles if each.role in groups else f"{revoke}{identifier(each.role)}",
             )
     for login in store.logins:

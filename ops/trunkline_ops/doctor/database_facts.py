@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -13,18 +14,21 @@ from trunkline_ops.doctor.promised import Key, Right, rights
 from trunkline_ops.settings import Settings
 from trunkline_store import (
     InvalidArgument,
-    OperationTimeout,
     PermissionRefused,
     StoreNotReady,
-    StoreUnavailable,
+    Unavailable,
     UnsafeRead,
 )
 from trunkline_store.migrate import latest
 from trunkline_store.overview import Overview, overview
 from trunkline_store.queries import for_store, parts_of
 from trunkline_store.rights import ROLES, Role, role_name
-from trunkline_store.translate import is_unusable, translated
+from trunkline_store.translate import translated
 
+_SECONDS: Final = 5.0
+"""For what reads a table of the store, which somebody may have locked."""
+_PATIENCE: Final = 1.5
+"""After which a look at the store that has not come to its end is counted among those that wait."""
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 
 
@@ -35,7 +39,6 @@ class Server(NamedTuple):
     login: str
     fsync: bool
     full_page_writes: bool
-    synchronous_commit: bool
     isolation: str
     sees_all: bool
     there: bool
@@ -64,12 +67,13 @@ class Relation(NamedTuple):
 
 
 class Foreign(NamedTuple):
-    """A right that somebody has who is not the owner."""
+    """A right that somebody has who is not the owner. columns: those of a table to which it is limited."""
 
     role: str
     privilege: str
     kind: str
     name: str
+    columns: str
 
 
 class Login(NamedTuple):
@@ -87,6 +91,37 @@ class Transaction(NamedTuple):
     state: str | None
     prepared: str | None
     seconds: float
+
+
+class Session(NamedTuple):
+    """seconds: the age of its transaction; None without one, or where this login may not see it."""
+
+    pid: int
+    login: str
+    application: str
+    seconds: float | None
+
+
+class Wait(NamedTuple):
+    """A session at work in the store that waits: for a synchronous standby, or for what sessions hold: `blockers`, by
+    their processes; 0 is a prepared transaction."""
+
+    pid: int
+    standby: bool
+    what: str
+    seconds: float
+    blockers: list[int]
+
+
+class Connections(NamedTuple):
+    """Connections that are open, and how many may be: on the server but for those kept for superusers, and in this
+    database (-1: no limit of its own). by: the applications with most of them: name, login, count."""
+
+    most: int
+    used: int
+    most_here: int
+    used_here: int
+    by: list[tuple[str, str, int]]
 
 
 class LeaseRow(NamedTuple):
@@ -120,12 +155,12 @@ class StoreFacts(NamedTuple):
     logins: list[Login]
     leases: list[LeaseRow]
     seen: Overview | None
-    unseen: str
     held_seconds: float | None
 
 
 class DatabaseFacts(NamedTuple):
-    """found: the schema's version, None where there is no store; needed: this code's. store: None unless they agree."""
+    """found: the schema's version, None where there is no store; needed: this code's. store: None unless they agree
+    and it could be looked at; unseen: why it could not. sessions: those that others wait for."""
 
     schema: str
     server: Server
@@ -133,7 +168,11 @@ class DatabaseFacts(NamedTuple):
     found: int | None
     needed: int
     transactions: list[Transaction]
+    waits: list[Wait]
+    sessions: Mapping[int, Session]
+    connections: Connections
     store: StoreFacts | None
+    unseen: str
 
 
 async def database_facts(settings: Settings) -> DatabaseFacts:
@@ -146,13 +185,33 @@ async def database_facts(settings: Settings) -> DatabaseFacts:
             creators = await _rows(Creator, connection, sql["creators"])
             found = None
             if server.there:
-                found = (await _row(connection, sql["schema_version"]))["version"]
-            transactions = await _rows(Transaction, connection, sql["transactions"])
+                async with asyncio.timeout(_SECONDS):
+                    found = (await _row(connection, sql["schema_version"]))["version"]
+            looking = asyncio.create_task(_overview(settings) if found == latest() else _nothing())
+            try:
+                await asyncio.wait([looking], timeout=_PATIENCE)  # if it waits as well, it is seen to wait
+                waits = await _rows(Wait, connection, sql["waits"])
+                pids = [pid for each in waits for pid in each.blockers]
+                sessions = {each.pid: each for each in await _rows(Session, connection, sql["sessions"], pids)}
+                by = [tuple(row) for row in await connection.fetch(sql["connected_by"])]
+                connections = Connections(**dict(await _row(connection, sql["connections"])), by=by)
+                transactions = await _rows(Transaction, connection, sql["transactions"])
+                seen, unseen = await looking
+            finally:
+                looking.cancel()
             store = None
             if found == latest():
-                seen, unseen = await _overview(settings)
-                store = await _store_facts(connection, sql, schema, server, seen, unseen)
-    return DatabaseFacts(schema, server, creators, found, latest(), transactions, store)
+                try:
+                    async with asyncio.timeout(_SECONDS):
+                        store = await _store_facts(connection, sql, schema, server, seen)
+                except TimeoutError:
+                    unseen = "a table of it is locked"
+    work = transactions, waits, sessions, connections
+    return DatabaseFacts(schema, server, creators, found, latest(), *work, store, unseen)
+
+
+async def _nothing() -> tuple[None, str]:
+    return None, ""
 
 
 async def _store_facts(
@@ -161,7 +220,6 @@ async def _store_facts(
     schema: str,
     server: Server,
     seen: Overview | None,
-    unseen: str,
 ) -> StoreFacts:
     relations = await _rows(Relation, connection, sql["relations"])
     tables = {each.name for each in relations if each.kind == "table"}
@@ -197,7 +255,6 @@ async def _store_facts(
         logins=await _rows(Login, connection, sql["logins"], names, f"{groups['consumer']}."),
         leases=await _rows(LeaseRow, connection, sql["leases"]) if {"leases", "subscriptions"} <= tables else [],
         seen=seen,
-        unseen=unseen,
         held_seconds=None if seen is None else await connection.fetchval(sql["held_since"], seen.safe_position),
     )
 
@@ -207,12 +264,8 @@ async def _overview(settings: Settings) -> tuple[Overview | None, str]:
     try:
         async with opened(settings, "doctor") as store:
             return await overview(store), ""
-    except (StoreNotReady, UnsafeRead, PermissionRefused, InvalidArgument, OperationTimeout) as error:
+    except (StoreNotReady, UnsafeRead, PermissionRefused, InvalidArgument, Unavailable) as error:
         return None, str(error)
-    except StoreUnavailable as error:
-        if is_unusable(error) or not isinstance(error.__cause__, asyncpg.PostgresError):
-            raise
-        return None, str(error)  # a function of the store fails
     except AssertionError as error:  # a store without its row
         return None, str(error) or "the store is not whole"
 

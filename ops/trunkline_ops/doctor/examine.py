@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
+import httpx
+
 from trunkline_ops.connect import managed
 from trunkline_ops.doctor.broker_checks import broker_findings
-from trunkline_ops.doctor.broker_facts import broker_facts
+from trunkline_ops.doctor.broker_facts import broker_facts, login_refusal
 from trunkline_ops.doctor.database_checks import database_findings
 from trunkline_ops.doctor.database_facts import database_facts
 from trunkline_ops.doctor.finding import Finding, note
+from trunkline_ops.doctor.mend import rabbitmqctl
 from trunkline_ops.settings import Settings
 from trunkline_store.errors import BrokerUnavailable
+
+
+def _authenticate(settings: Settings) -> str:
+    where = settings.management()
+    assert where is not None
+    return rabbitmqctl("authenticate_user", where.user)
 
 
 async def examine(settings: Settings, *, patience: float) -> list[Finding]:
@@ -42,13 +51,30 @@ async def examine(settings: Settings, *, patience: float) -> list[Finding]:
                 facts = await broker_facts(vhost, settings.store, where.user, user)
                 found += broker_findings(facts, settings.store, seen, batch_bytes)
     except BrokerUnavailable as error:
+        refused = isinstance(error.__cause__, httpx.HTTPStatusError)
         found.append(
             Finding(
-                "broker-unreachable",
+                "management-refuses" if refused else "broker-unreachable",
                 "RabbitMQ",
                 str(error),
-                "it was not looked at; if it is away, relays wait and subscriptions read from PostgreSQL",
-                "start it, or mend --management-url; the plugin: rabbitmq-plugins enable rabbitmq_management",
+                "it was not looked at; programs that log in with this password may be refused, too"
+                if refused
+                else "it was not looked at; if it is away, relays wait and subscriptions read from PostgreSQL",
+                f"give the user's present password in --management-url; which that is: {_authenticate(settings)}"
+                if refused
+                else "start it, or mend --management-url; the plugin: rabbitmq-plugins enable rabbitmq_management",
+            )
+        )
+    if settings.amqp_url is not None and (refusal := await login_refusal(settings.broker())) is not None:
+        user = unquote(urlsplit(settings.broker()).username or "")
+        found.append(
+            Finding(
+                "login-refused",
+                f"user {user!r}",
+                refusal,
+                "programs with this AMQP URL get no connection: relays wait, and subscriptions read from PostgreSQL",
+                "give the password that RabbitMQ has to all programs (TRUNKLINE_AMQP_URL), or set theirs anew: "
+                f"{rabbitmqctl('change_password', user)}",
             )
         )
     return sorted(found, key=lambda each: each.level == "note")

@@ -4,7 +4,6 @@
 SELECT current_setting('server_version_num')::integer AS version, pg_is_in_recovery() AS replica,
        current_database() AS database, current_user::text AS login, current_setting('fsync') = 'on' AS fsync,
        current_setting('full_page_writes') = 'on' AS full_page_writes,
-       current_setting('synchronous_commit') <> 'off' AS synchronous_commit,
        current_setting('default_transaction_isolation') AS isolation,
        pg_has_role(current_user, 'pg_read_all_stats', 'MEMBER') AS sees_all,
        to_regclass('@schema@.blocks') IS NOT NULL AND to_regclass('@schema@.schema_migrations') IS NOT NULL AS there
@@ -82,16 +81,26 @@ WHERE c.oid IS NOT NULL OR p.oid IS NOT NULL
 SELECT role FROM unnest($1::text[]) AS role WHERE NOT has_schema_privilege(role, to_regnamespace('@schema@'), 'USAGE')
 
 -- name: foreign_rights
--- Who else than its owner may write to a table or sequence, and what everybody may do in the schema.
-SELECT coalesce(r.rolname::text, 'PUBLIC') AS role, a.privilege_type AS privilege,
-       CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind, c.relname::text AS name
-FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
-WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND c.relkind IN ('r', 'S') AND a.grantee <> c.relowner
-  AND (a.grantee = 0::oid OR a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER'))
-UNION ALL
-SELECT 'PUBLIC', a.privilege_type, 'function', p.proname::text
-FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-WHERE p.pronamespace = to_regnamespace('@schema@')::oid AND a.grantee = 0::oid
+-- Who else than its owner may write to a table, to a column of one, or to a sequence, or may call a function; and what
+-- everybody may do in the schema.
+SELECT coalesce(r.rolname::text, 'PUBLIC') AS role, g.privilege, g.kind, g.name, g.columns
+FROM (
+    SELECT a.grantee, a.privilege_type AS privilege, CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
+           c.relname::text AS name, '' AS columns
+    FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+    WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND c.relkind IN ('r', 'S') AND a.grantee <> c.relowner
+      AND (a.grantee = 0::oid OR a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER'))
+    UNION ALL
+    SELECT a.grantee, a.privilege_type, 'table', c.relname::text, string_agg(quote_ident(t.attname), ', ' ORDER BY t.attnum)
+    FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid CROSS JOIN LATERAL aclexplode(t.attacl) AS a
+    WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND c.relkind = 'r' AND a.grantee <> c.relowner
+      AND (a.grantee = 0::oid OR a.privilege_type IN ('INSERT', 'UPDATE'))
+    GROUP BY a.grantee, a.privilege_type, c.relname
+    UNION ALL
+    SELECT a.grantee, a.privilege_type, 'function', p.proname::text, ''
+    FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+    WHERE p.pronamespace = to_regnamespace('@schema@')::oid AND a.grantee <> p.proowner
+) AS g LEFT JOIN pg_roles AS r ON r.oid = g.grantee
 ORDER BY 3, 4, 1, 2
 
 -- name: logins
@@ -115,6 +124,43 @@ WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend
 UNION ALL
 SELECT NULL, p.owner::text, '', 'prepared', p.gid, extract(epoch FROM clock_timestamp() - p.prepared)::float8
 FROM pg_prepared_xacts AS p WHERE p.database = current_database()
+
+-- name: waits
+-- Sessions at work in this store that wait: for a lock, with those who hold it (0: a prepared transaction), or for a
+-- synchronous standby, which only members of pg_read_all_stats see of others. While a commit waits for that, its locks are
+-- still held. `trkl` is the class of what makes or changes a schema.
+WITH ours AS (SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace('@schema@')),
+at_work AS (
+    SELECT DISTINCT l.pid FROM pg_locks AS l
+    WHERE l.pid <> pg_backend_pid() AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (l.relation IN (SELECT oid FROM ours)
+           OR l.locktype = 'advisory' AND (l.classid IN (SELECT oid FROM ours) OR l.classid = 1953655660))
+)
+SELECT a.pid, w.pid IS NULL AS standby,
+       coalesce('table ' || w.relation::regclass::text, CASE WHEN w.locktype = 'advisory' THEN 'names of streams' END,
+                'a row') AS what,
+       coalesce(extract(epoch FROM clock_timestamp() - coalesce(w.waitstart, a.query_start)), 0)::float8 AS seconds,
+       CASE WHEN w.pid IS NULL THEN '{}'::integer[] ELSE pg_blocking_pids(a.pid) END AS blockers
+FROM at_work JOIN pg_stat_activity AS a USING (pid) LEFT JOIN pg_locks AS w ON w.pid = a.pid AND NOT w.granted
+WHERE w.pid IS NOT NULL OR a.wait_event = 'SyncRep'
+
+-- name: sessions
+SELECT a.pid, coalesce(a.usename::text, '') AS login, coalesce(a.application_name, '') AS application,
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
+FROM pg_stat_activity AS a WHERE a.pid = ANY ($1::integer[])
+
+-- name: connections
+-- Of the whole server, and of this database, which may have a limit of its own. Some are kept for superusers.
+SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+           - coalesce(current_setting('reserved_connections', true)::integer, 0) AS most,
+       count(*) AS used, d.datconnlimit AS most_here, count(*) FILTER (WHERE a.datid = d.oid) AS used_here
+FROM pg_stat_activity AS a, pg_database AS d
+WHERE a.backend_type = 'client backend' AND d.datname = current_database() GROUP BY d.datconnlimit
+
+-- name: connected_by
+SELECT coalesce(nullif(application_name, ''), 'no application name') AS application, coalesce(usename::text, '') AS login,
+       count(*) AS count
+FROM pg_stat_activity WHERE backend_type = 'client backend' GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT 3
 
 -- name: held_since
 -- How long what was committed above the safe position $1 has waited: so long, at least, an open transaction has held it

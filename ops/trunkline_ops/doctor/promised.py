@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import product
 from typing import Literal, NamedTuple
 
 from trunkline_store.migrate import migrations
@@ -19,7 +20,7 @@ _OF_COLUMN = re.compile(r"^ +([a-z]\w*) .*?\b(PRIMARY KEY|UNIQUE)\b(?! \()", re.
 _TRIGGER = re.compile(r"^CREATE TRIGGER (\w+)[^;]* ON @schema@\.(\w+)[^;]*;", re.MULTILINE)
 _ROW_SECURITY = re.compile(r"^ALTER TABLE @schema@\.(\w+) ENABLE ROW LEVEL SECURITY;", re.MULTILINE)
 _DROPPED = re.compile(r"^DROP \w+ (?:IF EXISTS )?(?:@schema@\.)?(\w+)", re.MULTILINE)
-_GRANT = re.compile(r"GRANT ([A-Z, ]+) ON (FUNCTION |ALL TABLES IN SCHEMA )?([^;]+?) TO @(\w+)@;")
+_GRANT = re.compile(r"GRANT ([A-Z, ]+) ON (FUNCTION |ALL TABLES IN SCHEMA )?([^;]+?) TO ([^;]+);")
 
 
 class Key(NamedTuple):
@@ -92,12 +93,12 @@ def _keys(table: str) -> Iterator[tuple[Key, str]]:
 def rights() -> frozenset[Right]:
     """What `trunkline roles` grants. The groups but the reader are members of the reader, and may what he may."""
     found = set()
-    for privileges, kind, objects, role in _GRANT.findall(named("roles.sql")["grant"]):
+    for privileges, kind, objects, to in _GRANT.findall(named("roles.sql")["grant"]):
         if privileges.strip() == "USAGE":
             continue
         names = promise().tables if kind.startswith("ALL") else re.findall(r"@schema@\.(\w+)", objects)
         for name in names:
-            for privilege in privileges.split(","):
+            for privilege, role in product(privileges.split(","), re.findall(r"@(\w+)@", to)):
                 assert role in ROLES
                 found.add(Right(role, privilege.strip(), "function" if kind == "FUNCTION " else "table", name))
     return frozenset(found)

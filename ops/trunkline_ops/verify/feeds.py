@@ -42,8 +42,10 @@ class Feed:
         """The first of those that are missing."""
         self.parking = Ranges(())
         self.stands = max(checkpoint, finished.last)
+        self.anchored = True
+        """False where the store holds no event at the checkpoint."""
         self.beyond = max(0, self.stands - safe)
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self._finished = finished
 
     def take(self, position: int) -> None:
@@ -51,7 +53,7 @@ class Feed:
         self.events += 1
         if position in self.parking:
             self.parked += 1
-        elif position <= self._checkpoint or position in self._finished:
+        elif position <= self.checkpoint or position in self._finished:
             self.handled += 1
         else:
             self.missing += 1

@@ -8,6 +8,11 @@ SELECT * FROM (
      WHERE feed_position > $1 AND feed_position <= $2 ORDER BY feed_position LIMIT $3)) AS both_kinds
 ORDER BY position LIMIT $3
 
+-- name: held
+-- Of positions $1, those that an event or a link has.
+SELECT position FROM @schema@.events WHERE position = ANY ($1::bigint[])
+UNION SELECT feed_position FROM @schema@.links WHERE feed_position = ANY ($1::bigint[])
+
 -- name: versions
 -- Events and links of stream after stream, behind version $2 of stream $1: at most $3.
 SELECT * FROM (

@@ -88,6 +88,7 @@ async def verify(
             feeds.take(position, stream_id, category, link)
         advance(position, end, f"{relay.events} events")
 
+    await _anchor([relay, *every], store, sql)
     versions, orphans = await _versions(store, sql, end, relay.events + links.events, advance)
     ends = await _ends(store, sql)
     ids = [each.stream_id for each in versions.gaps + versions.erasable_gaps]
@@ -117,6 +118,14 @@ async def _look(store: EventStore, to: int | None, deadline: float) -> Look:
         if to is None or look.safe >= to or time.monotonic() >= deadline:
             return look
         await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _anchor(feeds: Sequence[Feed], store: EventStore, sql: Mapping[str, str]) -> None:
+    """Find whose checkpoint is the position of no event that the store holds."""
+    rows = await store.fetch(sql["held"], [feed.checkpoint for feed in feeds])
+    held = {0, *(row["position"] for row in rows)}
+    for feed in feeds:
+        feed.anchored = feed.checkpoint in held
 
 
 async def _caught_up(store: EventStore, end: int, history: str, deadline: float) -> None:
@@ -270,11 +279,13 @@ def _relay_part(relay: Feed, links: Feed, given_up: Sequence[_GivenUp], *, ever:
         "missing": missing,
         "positions": named,
         "beyond": relay.beyond,
+        "anchored": relay.anchored,
         "given_up": [each._asdict() for each in given_up],
     }
     if beyond := _beyond(relay, "published"):
         problems.append(f"the relay: {beyond}")
         sentence += f"; {beyond}"
+    sentence += _unanchored(relay)
     if given_up:
         count, first = sum(each.messages for each in given_up), min(each.first for each in given_up)
         last = max(each.last for each in given_up)
@@ -295,6 +306,16 @@ def _beyond(feed: Feed, done: str) -> str:
         return ""
     above = f"it stands at {feed.stands}, {feed.beyond} above the safe position"
     return f"{above}: what is appended up to there is not {done}"
+
+
+def _unanchored(feed: Feed) -> str:
+    """No error by itself: which of the causes it is, a person knows."""
+    if feed.anchored or feed.beyond:
+        return ""
+    return (
+        f"; it stands at {feed.checkpoint}, where the store holds no event: it was reset to that number, "
+        "or the event was erased or never stored"
+    )
 
 
 _HINTS: Final = {
@@ -323,10 +344,12 @@ def _subscription_part(feed: Feed, row: Any, queues: Mapping[str, Depth] | None,
         "missing": feed.missing,
         "positions": feed.named,
         "beyond": feed.beyond,
+        "anchored": feed.anchored,
     }
     if beyond := _beyond(feed, "handled"):
         problems.append(f"{feed.name}: {beyond}")
         sentence += f"; {beyond}"
+    sentence += _unanchored(feed)
     if queues is not None:
         depth = queues.get(names.queue(store, feed.name))
         facts["queue"] = None if depth is None else depth._asdict()

@@ -695,6 +695,31 @@ ORDER BY s.name
 SELECT a.events, s.halted::text AS halted FROM @schema@.subscriptions AS s
 CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 1) AS a WHERE (SELECT @schema@.same_history_v1($3)) AND s.name = $1
 
+-- name: see_halt
+SELECT subscription_id, epoch, halted::text AS halted FROM @schema@.subscriptions WHERE name = $1
+
+-- name: skip_halted
+-- Finishes the interval ($3, $5] of the batch that was given up at $4, and keeps what is finished above it. No row:
+-- somebody else has taken it, moved it or skipped the batch meanwhile.
+UPDATE @schema@.subscriptions AS s
+SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled_v1(
+        s.checkpoint, s.finished, int8multirange(int8range($3, $5, '(]'))) AS f),
+    halted = NULL, updated_at = clock_timestamp()
+WHERE (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND epoch = $2
+  AND halted ->> 'position' = ($4::bigint)::text RETURNING checkpoint
+
+-- name: preview_reset
+-- Of a move to $2: events of the feed that are finished above it, those up to it that are not, at most $3 of each, and
+-- what is parked. Finished is counted as what is ahead of $2, where all that is not finished counts as finished.
+SELECT again.events AS again, over.events AS passed_over,
+       (SELECT count(*) FROM @schema@.parked AS p WHERE p.subscription_id = s.subscription_id) AS forgotten
+FROM @schema@.subscriptions AS s
+CROSS JOIN LATERAL (SELECT s.finished + int8multirange(int8range(NULL, s.checkpoint, '[]')) AS finished) AS done
+CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, $2, int8multirange(int8range(NULL, NULL)) - done.finished,
+                                     upper(done.finished) - 1, $3) AS again
+CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, $3) AS over
+WHERE s.name = $1
+
 -- name: position_before
 -- The last position, at or below the safe position $2, before the first event that was created at $1 or later.
 SELECT coalesce((SELECT position FROM @schema@.events
