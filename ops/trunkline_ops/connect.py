@@ -74,7 +74,7 @@ async def connected(
             statement_cache_size=0,  # PgBouncer may stand between; and what is done here is done once
         )
     try:
-        if settings.statement_cache_size:  # behind PgBouncer it would be the path of other programs
+        if settings.statement_cache_size:  # behind PgBouncer, other programs would get this path
             await make_ours(connection)
         yield connection
     finally:

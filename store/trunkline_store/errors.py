@@ -245,7 +245,7 @@ class SubscriptionHalted(_AboutSubscription):
 
 
 class SubscriptionNotHalted(_AboutSubscription):
-    """There is nothing to skip: the subscription is not halted, or not at this position."""
+    """The subscription cannot skip a batch: it is not halted, or not at this position."""
 
     def __init__(self, subscription: str, at: int | None = None) -> None:
         where = "" if at is None else f" at {at}, or no longer"

@@ -89,7 +89,7 @@ class Parked(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A batch that was finished without being handled, and where its subscription stands since."""
+    """A batch that was finished without being handled, and its subscription's new checkpoint."""
 
     first: int
     last: int
@@ -188,8 +188,8 @@ class Subscriptions:
         """Sets the checkpoint, forward or back: to ORIGIN, CURRENT, a position (exclusive), or a time (with a zone),
         from which on events come. What was parked is forgotten: returns how many batches.
 
-        What is finished above the new checkpoint comes again, once more in effect too: `preview_reset` counts it. To go
-        on after a batch that cannot be handled, use `skip`.
+        Events that were finished above the new checkpoint come again, and have their effects again: `preview_reset`
+        counts them. To get past a batch that cannot be handled, use `skip`.
 
         A living owner adopts it, at its next checkpoint or renewal: transactions of handlers that are open then are
         rolled back. Raises `SubscriptionNotFound`, `InvalidArgument`, `PermissionRefused`, `Unavailable`.
@@ -206,7 +206,7 @@ class Subscriptions:
         return int(forgotten)
 
     async def preview_reset(self, name: str, to: int | Start | datetime) -> Move:
-        """Return what `reset` would do, without doing it. Raises as `reset`."""
+        """Return the consequences of a `reset` without making it. Raises as `reset` does."""
         position = await self._position(to)
         rows = await self._store.fetch(self._store.sql["preview_reset"], name, position, COUNTED)
         if not rows:
@@ -216,13 +216,14 @@ class Subscriptions:
     async def skip(self, name: str, *, at: int | None = None) -> Skipped:
         """Finish the batch at which a subscription has halted, without handling it.
 
-        Only that batch is left out: what was finished above it stays finished. Start the consumer again afterwards.
+        Only that batch is skipped: events that were finished above it stay finished. Start the consumer again
+        afterwards.
 
         Args:
-            at: the first position of the batch that is meant; None for the one that it halted at.
+            at: The first position of the batch; None for the one at which it halted.
 
         Raises:
-            SubscriptionNotHalted: it is not halted, or not there, or was started again or moved meanwhile.
+            SubscriptionNotHalted: It is not halted, not at this batch, or was started again or moved meanwhile.
             SubscriptionNotFound, InvalidArgument, Unavailable
         """
         sql = self._store.sql
@@ -323,11 +324,11 @@ class Subscriptions:
 
 
 def _interval(name: str, halted: str) -> tuple[int, int, int, str]:
-    """The interval (start, last] of a batch that an owner gave up, its first position and its stream. Raises
-    `InvalidArgument` where that is not recorded: whoever may write the row may have written anything."""
+    """Return the interval (start, last] of the batch at which an owner halted, its first position and its stream.
+    Raises `InvalidArgument` if the record is invalid: a login that may write the row can write anything."""
     why = json.loads(halted)
     match why:
         case {"start": int(start), "position": int(first), "last": int(last), "stream": str(stream)}:
             if 0 <= start < first <= last < 2**63:
                 return start, first, last, stream
-    raise InvalidArgument(f"subscription {name!r}: the record of its halt is not a consumer's: use reset")
+    raise InvalidArgument(f"subscription {name!r}: the record of its halt is invalid: use reset")

@@ -699,8 +699,8 @@ CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 1) AS
 SELECT subscription_id, epoch, halted::text AS halted FROM @schema@.subscriptions WHERE name = $1
 
 -- name: skip_halted
--- Finishes the interval ($3, $5] of the batch that was given up at $4, and keeps what is finished above it. No row:
--- somebody else has taken it, moved it or skipped the batch meanwhile.
+-- Finishes the interval ($3, $5] of the batch at $4 where the owner halted, and keeps what is finished above it. No row: the
+-- subscription was taken or moved, or the batch was skipped, meanwhile.
 UPDATE @schema@.subscriptions AS s
 SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled_v1(
         s.checkpoint, s.finished, int8multirange(int8range($3, $5, '(]'))) AS f),
@@ -709,8 +709,8 @@ WHERE (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND epoch = $2
   AND halted ->> 'position' = ($4::bigint)::text RETURNING checkpoint
 
 -- name: preview_reset
--- Of a move to $2: events of the feed that are finished above it, those up to it that are not, at most $3 of each, and
--- what is parked. Finished is counted as what is ahead of $2, where all that is not finished counts as finished.
+-- The effects of a move to $2: events of the feed that are finished above it, events up to it that are not, at most $3 of
+-- each, and parked batches. Finished events are counted by swapping finished and unfinished: they are then ahead of $2.
 SELECT again.events AS again, over.events AS passed_over,
        (SELECT count(*) FROM @schema@.parked AS p WHERE p.subscription_id = s.subscription_id) AS forgotten
 FROM @schema@.subscriptions AS s

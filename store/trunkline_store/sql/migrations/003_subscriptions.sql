@@ -2,7 +2,7 @@
 
 ALTER TABLE @schema@.subscriptions
     ADD finished int8multirange NOT NULL DEFAULT '{}',  -- above the checkpoint: intervals that tile the feed
-    ADD halted   json;  -- why the last owner gave up: stream, start (exclusive), position, last, attempts, error, traceback, at
+    ADD halted   json;  -- the last owner's reason to halt: stream, start (exclusive), position, last, attempts, error, traceback, at
 
 -- Batches that a handler could not handle, and those that wait behind them, by reference: the events are in the store.
 CREATE TABLE @schema@.parked (
