@@ -48,7 +48,7 @@ async def test_a_connect_can_be_cancelled_at_any_moment(vhost: str) -> None:
 
 
 async def publish_undecodable(url: str, exchange: str) -> None:
-    """Publish a message with a time in its headers that RabbitMQ takes, and Python's client cannot decode."""
+    """Publish a message with a time in its headers that RabbitMQ accepts, and Python's client cannot decode."""
     when = dt.datetime.fromtimestamp(0x01020304, tz=dt.UTC)
     properties = commands.Basic.Properties(headers={"when": when})
     frames = commands.Basic.Publish(exchange=exchange, routing_key="a.E.a-1"), ContentHeader(0, 1, properties)
@@ -64,8 +64,8 @@ async def publish_undecodable(url: str, exchange: str) -> None:
 
 
 async def test_a_message_that_cannot_be_decoded_is_got_rid_of(store: EventStore, database: str, vhost: str) -> None:
-    """Its queue is deleted after a few connections that it ended, and the subscription is live again: nothing is lost,
-    and it is counted."""
+    """Its queue is deleted after it has ended a few connections, and the subscription is live again. Nothing is lost,
+    and the deletion is counted."""
     async with relay_running(database, vhost), Consumer(store, vhost) as consumer:
         async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
             n = 0
@@ -96,8 +96,8 @@ async def test_a_subscriber_may_come_before_the_first_relay(
     caplog: pytest.LogCaptureFixture,
     may_declare: bool,
 ) -> None:
-    """It declares the exchange, or says once that it is missing; it polls no faster than beside a relay, and is live
-    when there is one."""
+    """It declares the exchange, or logs once that it is missing. It polls no faster than beside a relay, and is live
+    once there is one."""
     monkeypatch.setattr("trunkline_consumer.receive.BIND_SECONDS", 0.2)
     url = urlsplit(vhost)
     user = f"early-{secrets.token_hex(4)}"
@@ -130,7 +130,7 @@ async def test_a_subscriber_may_come_before_the_first_relay(
 
 
 def management_of(rabbitmq: RabbitMQServer) -> httpx.AsyncClient:
-    """A client of the management API, as the administrator."""
+    """Return a client of the management API, as the administrator."""
     return httpx.AsyncClient(
         base_url=f"{rabbitmq.management_url}/api", auth=(rabbitmq.user, rabbitmq.password), timeout=30
     )

@@ -33,8 +33,8 @@ TABLES: Final = """
 
 
 class Stage(NamedTuple):
-    """The servers of a run. `name`: of the database and the vhost. `store` and `management` have their own routes to the
-    servers; the routes of the programs are the networks that faults break."""
+    """The servers of a run. `name`: of the database and the vhost. `store` and `management` have their own routes to
+    the servers; the routes of the programs are the networks that faults break."""
 
     name: str
     postgres: PostgresServer
