@@ -54,7 +54,7 @@ log = structlog.get_logger("trunkline.relay")
 
 
 class Relay:
-    """Publishes the events of one store, while it is the leader; a standby otherwise.
+    """The publisher of one store's events while it is the leader; a standby otherwise.
 
     amqp_url: the broker's AMQP URL, with its virtual host; any other text is an `InvalidArgument`.
     start_from: where a relay begins that has never run: a position (exclusive), 0 for the origin, or None for the

@@ -1,4 +1,4 @@
-"""What the roles of a store are called, and the SQL that gives them their rights: pure.
+"""The names of a store's roles, and the SQL that grants their rights: pure.
 
     reader     reads
     writer     reads, appends, links, deletes streams, keeps snapshots
@@ -7,7 +7,7 @@
     eraser     reads, removes streams for good
 
 They are groups of the cluster, named `<database>.<schema>.<role>`: stores of several databases have nothing in common.
-A program logs in as a role of its own, which is a member of one of them, or of several.
+A program logs in as its own role, which is a member of one or several of them.
 """
 
 from __future__ import annotations

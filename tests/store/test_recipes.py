@@ -38,6 +38,7 @@ _causation_ids text[] DEFAULT NULL::text[], _traceparents text[] DEFAULT NULL::t
 _created_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], OUT status text, OUT actual bigint, \
 OUT first_version bigint, OUT last_version bigint, OUT first_position bigint, OUT last_position bigint, \
 OUT duplicate uuid) record
+compare_history_v1(_expected text) boolean
 delete_v1(_stream text, _expected bigint, OUT status text, OUT actual bigint) record
 durable_v1() boolean
 first_since_v1(_time timestamp with time zone) bigint

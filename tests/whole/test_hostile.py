@@ -60,10 +60,10 @@ def pages_of(text: str) -> Iterator[str]:
 STATEMENTS: Final = dict(statements())
 TYPES: Final = (
     "text", "name", '"char"', "smallint", "integer", "bigint", "numeric", "float4", "float8", "boolean", "uuid",
-    "timestamptz", "interval", "jsonb", "oid", "regclass", "regnamespace", "int8range", "int8multirange",
+    "timestamptz", "interval", "json", "jsonb", "oid", "regclass", "regnamespace", "int8range", "int8multirange",
     "text[]", "bigint[]",
 )  # fmt: skip
-OPERATORS: Final = ("=", "<>", "<", "<=", ">", ">=", "+", "-", "*", "/", "||", "&", "@>")
+OPERATORS: Final = ("=", "<>", "<", "<=", ">", ">=", "+", "-", "*", "/", "||", "&", "@>", "->>")
 
 TRAPS: Final = """
     CREATE FUNCTION public.spring() RETURNS boolean LANGUAGE plpgsql AS $$
@@ -251,7 +251,7 @@ COMMANDS: Final = """
     subscriptions show s
     subscriptions parked s
     subscriptions retry s
-    subscriptions discard s
+    subscriptions discard s --yes
     subscriptions reset s --to 0 --yes
     subscriptions delete s --yes
     reset --yes

@@ -129,12 +129,12 @@ FROM pg_prepared_xacts AS p WHERE p.database = current_database()
 -- Sessions of this store that wait for a lock, with its holders (0: a prepared transaction), or for a synchronous standby,
 -- which only members of pg_read_all_stats see of other logins. A commit that waits for a standby still holds its locks.
 -- `trkl` is the class of the locks that making and changing a schema takes.
-WITH ours AS (SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace('@schema@')),
+WITH ours AS (SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace('@schema@')::oid),
 at_work AS (
     SELECT DISTINCT l.pid FROM pg_locks AS l
     WHERE l.pid <> pg_backend_pid() AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND (l.relation IN (SELECT oid FROM ours)
-           OR l.locktype = 'advisory' AND (l.classid IN (SELECT oid FROM ours) OR l.classid = 1953655660))
+           OR l.locktype = 'advisory' AND (l.classid IN (SELECT oid FROM ours) OR l.classid = 1953655660::oid))
 )
 SELECT a.pid, w.pid IS NULL AS standby,
        coalesce('table ' || w.relation::regclass::text, CASE WHEN w.locktype = 'advisory' THEN 'names of streams' END,

@@ -68,7 +68,7 @@ ONCE = ("tx", "concurrent", "parking")
 
 
 class Figures(NamedTuple):
-    """What the soak says at its end.
+    """The figures that the soak reports at its end.
 
     - `committed`: events in the store; `confirmed`: those up to the relay's recorded position; `handled`: different
       ones that were handled, by the subscription that handled fewest.

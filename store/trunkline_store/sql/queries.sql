@@ -706,7 +706,7 @@ SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.sett
         s.checkpoint, s.finished, int8multirange(int8range($3, $5, '(]'))) AS f),
     halted = NULL, updated_at = clock_timestamp()
 WHERE (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND epoch = $2
-  AND halted ->> 'position' = ($4::bigint)::text RETURNING checkpoint
+  AND halted OPERATOR(pg_catalog.->>) 'position' = ($4::bigint)::text RETURNING checkpoint
 
 -- name: preview_reset
 -- The effects of a move to $2: events of the feed that are finished above it, events up to it that are not, at most $3 of
@@ -714,8 +714,9 @@ WHERE (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND epoch = $2
 SELECT again.events AS again, over.events AS passed_over,
        (SELECT count(*) FROM @schema@.parked AS p WHERE p.subscription_id = s.subscription_id) AS forgotten
 FROM @schema@.subscriptions AS s
-CROSS JOIN LATERAL (SELECT s.finished + int8multirange(int8range(NULL, s.checkpoint, '[]')) AS finished) AS done
-CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, $2, int8multirange(int8range(NULL, NULL)) - done.finished,
+CROSS JOIN LATERAL (SELECT s.finished OPERATOR(pg_catalog.+) int8multirange(int8range(NULL, s.checkpoint, '[]')) AS finished)
+    AS done
+CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, $2, int8multirange(int8range(NULL, NULL)) OPERATOR(pg_catalog.-) done.finished,
                                      upper(done.finished) - 1, $3) AS again
 CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, $3) AS over
 WHERE s.name = $1

@@ -36,7 +36,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM @all@;
 GRANT USAGE ON SCHEMA @schema@ TO @reader@;
 GRANT SELECT ON ALL TABLES IN SCHEMA @schema@ TO @reader@;
 GRANT EXECUTE ON FUNCTION @schema@.safe_position_v1, @schema@.look_v1, @schema@.history_v1, @schema@.same_history_v1,
-    @schema@.version_above_v1, @schema@.ahead_v1, @schema@.first_since_v1 TO @reader@;
+    @schema@.compare_history_v1, @schema@.version_above_v1, @schema@.ahead_v1, @schema@.first_since_v1 TO @reader@;
 
 GRANT EXECUTE ON FUNCTION @schema@.append_v1, @schema@.append_one_v1, @schema@.append_many_v1, @schema@.link_v1, @schema@.delete_v1 TO @writer@;
 GRANT INSERT, UPDATE, DELETE ON @schema@.snapshots TO @writer@;

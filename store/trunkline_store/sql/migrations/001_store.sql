@@ -118,12 +118,12 @@ CREATE TABLE @schema@.relays (
 -- Makes this transaction's commit wait for the disk, also in a session with synchronous_commit = off. A crash must not take
 -- events that readers have seen, or that checkpoints rest on. `local` is the weakest level that ensures it
 -- (https://www.postgresql.org/docs/current/wal-async-commit.html).
-CREATE FUNCTION @schema@.durable_v1() RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION @schema@.durable_v1() RETURNS boolean LANGUAGE plpgsql AS $$  -- without settings, like same_history_v1
 DECLARE
     _done boolean;
 BEGIN
-    IF current_setting('synchronous_commit') = 'off' THEN
-        _done := set_config('synchronous_commit', 'local', true) IS NULL;
+    IF pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'off' THEN
+        _done := pg_catalog.set_config('synchronous_commit', 'local', true) IS NULL;
     END IF;
     RETURN true;
 END $$;
@@ -395,30 +395,45 @@ BEGIN
     END IF;
 END $$;
 
+-- Compares the whole history for `same_history_v1`, whose short comparison has found a difference; raises as that does.
+CREATE FUNCTION @schema@.compare_history_v1(_expected text) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    _found constant text := @schema@.history_v1();
+BEGIN
+    IF pg_is_in_recovery() THEN  -- this may pass: a failover is under way
+        RAISE read_only_sql_transaction USING
+            MESSAGE = 'this server is a replica, where nobody can tell how far may be read: read on the primary';
+    ELSIF _found = _expected THEN
+        RETURN true;
+    END IF;
+    PERFORM @schema@.refuse_left_behind(_found, _expected);
+    RAISE SQLSTATE 'TK001' USING MESSAGE = format('history is %s, not %s', _found, _expected);
+END $$;
+
 -- Returns true in the history in which a position was learned; raises TK001 in another history, and TK002 on a server that
 -- was left behind. Each statement that returns rows to followers contains it as `(SELECT same_history_v1(…))`. So it runs
 -- on the server that returns the rows, once, before the scan, and for empty results too. Null: the caller runs all of its
 -- statements in one session, in which the history cannot change.
-CREATE FUNCTION @schema@.same_history_v1(_expected text) RETURNS boolean
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- It compares the parts that another server, database or crash would have changed. It has no settings, which would cost more
+-- than the rest, so it names everything with its schema. The database's number is in the path of each of its files.
+CREATE FUNCTION @schema@.same_history_v1(_expected text) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    _timeline    constant text := split_part(_expected, '/', 5);
-    _incarnation text;
+    _incarnation uuid;
 BEGIN
-    IF _expected IS NULL THEN
+    IF NOT pg_catalog.pg_is_in_recovery() THEN  -- on a standby, an unlogged table cannot even be read
+        SELECT i.id INTO _incarnation FROM @schema@.incarnation AS i;
+    END IF;
+    IF _expected IS NULL OR (
+            pg_catalog.split_part(_expected, '/', 6) OPERATOR(pg_catalog.=) _incarnation::pg_catalog.text
+            AND pg_catalog.split_part(_expected, '/', 5) OPERATOR(pg_catalog.=)
+                CASE pg_catalog.split_part(_expected, '/', 5) WHEN '-' THEN '-'
+                ELSE pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8) END
+            AND pg_catalog.split_part(_expected, '/', 3) OPERATOR(pg_catalog.=)
+                pg_catalog.split_part(pg_catalog.pg_relation_filepath('@schema@.incarnation'), '/', -2)) THEN
         RETURN true;
-    ELSIF pg_is_in_recovery() THEN  -- this may pass: a failover is under way
-        RAISE read_only_sql_transaction USING
-            MESSAGE = 'this server is a replica, where nobody can tell how far may be read: read on the primary';
     END IF;
-    SELECT i.id::text INTO _incarnation FROM @schema@.incarnation AS i;
-    IF coalesce(_incarnation, '-') <> split_part(_expected, '/', 6)
-            OR _timeline <> '-' AND _timeline <> left(pg_walfile_name(pg_current_wal_lsn()), 8)
-            OR split_part(_expected, '/', 3) <> (SELECT oid::text FROM pg_database WHERE datname = current_database()) THEN
-        PERFORM @schema@.refuse_left_behind(@schema@.history_v1(), _expected);
-        RAISE SQLSTATE 'TK001' USING MESSAGE = format('history is %s, not %s', @schema@.history_v1(), _expected);
-    END IF;
-    RETURN true;
+    RETURN @schema@.compare_history_v1(_expected);
 END $$;
 
 -- The safe position and its history, for everybody who follows; in autocommit.
