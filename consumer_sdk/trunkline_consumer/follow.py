@@ -142,8 +142,8 @@ class Follower:
         """Delete the queue, which would deliver the same message again and again: it is only a cache. Raises
         `BrokerUnavailable`."""
         log.error(
-            "subscription %s: its queue was deleted for a message that cannot be decoded (its events come from the "
-            "store): find its publisher: %s",
+            "subscription %s: its queue is deleted, since a message in it cannot be decoded (%s): find its publisher; "
+            "the events come from the store",
             *(self._tenure.claim.name, _words(cause)),
         )
         self._counts.unreadable += 1
