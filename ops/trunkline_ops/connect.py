@@ -95,7 +95,9 @@ def _saying_where(settings: Settings) -> Iterator[None]:
     except (StoreUnavailable, PermissionRefused) as error:
         error.add_note(masked(settings.database()))
         if isinstance(error.__cause__, asyncpg.TooManyConnectionsError):
-            error.add_note("some are kept for superusers: `trunkline doctor` as one of them says who has the others")
+            error.add_note(
+                "some connections are reserved for superusers: run `trunkline doctor` as one, to see who has the others"
+            )
         if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
             error.add_note("`trunkline create` makes it")
         raise

@@ -1,4 +1,4 @@
-"""Checks of server URLs before a client library reads them, whose errors would show parts of the password."""
+"""Checks of server URLs, run before a client library reads them: its errors would show parts of the password."""
 
 from __future__ import annotations
 

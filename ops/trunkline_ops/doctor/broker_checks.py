@@ -58,7 +58,7 @@ def broker_findings(facts: BrokerFacts, schema: str, seen: Overview | None, batc
             yield from _subscriptions_queue(facts, queue, subscriptions[queue.name], schema)
         elif mine and seen is not None:
             yield _orphan(facts, queue)
-        elif queue.name in bound and not mine:  # whose it is, is not known while the store cannot be looked at
+        elif queue.name in bound and not mine:  # its owner is unknown while the store cannot be read
             yield from _plain_queue(facts, queue)
     there = {queue.name for queue in facts.queues}
     for name, subscription in subscriptions.items():

@@ -147,7 +147,7 @@ def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             name,
             f"it has CACHE {sequence.cache}",
             "positions are not drawn in the order of time: readers skip events",
-            "stop all programs, since a session goes on with the numbers that it has cached: "
+            "stop all programs, since a session keeps its cached numbers: "
             f"ALTER SEQUENCE {blocks} CACHE 1; then start them, and {_hand_out_again(schema)}",
         )
     if sequence.increment != 1 or sequence.cycle:

@@ -123,7 +123,7 @@ DELETE FROM @schema@.snapshots WHERE source = $1
 SELECT @schema@.safe_position_v1()
 
 -- name: look
--- The safe position and its history, for everybody who reads page by page.
+-- The safe position and its history, for all readers of pages.
 SELECT safe, history FROM @schema@.look_v1($1, $2)
 
 -- name: nudge

@@ -436,7 +436,7 @@ BEGIN
     RETURN @schema@.compare_history_v1(_expected);
 END $$;
 
--- The safe position and its history, for everybody who follows; in autocommit.
+-- The safe position and its history, for all followers; in autocommit.
 --   seen     the history that was seen last, empty for none: a server that was left behind since then is refused
 --   follow   true for callers that keep positions or write checkpoints: a read-only session is refused, and the
 --            incarnation's row is made if it is missing
