@@ -95,9 +95,7 @@ def _saying_where(settings: Settings) -> Iterator[None]:
     except (StoreUnavailable, PermissionRefused) as error:
         error.add_note(masked(settings.database()))
         if isinstance(error.__cause__, asyncpg.TooManyConnectionsError):
-            error.add_note(
-                "some connections are reserved for superusers: run `trunkline doctor` as one, to see who has the others"
-            )
+            error.add_note("some are reserved for superusers: as one, `trunkline doctor` lists who has the others")
         if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
             error.add_note("`trunkline create` makes it")
         raise
