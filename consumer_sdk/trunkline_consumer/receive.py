@@ -55,7 +55,8 @@ class Queue:
 
 class Received(NamedTuple):
     """A message as it was received; its tag is valid only on its channel. exchange, routing_key: those that it was
-    published with, as the broker reports them; a publisher needs the right to use them."""
+    published with, as the broker reports them; a publisher needs the right to use them. body: empty if the queue was
+    not bound to that exchange: nobody reads it, and it may be as large as RabbitMQ allows."""
 
     tag: int
     headers: Mapping[str, Any]
@@ -82,6 +83,7 @@ class Receiver:
         self._url = url
         self._queue = queue
         self._prefetch = prefetch
+        self._exchanges = {exchange for exchange, _ in queue.bindings}
         self._messages: deque[Received] = deque()
         self._arrived = asyncio.Event()
         self._connection: Any = None
@@ -257,12 +259,13 @@ class Receiver:
         header = await channel._get_frame()
         message = await channel._read_content(frame, header)
         if channel is self._channel:
+            exchange = frame.exchange or ""
             self._messages.append(
                 Received(
                     frame.delivery_tag or 0,
                     header.properties.headers or {},
-                    message.body,
-                    frame.exchange or "",
+                    message.body if exchange in self._exchanges else b"",
+                    exchange,
                     frame.routing_key or "",
                 )
             )

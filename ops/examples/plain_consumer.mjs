@@ -29,7 +29,12 @@ function save() {
 }
 
 // Handles what is new in a message, and keeps the place. To be acknowledged when this returns.
-function take(headers, body) {
+function take(exchange, headers, body) {
+  if (exchange !== (headers.replayed ? "" : STORE)) {
+    // the broker says it, not the publisher
+    console.error(`a message by exchange "${exchange}", which is nobody's: passed over`);
+    return;
+  }
   if (headers.wire_version !== 1 || headers.store !== STORE) {
     console.error("not a message of this store, or of a newer version: passed over");
     return;
@@ -118,7 +123,7 @@ async function consume() {
       connection.close().catch(() => {}); // the queue was deleted: it is declared again
       return;
     }
-    take(message.properties.headers, message.content);
+    take(message.fields.exchange, message.properties.headers ?? {}, message.content);
     try {
       channel.ack(message);
     } catch {

@@ -61,9 +61,12 @@ class Plain:
         self._broken: str | None = None
         """The id of the replay in which a part is known to be missing."""
 
-    def take(self, headers: Mapping[str, Any], body: bytes) -> None:
+    def take(self, exchange: str, headers: Mapping[str, Any], body: bytes) -> None:
         """Handles what is new in a message, and keeps the place. To be acknowledged when this returns."""
         place = self._place
+        if exchange != ("" if headers.get("replayed") else STORE):  # the broker says it, not the publisher
+            print(f"a message by exchange {exchange!r}, which is nobody's: passed over", file=sys.stderr, flush=True)
+            return
         if headers.get("wire_version") != 1 or headers.get("store") != STORE:
             print("not a message of this store, or of a newer version: passed over", file=sys.stderr, flush=True)
             return
@@ -138,7 +141,7 @@ async def main(url: str, queue_name: str, file: str, category: str | None = None
         await queue.bind(exchange, f"{_word(category)}.#" if category else "#")
         async with queue.iterator() as messages:
             async for message in messages:  # one after the other
-                plain.take(message.headers, message.body)
+                plain.take(message.exchange or "", message.headers, message.body)
                 await _acknowledge(message)
 
 

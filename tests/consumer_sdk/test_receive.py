@@ -47,6 +47,25 @@ async def test_a_connect_can_be_cancelled_at_any_moment(vhost: str) -> None:
         await receiver.close()
 
 
+async def test_the_body_of_a_message_by_another_exchange_is_not_kept(vhost: str) -> None:
+    """Whoever may bind the queue can send as many messages of 128 MiB as there is prefetch: while a handler is slow,
+    they take no memory. Those of the exchange that the queue was bound to are kept whole."""
+    queue = Queue("store.x", [("store", "#")], max_length=10, max_bytes=10**8, expires=60.0)
+    receiver = Receiver(vhost, queue, prefetch=10)
+    async with await aio_pika.connect(vhost) as connection, connection.channel() as channel:
+        store = await channel.declare_exchange("store", aio_pika.ExchangeType.TOPIC, durable=True)
+        await receiver.connect()
+        mine = await channel.declare_exchange("mine", aio_pika.ExchangeType.TOPIC)
+        await (await channel.get_queue(queue.name, ensure=False)).bind(mine, "#")
+        for exchange in (mine, store, channel.default_exchange):
+            await exchange.publish(aio_pika.Message(b"x" * 1_000_000), queue.name)
+        received = [await receiver.next(20) for _ in range(3)]
+        assert [each and (each.exchange, len(each.body)) for each in received] == [
+            ("mine", 0), ("store", 1_000_000), ("", 0),
+        ]  # fmt: skip
+    await receiver.close()
+
+
 async def publish_undecodable(url: str, exchange: str) -> None:
     """Publish a message with a time in its headers that RabbitMQ accepts, and Python's client cannot decode."""
     when = dt.datetime.fromtimestamp(0x01020304, tz=dt.UTC)

@@ -157,6 +157,45 @@ async def test_a_plain_consumer_handles_all_in_order_whatever_happens_to_it(
     assert second.events[-1] == {"position": every[-1], "stream": "user-4", "type": "Made", "data": {"n": 4}}
 
 
+async def test_a_plain_consumer_believes_no_other_exchange(
+    command: list[str], store: EventStore, database: str, vhost: str, tmp_path: Path
+) -> None:
+    """Somebody who can bind its queue, and not publish to the store's exchange, sends it the next event, and a replay:
+    it passes them over, and handles the true event of that position."""
+    async with (
+        relay_running(database, vhost),
+        consuming(command, vhost, QUEUE, str(tmp_path / "place.json")) as consumer,
+        await aio_pika.connect(vhost) as connection,
+        connection.channel() as channel,
+    ):
+        await bound(vhost)
+        true = await append(store, 1)
+        await consumer.until(lambda: consumer.positions == true)
+        mine = await channel.declare_exchange("mine", "topic")
+        queue = await channel.get_queue(QUEUE, ensure=False)
+        await queue.bind(mine, "#")
+        spy = await channel.declare_queue(exclusive=True)
+        await spy.bind("eventstore", "#")
+        true += await append(store, 1)
+        await consumer.until(lambda: consumer.positions == true)
+        async with asyncio.timeout(60):
+            while (caught := await spy.get(no_ack=True, fail=False)) is None:
+                await asyncio.sleep(0.02)  # between two looks
+        forged: dict[str, Any] = {**caught.headers, "first_position": true[-1] + 1024, "last_position": true[-1] + 1024}
+        body = caught.body.replace(b'"sequence"', b'"was"').replace(
+            b'"specversion"', b'"sequence":"%d","specversion"' % (true[-1] + 1024)
+        )
+        place = {"replay_id": "x", "replay_of": "$all", "previous_in_replay": 0, "replay_end": 2**40}
+        for headers in (forged, {**forged, "replayed": True, **place}):
+            await mine.publish(aio_pika.Message(body, headers=headers), "x.y.z")
+        await mine.publish(aio_pika.Message(b""), "x.y.z")
+        await consumer.until(lambda: len(consumer.said) == 3)
+        assert {said.split(",")[1] for said in consumer.said} == {" which is nobody's: passed over"}
+        true += await append(store, 1)
+        await consumer.until(lambda: consumer.positions[2:] != [])
+        assert consumer.positions == true
+
+
 @pytest.mark.parametrize("category", [None, "order"])
 async def test_a_plain_consumer_sees_a_hole_and_a_replay_fills_it(
     command: list[str],
