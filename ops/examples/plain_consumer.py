@@ -64,7 +64,7 @@ class Plain:
     def take(self, exchange: str, headers: Mapping[str, Any], body: bytes) -> None:
         """Handles what is new in a message, and keeps the place. To be acknowledged when this returns."""
         place = self._place
-        if exchange != ("" if headers.get("replayed") else STORE):  # the broker says it, not the publisher
+        if exchange != ("" if headers.get("replayed") else STORE):  # reported by the broker, not the publisher
             print(f"a message by exchange {exchange!r}, which is nobody's: passed over", file=sys.stderr, flush=True)
             return
         if headers.get("wire_version") != 1 or headers.get("store") != STORE:

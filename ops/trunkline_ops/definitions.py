@@ -18,8 +18,8 @@ User = Literal["relay", "consumer", "monitoring"]
 USERS: Final[tuple[User, ...]] = get_args(User)
 _NOTHING: Final = ""
 _ONE_HASH: Final = "^[^#]*#?[^#]*$"
-"""Keys that a consumer may bind: no word holds a `#`, since it is escaped there. A key of 30 words `#` takes RabbitMQ
-before 4.3 a third of a second for each message that is published, with the number of words to the power of four."""
+"""The pattern of keys that a consumer may bind: one `#` at most, which words of our keys escape. A key of 30 words `#`
+costs RabbitMQ before 4.3 a third of a second per published message, growing with the fourth power of the words."""
 
 
 class Login(NamedTuple):

@@ -48,8 +48,8 @@ async def test_a_connect_can_be_cancelled_at_any_moment(vhost: str) -> None:
 
 
 async def test_the_body_of_a_message_by_another_exchange_is_not_kept(vhost: str) -> None:
-    """Whoever may bind the queue can send as many messages of 128 MiB as there is prefetch: while a handler is slow,
-    they take no memory. Those of the exchange that the queue was bound to are kept whole."""
+    """A login that may bind the queue can send a prefetch of messages of 128 MiB: while a handler is slow, they take no
+    memory. Messages of the bound exchange are kept whole."""
     queue = Queue("store.x", [("store", "#")], max_length=10, max_bytes=10**8, expires=60.0)
     receiver = Receiver(vhost, queue, prefetch=10)
     async with await aio_pika.connect(vhost) as connection, connection.channel() as channel:

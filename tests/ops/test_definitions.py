@@ -285,7 +285,7 @@ async def test_a_subscriptions_login_reaches_no_other_subscription(users: Users,
 
 @pytest.mark.parametrize("user", ["consumer", "consumer-billing"])
 async def test_a_consumer_may_bind_by_each_key_that_the_guide_has(users: Users, user: str) -> None:
-    """Those with one wildcard of many words, and those with none."""
+    """It may bind keys with one wildcard of many words, and keys with none."""
     async with await aio_pika.connect(users.url(user)) as connection:
         channel = await connection.channel()
         for key in ("#", "order.#", "order.*.order-42", "*.OrderPlaced.*", "a%23b.*.a%23b-1", "#.order-42"):

@@ -160,8 +160,8 @@ async def test_a_plain_consumer_handles_all_in_order_whatever_happens_to_it(
 async def test_a_plain_consumer_believes_no_other_exchange(
     command: list[str], store: EventStore, database: str, vhost: str, tmp_path: Path
 ) -> None:
-    """Somebody who can bind its queue, and not publish to the store's exchange, sends it the next event, and a replay:
-    it passes them over, and handles the true event of that position."""
+    """A login that can bind its queue, but not publish to the store's exchange, sends it the next event, and a replay.
+    It skips them, and handles the true event of that position."""
     async with (
         relay_running(database, vhost),
         consuming(command, vhost, QUEUE, str(tmp_path / "place.json")) as consumer,
