@@ -31,7 +31,7 @@ function save() {
 // Handles what is new in a message, and keeps the place. To be acknowledged when this returns.
 function take(exchange, headers, body) {
   if (exchange !== (headers.replayed ? "" : STORE)) {
-    // the broker says it, not the publisher
+    // reported by the broker, not the publisher
     console.error(`a message by exchange "${exchange}", which is nobody's: passed over`);
     return;
   }
