@@ -405,7 +405,7 @@ async def test_a_start_that_no_event_has_is_refused(store: EventStore, consumer:
         consumer.subscribe_to_category("a", "s", start_from=10**12),
         consumer.subscribe(start_from=10**12),
     ):
-        with pytest.raises(InvalidArgument, match="no event has position"):
+        with pytest.raises(InvalidArgument, match="is after the last event"):
             await subscription.start()
     assert [each.name for each in await store.subscriptions.list()] == ["fine"]
 
