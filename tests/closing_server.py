@@ -10,7 +10,7 @@ HOST = "127.0.0.1"
 
 
 class ClosingServer:
-    """`connections` counts those that were accepted; `url` is for a client of RabbitMQ."""
+    """A listening server. `connections` counts the accepted connections; `url` is for a client of RabbitMQ."""
 
     def __init__(self, listening: socket.socket) -> None:
         self.connections = 0
@@ -37,8 +37,8 @@ class ClosingServer:
 def closing_server() -> Iterator[ClosingServer]:
     """Listen on a free port of loopback until the end of the block.
 
-    In a thread: the end of a connection is there before the event loop of the client looks at it, which is the case
-    that its library does not expect.
+    It runs in a thread, so that a connection has ended before the client's event loop looks at it: the case that its
+    library does not expect.
     """
     with socket.create_server((HOST, 0)) as listening:
         server = ClosingServer(listening)

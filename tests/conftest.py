@@ -45,7 +45,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The client libraries raise other errors on uvloop: a life is tested on both."""
+    """Run tests of a life cycle on both event loops: the client libraries raise other errors on uvloop."""
     both = item.get_closest_marker("both_loops") is not None
     return {"asyncio": asyncio.new_event_loop} | ({"uvloop": uvloop.new_event_loop} if both else {})
 

@@ -52,10 +52,10 @@ class AckMap:
         return self._open
 
     def deliver(self, first: int, last: int, *, count: int | None = None, size: int = 0, passed: int = 0) -> Unit:
-        """A batch was handed out, with `count` events from `first` to `last` and `size` bytes. passed: up to here,
-        before `first`, events are not for the handler, which were cut as one batch with these."""
+        """Record a batch that was handed out: `count` events from `first` to `last`, of `size` bytes. passed: the
+        position, before `first`, up to which events of the same cut batch are not for the handler."""
         unit = Unit(self._tiled, first, last, last - first + 1 if count is None else count, size)
-        unit.done = max(self.end, passed)  # what was filtered before it is finished
+        unit.done = max(self.end, passed)  # events that were filtered before it are finished
         if not self._open:
             self.low_water = unit.done
         self.end = self._tiled = last

@@ -117,7 +117,7 @@ class Attempts:
                         await self._call(batch, connection)
         except (Failed, Unavailable, SubscriptionLost):
             raise
-        except BaseException as error:  # a constraint that is checked at the end, say
+        except BaseException as error:  # such as a constraint that is checked at the end
             if ends_program(error):
                 raise
             raise Failed(error) from error
@@ -128,7 +128,7 @@ class Attempts:
             async with asyncio.timeout(self._handling.timeout):
                 work = self._handler(batch, *transaction)
                 if not inspect.isawaitable(work):
-                    raise TypeError(f"the handler gave {work!r}, and nothing to wait for: it has to be `async def`")
+                    raise TypeError(f"the handler returned {work!r}, no awaitable: define it with `async def`")
                 await work
         except SubscriptionLost as error:
             if error.subscription == self._claim.name:
@@ -138,12 +138,15 @@ class Attempts:
             if ends_program(error):
                 raise
             if await self._away(error, time.monotonic() - began, *transaction):
-                raise StoreUnavailable(f"the database went away under a handler: {shown(error)}") from error
+                raise StoreUnavailable(f"the database went away while a handler ran: {shown(error)}") from error
             raise Failed(error) from error
 
     async def _away(self, error: BaseException, took: float, *transaction: Connection) -> bool:
-        """Whether that was no failure of the handler: its connection was lost, whatever the handler makes of it; or its
-        store, which may be another one, is not there, and neither is ours, or it was not. Raises `Unavailable`."""
+        """Return True if an outage of the database, and not the handler, caused `error`.
+
+        Either the handler's connection was lost, whatever the handler made of that. Or the handler's store, which may
+        be another one, is unavailable, and ours is or was too. Raises `Unavailable`.
+        """
         if transaction and await is_lost(*transaction):
             return True
         if is_read_only(error):

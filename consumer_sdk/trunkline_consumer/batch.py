@@ -60,7 +60,7 @@ class Batch(Sequence[Any]):
 
     @property
     def subscription(self) -> str:
-        """The name of the subscription that handed it out."""
+        """The name of the subscription that handed the batch out."""
         return self._tenure.claim.name
 
     @property

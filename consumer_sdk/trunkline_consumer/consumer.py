@@ -54,14 +54,14 @@ class Consumer:
                     ...
                     await batch.ack()
 
-    amqp_url: of the broker, with its virtual host; one that is no AMQP URL is an `InvalidArgument`. While the broker
-    cannot be reached, subscriptions go on from PostgreSQL.
-    A consumer that was left can be entered again, in any event loop; it is used in one loop at a time.
+    amqp_url: the broker's AMQP URL, with its virtual host; any other text is an `InvalidArgument`. While the broker
+    cannot be reached, subscriptions read from PostgreSQL.
+    After `async with`, a consumer can be entered again, in any event loop; it is used in one loop at a time.
 
-    What all `subscribe_to_…` have in common: start_from is ORIGIN, CURRENT, or a position (of a stream: a version),
-    which is left out; it counts only when the subscription is new. selector: which events are handed out; the others
-    count as finished. mapper: what is handed out instead of each. standby: wait for a living owner's end. Limits are
-    those of `Options`.
+    All `subscribe_to_…` share these arguments. start_from: ORIGIN, CURRENT, or a position (of a stream: a version),
+    exclusive; it counts only when the subscription is new. selector: chooses the events that are handed out; the others
+    count as finished. mapper: makes the object that is handed out instead of each event. standby: wait until a living
+    owner ends. Limits are those of `Options`.
     """
 
     def __init__(self, store: EventStore, amqp_url: str) -> None:
@@ -94,7 +94,7 @@ class Consumer:
         self._working = None
 
     def _in_this_loop(self) -> Working:
-        """Return what belongs to the running event loop; make it if the consumer is in use in none.
+        """Return the state of the running event loop; make it if the consumer is not in use.
 
         Raises `InvalidArgument` while it is in use in another loop.
         """
@@ -102,9 +102,9 @@ class Consumer:
         if working is not None and working.loop is not loop:
             if not working.loop.is_closed():
                 raise InvalidArgument(
-                    "the consumer is in use in another event loop: leave it there, or make a consumer for each loop"
+                    "the consumer is in use in another event loop: leave it there, or make one consumer for each loop"
                 )
-            self._subscriptions.clear()  # they ended with their loop
+            self._subscriptions.clear()  # the subscriptions ended with their loop
             working = None
         if working is None:
             working = self._working = Working(loop, Keeper(self._store), Sessions(self._store))
@@ -203,8 +203,8 @@ class Consumer:
     # --- ending them
 
     async def unsubscribe_from_all_streams(self, name: str) -> None:
-        """Stops this consumer's subscription of the name, if there is one; its checkpoint is kept. Raises
-        `InvalidArgument` if the name follows something else."""
+        """Stop this consumer's subscription `name`, if there is one; its checkpoint is kept. Raises `InvalidArgument`
+        if the subscription follows something else."""
         await self._stop(name, Feed.all())
 
     async def unsubscribe_from_category(self, category: str, name: str) -> None:
@@ -333,10 +333,13 @@ class Consumer:
         return decorated
 
     async def run(self) -> None:
-        """Runs all handlers, until it is cancelled. One that ends (it halts, its subscription is deleted, or cannot be
-        had) is logged at once, and does not stop the others; when all have ended, what ended the first is raised. One
-        that was replaced subscribes again; servers that are away are waited for. Cancelled, it gives running handlers
-        their `grace`. Raises `InvalidArgument` if there is no handler, or the consumer is in use in another loop."""
+        """Run all handlers until cancelled; a cancellation gives running handlers their `grace`.
+
+        A handler ends when it halts, or when its subscription is deleted or cannot be owned. That is logged at once,
+        and does not stop the others; when all have ended, the first one's error is raised. A handler that was replaced
+        subscribes again, and servers that are away are waited for. Raises `InvalidArgument` if there is no handler, or
+        the consumer is in use in another loop.
+        """
         if not self._handlers:
             raise InvalidArgument("the consumer has no handlers to run")
         self._in_this_loop()

@@ -43,7 +43,7 @@ class Feed(NamedTuple):
     def stream(cls, stream: str) -> Feed:
         """Its own events, and those linked into it. Raises `InvalidArgument`."""
         if stream == ALL:
-            raise InvalidArgument("stream '$all': follow it with `subscribe_to_all_streams`, or a handler of no stream")
+            raise InvalidArgument("stream '$all': use `subscribe_to_all_streams`, or a handler without a stream")
         return cls(Kind.STREAM, check_stream(stream))
 
     @classmethod

@@ -48,15 +48,14 @@ cache. With 100 events in a message, a window that was filled first took half as
 
 
 DAMAGE_SECONDS: Final = 60.0
-"""Between two lines of the log about damaged messages."""
+"""The time between two log lines about damaged messages."""
 UNREADABLE_LOSSES: Final = 3
-"""Connections in a row that end on a message that cannot be decoded, before its queue is deleted."""
+"""The number of connections in a row that a message ends, since it cannot be decoded, before its queue is deleted."""
 
 
 class Counts(msgspec.Struct):
-    """What happened so far: events by where they came from, messages that brought nothing new, holes that were seen; of
-    a handler, attempts that failed and were followed by another, and batches that were parked. `Subscription.handled`
-    counts the events that were finished."""
+    """The counters of a subscription: events by source, messages without anything new, and holes; of a handler, failed
+    attempts that were retried, and parked batches. `Subscription.handled` counts the finished events."""
 
     from_queue: int = 0
     from_store: int = 0
@@ -67,9 +66,9 @@ class Counts(msgspec.Struct):
     retries: int = 0
     parked: int = 0
     damaged: int = 0
-    """Messages that make no sense, and events that were handed out and are not in the store."""
+    """Messages that contradict themselves or the store, and events that were handed out and are not in the store."""
     unreadable: int = 0
-    """Times that the queue was deleted, since it held a message that cannot be decoded."""
+    """How many times the queue was deleted because of a message that cannot be decoded."""
 
 
 class Follower:
@@ -112,7 +111,7 @@ class Follower:
                 self._live(True)
                 if await self._listen():
                     quiet = 0
-            except HistoryChanged as error:  # while pages were read
+            except HistoryChanged as error:  # raised while pages are read
                 raise BeginAgain(self._tenure.claim.name) from error
             except Unavailable as error:
                 database.away(error)
@@ -128,22 +127,23 @@ class Follower:
                 began, taken = time.monotonic(), receiver.taken
                 cause = await receiver.until_lost()
                 if receiver.taken > taken or time.monotonic() > began + PAUSE_SECONDS[1]:
-                    broker.back()  # it has worked: what comes now is another outage
+                    broker.back()  # it has worked: the next fault is another outage
                     pause.reset()
                 unreadable = unreadable + 1 if is_unreadable(cause) else 0
                 if unreadable == UNREADABLE_LOSSES and not receiver.transient:
                     unreadable = 0
                     await self._delete_unreadable(cause)
-                broker.away(f"lost its queue: {_words(cause)}", "; it goes on from the store")
+                broker.away(f"lost its queue: {_words(cause)}", "; it reads from the store")
             except BrokerUnavailable as error:
-                broker.away(error, "; it goes on from the store")
+                broker.away(error, "; it reads from the store")
             await asyncio.sleep(pause.next())
 
     async def _delete_unreadable(self, cause: BaseException | None) -> None:
-        """The queue is only a cache, and would deliver the same message again and again. Raises `BrokerUnavailable`."""
+        """Delete the queue, which would deliver the same message again and again: it is only a cache. Raises
+        `BrokerUnavailable`."""
         log.error(
-            "subscription %s: its queue holds a message that cannot be decoded, and is deleted: find out who publishes "
-            "it; the events come from the store (%s)",
+            "subscription %s: its queue is deleted, since a message in it cannot be decoded (%s): find its publisher; "
+            "the events come from the store",
             *(self._tenure.claim.name, _words(cause)),
         )
         self._counts.unreadable += 1
@@ -200,15 +200,14 @@ class Follower:
         tenure.deliver(events)
 
     async def _turn(self, events: int) -> None:
-        """So many more were delivered, and counted: others have their turn now and then."""
+        """Yield to the event loop after every `TURN_EVENTS` delivered events."""
         self._at_once += events
         if self._at_once >= TURN_EVENTS:
             self._at_once = 0
             await asyncio.sleep(0)
 
     async def _listen(self) -> bool:
-        """Takes messages while they go on where we stand. Returns when the store must be asked, and whether a message
-        came at all."""
+        """Take messages while they continue the feed. Return when the store must be read: True if any message came."""
         receiver, progress, heard = self._receiver, time.monotonic(), False
         while True:
             message = receiver.at_hand()
@@ -238,24 +237,24 @@ class Follower:
                 if self._tenure.delivered > before:
                     progress = time.monotonic()
                 elif time.monotonic() > progress + self._options.idle:
-                    return heard  # a backlog of old messages may be long, and the history may be another one by now
+                    return heard  # a backlog of old messages may be long, and the history may have changed meanwhile
             except TrunklineError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is of this message: the store has its events
+            except Exception as error:  # noqa: BLE001 - any error is this message's: the store has its events
                 if self._damage(error):
                     return heard
                 await self._settle()
 
     def _damage(self, error: Exception) -> bool:
-        """Count a damaged message, and log the first one of a minute. Returns whether the store is to be asked now: for
-        each of many, that would slow its writers down."""
+        """Count a damaged message, and log the first one of a minute. Return True if the store is to be read now, which
+        for each of many damaged messages would slow its writers down."""
         self._counts.damaged += 1
         self._tenure.hold_nothing_up()
         now = time.monotonic()
         if now > self._damage_said + DAMAGE_SECONDS:
             self._damage_said = now
             log.warning(
-                "subscription %s: damaged message passed over, number %d: %s: its events are read from the store",
+                "subscription %s: skipped damaged message number %d (its events are read from the store): %s",
                 self._tenure.claim.name,
                 self._counts.damaged,
                 error if isinstance(error, BadMessage) else repr(error),
@@ -280,8 +279,8 @@ class Follower:
         except Exception:
             tenure.acks.received(message.tag, 0)
             raise
-        # At once: after the first `await`, the tag may be of a channel that has gone. Only where the message was
-        # believed does its tag wait for the checkpoint, which might never come to another's position.
+        # Record the tag at once: after the first `await`, its channel may be gone. Only the tag of a message that is
+        # believed waits for the checkpoint, which might never reach the position of a forged one.
         believed = found is Verdict.DUPLICATE or (found is Verdict.NEXT and not referred)
         tenure.acks.received(message.tag, place.last_position if believed else 0)
         match found:
@@ -309,7 +308,7 @@ class Follower:
             raise BadMessage(f"event {at} is no longer in the store")
         found = from_all(rows, self._store.serializer)[0]
         if (found.event_id, found.stream, found.stream_version) != (event.event_id, event.stream, event.stream_version):
-            raise BadMessage(f"event {at} of the store is another one")
+            raise BadMessage(f"the store holds another event at position {at}")
         number, feed_position = event.event_number, event.feed_position
         return msgspec.structs.replace(found, event_number=number, feed_position=feed_position)
 

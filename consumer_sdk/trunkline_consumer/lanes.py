@@ -1,7 +1,7 @@
-"""Which batch may be handled next, when several are handled at once: pure.
+"""The choice of the next batch when several are handled at once: pure.
 
-Batches of one key are handled one after the other, in the order in which they came, in any interleaving; the oldest
-that may go goes first, since the checkpoint waits for it.
+Batches of one key are handled one after the other, in the order in which they came. Of all that may go, the oldest goes
+first, since the checkpoint waits for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Lanes(Generic[T]):
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[tuple[int, T]]] = {}
-        self._ready: list[tuple[int, str]] = []  # a heap: keys that wait and are not taken, by their oldest
+        self._ready: list[tuple[int, str]] = []  # a heap of the waiting keys that are not taken, by their oldest batch
         self._taken: set[str] = set()
         self._added = 0
 

@@ -39,7 +39,7 @@ _COUNTERS: Final[dict[str, tuple[str, Callable[[Subscription], float]]]] = {
     "healed": ("Events from the store after it had been live.", lambda each: each.counts.healed),
     "retries": ("Attempts of handlers that followed a failed one.", lambda each: each.counts.retries),
     "parked": ("Batches that were put aside.", lambda each: each.counts.parked),
-    "unreadable": ("Queues deleted for a message that cannot be decoded.", lambda each: each.counts.unreadable),
+    "unreadable": ("Queues deleted over a message that cannot be decoded.", lambda each: each.counts.unreadable),
 }
 _SEEN: Final[dict[str, tuple[str, Callable[[SubscriptionInfo], float]]]] = {
     "behind_events": ("Events that can be read and are not finished; up to 10,000.", lambda info: info.behind),

@@ -1,4 +1,4 @@
-"""Log lines of a subscription about servers that are away: one when they go, one a minute, one when they are back."""
+"""Log lines of a subscription about a server's outage: one when it begins, one a minute, and one when it ends."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from trunkline_store.outage import Outage, Pause
 log = logging.getLogger("trunkline.consumer")
 
 LONGEST_PAUSE: Final = 2.0
-"""Seconds between two tries while the database is away: what waits for it is late by that at most."""
+"""The longest back-off in seconds while the database is away, and so the most that anything is late afterwards."""
 
 
 class Server:
-    """PostgreSQL or RabbitMQ, as one subscription sees it. Everything that meets it tells the same object."""
+    """The state of PostgreSQL or RabbitMQ for one subscription, shared by all of its tasks."""
 
     def __init__(self, subscription: str, name: str) -> None:
         self._subscription = subscription
         self._name = name
         self._outage = Outage()
-        self._is_away = False  # asked for each message
+        self._is_away = False  # kept apart, since `back` is called for each message
 
     def away(self, error: Exception | str, consequence: str = "") -> None:
-        """Log a fault, if it is news."""
+        """Log a fault, unless the same kind was logged within the last minute."""
         self._is_away = True
         if self._outage.is_news(str(error), time.monotonic()):
             log.warning("subscription %s: %s%s", self._subscription, error, consequence)
 
     def back(self) -> None:
-        """Log that it answers again, if it was away."""
+        """Log that the server answers again, if it was away."""
         if not self._is_away:
             return
         self._is_away = False
@@ -40,7 +40,7 @@ class Server:
 
 
 class Outages:
-    """Both servers of one subscription."""
+    """The states of both servers of one subscription."""
 
     def __init__(self, subscription: str) -> None:
         self.database = Server(subscription, "PostgreSQL")
@@ -48,5 +48,5 @@ class Outages:
 
 
 def database_pause() -> Pause:
-    """A back-off of one task while the database is away."""
+    """Return a back-off for one task while the database is away."""
     return Pause(longest=LONGEST_PAUSE)

@@ -45,8 +45,8 @@ class BeginAgain(SubscriptionLost):
 
 
 class Disproved(BeginAgain):
-    """The store does not hold an event that was handed over: a message was forged, the data folder was put back, or the
-    event was erased meanwhile."""
+    """The store does not hold an event that was handed over: a message was forged, an older data folder was restored,
+    or the event was erased meanwhile."""
 
 
 class Claim:
@@ -105,15 +105,15 @@ class Claim:
 
     @contextmanager
     def _in_history(self) -> Iterator[None]:
-        """Statements that compare the history: with another one, the owner begins again."""
+        """Raise `BeginAgain` if a statement within finds another history."""
         try:
             yield
         except HistoryChanged as error:
             raise BeginAgain(self.name) from error
 
     async def write(self, position: int, proof: Mapping[int, UUID]) -> int:
-        """Everything up to a position is finished, and the store holds these events (ids by their feed positions).
-        Returns the checkpoint. Raises `BeginAgain`, `SubscriptionLost`."""
+        """Write the checkpoint: everything up to `position` is finished, and the store holds the events of `proof` (ids
+        by feed position). Return the checkpoint. Raises `BeginAgain`, `SubscriptionLost`."""
         args = self._number, self.lease.owner, self.lease.epoch, position, self.history, [*proof], [*proof.values()]
         with self._in_history():
             written: int | None = await self._store.fetchval(self._store.sql["checkpoint"], *args)
@@ -123,13 +123,15 @@ class Claim:
         return written
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
-        """Whose end cannot be put off without end by a program that was paused."""
+        """Open a transaction that the server ends if this process stalls (`transaction_idle`)."""
         return self._sessions.transaction(self.transaction_idle)
 
     async def finish(self, connection: Connection, unit: Unit, proof: Mapping[int, UUID]) -> int | None:
-        """In a transaction, as its last statement: this batch is finished, and the store holds these events. Returns
-        the checkpoint; None if the batch was finished before, by a transaction whose answer was lost. Raises
-        `BeginAgain`, `SubscriptionLost`."""
+        """Finish this batch in a transaction, as its last statement, if the store holds the events of `proof`.
+
+        Return the checkpoint, or None if a transaction whose answer was lost finished the batch before. Raises
+        `BeginAgain`, `SubscriptionLost`.
+        """
         args = self._number, self.lease.owner, self.lease.epoch, unit.start, self.history, unit.last
         with self._in_history(), translated(self._store.schema):
             written: int | None = await connection.fetchval(
@@ -273,9 +275,7 @@ async def first_checkpoint(
         if feed.kind is not Kind.STREAM:
             last = int(await connection.fetchval(store.sql["last_feed_position"], MAX_POSITION, look.history))
             if start > last:
-                raise InvalidArgument(
-                    f"start_from: no event has position {start} yet, the last has {last}: use CURRENT"
-                )
+                raise InvalidArgument(f"start_from: position {start} is after the last event ({last}): use CURRENT")
             return start
         position: int | None = await connection.fetchval(store.sql["feed_position_of"], feed.name, start, look.history)
     if position is None:
@@ -284,12 +284,12 @@ async def first_checkpoint(
 
 
 REMEMBERED: Final = 1000
-"""Batches of a transient subscription by which the end of a common history is found."""
+"""The number of a transient subscription's batches that are remembered, to find the end of a common history."""
 
 
 async def resumed(store: EventStore, look: Look, start: int, handled: Mapping[int, UUID]) -> int:
-    """Return where a transient subscription goes on in another history: behind the last event it has handled that the
-    store still holds. A position alone says nothing, since another event may have it by now."""
+    """Return the position behind which a transient subscription continues in another history: that of the last handled
+    event that the store still holds. A position alone proves nothing, since another event may have it by now."""
     held = await store.fetchval(store.sql["last_held"], [*handled], [*handled.values()], look.history)
     if held is None:
         return min(int(await store.fetchval(store.sql["last_feed_position"], *look)), start)
@@ -297,9 +297,9 @@ async def resumed(store: EventStore, look: Look, start: int, handled: Mapping[in
 
 
 class NoClaim:
-    """Of a transient subscription: nobody else can own it, and nothing of it is kept.
+    """The claim of a transient subscription: nobody else can own it, and nothing is stored.
 
-    `handed`: the last events that it was handed, by their feed positions; the last one of each batch.
+    `handed`: the last event of each batch that was handed to it, by feed position.
     """
 
     def __init__(self, name: str, history: str, checkpoint: int, handed: Mapping[int, UUID] | None = None) -> None:
@@ -317,7 +317,7 @@ class NoClaim:
         await asyncio.Event().wait()
 
     async def write(self, position: int, proof: Mapping[int, UUID]) -> int:
-        """Keeps the proof for `resumed`."""
+        """Keep the proof for `resumed`."""
         self.handed.update(proof)
         for place in [*self.handed][:-REMEMBERED]:
             del self.handed[place]

@@ -153,7 +153,7 @@ class Shelved(NoClaim):
         return self._claim.transaction()
 
     async def finish(self, connection: Connection, unit: Unit, proof: Mapping[int, UUID]) -> int | None:
-        """As `Claim.finish`; with the last batch, it is done."""
+        """Do what `Claim.finish` does; with the last batch, the parked one is done."""
         if unit.last < self.last:
             await self._claim.guard(connection)
             return unit.last

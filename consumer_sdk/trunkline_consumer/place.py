@@ -10,7 +10,7 @@ from trunkline_store.wire import Placement
 class Verdict(enum.Enum):
     NEXT = "it goes on where we stand; events at or below that are trimmed off"
     DUPLICATE = "all of it was delivered before"
-    STALE = "it ends where the store was read after it, and does not hold it any more"
+    STALE = "the store was read beyond it since, and no longer holds it"
     HOLE = "something between was never seen: read the store"
     FOREIGN = "it is of another history, or not of the feed"
 
@@ -20,9 +20,9 @@ def verdict(message: Placement, previous: int, delivered: int, looked: int, hist
 
     Args:
         previous: The position before the message in the feed that is followed.
-        delivered: The position up to which the feed was handed over: of an event that was seen.
-        looked: The safe position up to which the store was read. It only leaves out what the store does not hold.
-        history: The history that both were learned in.
+        delivered: The position up to which the feed was handed over; it rests on an event that was seen.
+        looked: The safe position up to which the store was read. It only filters out what the store does not hold.
+        history: The history in which both were learned.
     """
     if f"{message.history}/{message.incarnation}" != history:
         return Verdict.FOREIGN

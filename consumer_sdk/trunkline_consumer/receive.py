@@ -31,7 +31,7 @@ log = logging.getLogger("trunkline.consumer")
 CONNECT_SECONDS: Final = 10.0
 CONSUME_SECONDS: Final = 5.0
 BIND_SECONDS: Final = 5.0
-"""Between two tries to bind to an exchange that is missing."""
+"""The time between two tries to bind to a missing exchange."""
 
 
 class Queue:
@@ -54,10 +54,9 @@ class Queue:
 
 
 class Received(NamedTuple):
-    """A message as it came; its tag is good on the channel of the time only. exchange, routing_key: the ones that it
-    was published with, which the broker says and no publisher can choose without the right to. body: empty where it is
-    another exchange than those that the queue was bound to: nobody reads it, and it may be as large as RabbitMQ
-    allows."""
+    """A message as it was received; its tag is valid only on its channel. exchange, routing_key: those that it was
+    published with, as the broker reports them; a publisher needs the right to use them. body: empty if the queue was
+    not bound to that exchange: nobody reads it, and it may be as large as RabbitMQ allows."""
 
     tag: int
     headers: Mapping[str, Any]
@@ -91,15 +90,15 @@ class Receiver:
         self._channel: Any = None
         self._lost = True
         self._unbound = False
-        self._missing: list[str] = []  # exchanges that the queue could not be bound to
-        self._bind_at = math.inf  # when that is tried again
+        self._missing: list[str] = []  # exchanges to which the queue could not be bound
+        self._bind_at = math.inf  # the time of the next try to bind
         self._consumed = queue.name
         self.transient = queue.transient
         self.generation = 0
         """Counts the channels: a tag is good in its own generation only."""
         self.taken = 0
-        """Counts the messages that were taken from here, on all channels."""
-        self._cause: BaseException | None = None  # why the channel was lost, if the client library said so
+        """The number of messages that were taken from here, on all channels."""
+        self._cause: BaseException | None = None  # the client library's reason for the loss of the channel
 
     @property
     def connected(self) -> bool:
@@ -171,14 +170,14 @@ class Receiver:
         self._bind_at = time.monotonic() + BIND_SECONDS if missing else math.inf
         if missing and missing != self._missing:
             log.warning(
-                "queue %s: exchange %s is missing, and this login may not declare it: start a relay, which does; until "
-                "then the store is asked",
+                "queue %s: exchange %s is missing, and this login may not declare it (events come from the store): "
+                "start a relay, which declares it",
                 *(self._queue.name, " and ".join(missing)),
             )
         self._missing = missing
 
     async def _is_bound(self, exchange: str, key: str) -> bool:
-        """Bind the queue, and declare the exchange if it is missing. Returns False where that is refused."""
+        """Bind the queue, and declare the exchange if it is missing. Return False if that is refused."""
         with suppress(ChannelNotFoundEntity):
             await self._bind_to(exchange, key)
             return True
@@ -236,9 +235,11 @@ class Receiver:
                 await self._channel.basic_ack(tag, multiple=True, wait=False)
 
     async def until_lost(self) -> BaseException | None:
-        """Waits until the queue, the channel or the connection is lost, and binds again when asked to: whoever connects
-        does it, since to close a connection ends all that is under way in it. Returns what the client library said of
-        the loss. Raises `BrokerUnavailable`."""
+        """Wait until the queue, the channel or the connection is lost, and bind again on request.
+
+        The task that connects also binds, since closing a connection ends all calls that run on it. Return the client
+        library's reason for the loss. Raises `BrokerUnavailable`.
+        """
         while self.connected:
             if self._unbound or time.monotonic() >= self._bind_at:
                 self._unbound = False
@@ -273,7 +274,7 @@ class Receiver:
     def _on_lost(self, generation: int, cause: object) -> None:
         error = None
         if isinstance(cause, asyncio.Future) and not cause.cancelled():
-            error = cause.exception()  # retrieved, or asyncio would complain of it
+            error = cause.exception()  # retrieved, or asyncio would log it as never retrieved
         if generation == self.generation:
             self._cause = self._cause or error
             self._lost = True
@@ -281,8 +282,8 @@ class Receiver:
 
 
 def is_unreadable(cause: BaseException | None) -> bool:
-    """Return whether a channel was lost to a frame that cannot be decoded, such as a header with a time in the year
-    584,556,019: aiormq gives the whole connection up for it, and the broker delivers the message again."""
+    """Return True if a channel was lost to a frame that cannot be decoded, such as a header with a time in the year
+    584,556,019. aiormq then closes the whole connection, and the broker delivers the message again."""
     if isinstance(cause, InvalidFrameError):
         return True
     return isinstance(cause, ValueError | ArithmeticError | LookupError | TypeError | RecursionError)

@@ -32,8 +32,8 @@ class _Placed(NamedTuple):
 
 
 async def replay(store: EventStore, feed: Feed, after: int, look: Look) -> AsyncGenerator[list[RecordedEvent], None]:
-    """The batches of a feed above `after`, up to what was looked at. Events at or below `after` are trimmed off. Raises
-    `HistoryChanged`."""
+    """Read the batches of a feed above `after`, up to the safe position of `look`. Events at or below `after` are
+    trimmed off. Raises `HistoryChanged`."""
     if after >= look.safe:
         return
     batches = (
@@ -77,7 +77,7 @@ async def _of_stream(
 async def _pages_of_stream(
     store: EventStore, stream_id: int, version: int, look: Look
 ) -> AsyncGenerator[list[RecordedEvent], None]:
-    """One page is used while the next one is on its way."""
+    """Prefetch the next page while one is used."""
 
     def ask(version: int) -> asyncio.Task[list[Any]]:
         query = store.sql["page_stream"]

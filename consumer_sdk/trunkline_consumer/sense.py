@@ -1,8 +1,8 @@
 """Judge a message before anything is done with it: pure.
 
-A message is damage where it contradicts itself, the way it came, or what the store can hold. Damage moves nothing: its
-events are read from the store. A message that only the relay's equal can publish (false data under a true position) is
-not found here; `ops/decisions/0006-trust.md` says who is trusted.
+A message is damaged if it contradicts itself, its exchange, or what the store can hold. It moves nothing: its events
+are read from the store. False data under a true position is not found here, but only a login with the relay's rights
+can publish it; `ops/decisions/0006-trust.md` says who is trusted.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from trunkline_store import names
 from trunkline_store.wire import BadMessage, Placement, placement
 
 LEAP: Final = 2**40
-"""Positions that a message may be above the last look's safe position: a thousand million blocks, a day of the fastest
-writers. An open transaction can hold the safe position back for long, and all that it held back comes at once."""
+"""The most that a message's position may be above the last look's safe position: a thousand million blocks, a day of
+the fastest writers. An open transaction can hold the safe position back for long; then all of it comes at once."""
 LEAP_A_SECOND: Final = 1024 * 100_000
-"""Positions that can be drawn in a second since then: twice the appends of the fastest run that was measured, each in a
-block of its own."""
+"""Positions that can be drawn per second since that look: twice the appends of the fastest measured run, each in its
+own block."""
 
 
 class Horizon:
-    """Positions that a true message can have: those that one look at the store explains. Beyond, the store is asked."""
+    """The highest position that a genuine message can have, from the last look at the store."""
 
     def __init__(self) -> None:
         self._safe = 0
@@ -42,13 +42,13 @@ class Horizon:
 
 
 def judged(message: Received, store: str) -> Placement:
-    """Return where a message stands.
+    """Return the place of a message.
 
-    The broker says by which exchange a message came, and marks what was dead-lettered: neither can be chosen by
-    somebody who may not publish to the store's exchange.
+    The broker reports a message's exchange, and marks dead letters. A login that may not publish to the store's
+    exchange can choose neither.
 
     Raises:
-        BadMessage: It did not come straight from the exchange of `store`, or its headers make no sense.
+        BadMessage: The message did not come straight from the exchange of `store`, or its headers make no sense.
     """
     if "x-death" in message.headers:
         raise BadMessage("it was dead-lettered")
@@ -59,11 +59,14 @@ def judged(message: Received, store: str) -> Placement:
 
 
 def check_key(key: str, place: Placement, types: Iterable[str]) -> None:
-    """Raise `BadMessage` for a routing key that is none of the message's. The broker tells the first of several keys;
-    a message whose keys do not fit into one header is published in halves, the second one under a later type's key."""
+    """Raise `BadMessage` for a routing key that does not belong to the message.
+
+    Of several keys, the broker reports the first. A message whose keys do not fit into one header is published in
+    halves, the second under a later type's key.
+    """
     if place.linked:
         if key == names.links_key(place.stream):
             return
     elif any(key == names.routing_key(place.category, type, place.stream) for type in dict.fromkeys(types)):
         return
-    raise BadMessage(f"routing key {key!r} is not of its events")
+    raise BadMessage(f"routing key {key!r} does not fit its events")

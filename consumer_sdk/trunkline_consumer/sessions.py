@@ -101,7 +101,7 @@ class Sessions:
                 await self._give_back(session)
                 return
             await connection.execute(f"{connection.get_reset_query()}\n{LEND};\n{_limits('SET', limit)}")
-        except Exception:  # noqa: BLE001 - whatever it is, the session is given back: its place must not get lost
+        except Exception:  # noqa: BLE001 - after any error the session is released, or its place would be lost
             _terminate(connection)
             await self._give_back(session)
             return

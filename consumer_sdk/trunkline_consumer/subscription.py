@@ -57,7 +57,7 @@ class State(enum.Enum):
 
 
 class Working(NamedTuple):
-    """What the subscriptions of one consumer share in the event loop in which they run."""
+    """The objects that one consumer's subscriptions share in their event loop."""
 
     loop: asyncio.AbstractEventLoop
     keeper: Keeper
@@ -91,7 +91,7 @@ class Subscription:
         self.feed = feed
         self.state = State.STARTING
         self.counts = Counts()
-        self._handled_before = 0  # by its earlier tenures
+        self._handled_before = 0  # events that earlier tenures handled
         self._store = store
         self._options = options
         self._shape = shape or Shape()
@@ -165,14 +165,14 @@ class Subscription:
                 raise StopAsyncIteration
             await self._arrived.wait()
 
-    async def next(self, *, timeout: float | None = None) -> Batch | None:  # noqa: ASYNC109 - what it returns then is the point
-        """Return the next batch, or None where none came in time. A caller that is cancelled loses no batch.
+    async def next(self, *, timeout: float | None = None) -> Batch | None:  # noqa: ASYNC109 - it returns None then, without an error
+        """Return the next batch, or None if none came in time. A caller that is cancelled loses no batch.
 
         Args:
-            timeout: seconds to wait; None: for ever.
+            timeout: Seconds to wait; None: without a limit.
 
         Raises:
-            SubscriptionLost: it was lost, or stopped.
+            SubscriptionLost: The subscription was lost or stopped.
         """
         limit = asyncio.timeout(timeout)
         try:
@@ -181,7 +181,7 @@ class Subscription:
         except StopAsyncIteration:
             raise SubscriptionLost(self.name, "was stopped") from None
         except TimeoutError:
-            if not limit.expired():  # a mapper's own
+            if not limit.expired():  # a mapper raised it
                 raise
             return None
 
@@ -256,16 +256,16 @@ class Subscription:
     async def ack(self, handled: Batch | RecordedEvent | Sequence[RecordedEvent] | int) -> None:
         """Mark an event and all in flight before it as handled.
 
-        Returns when the checkpoint is written, if the threshold is reached; otherwise at once. Waits for a database
+        Returns once the checkpoint is written, if the threshold is reached; otherwise at once. Waits for a database
         that is away.
 
         Args:
-            handled: a batch, an event, a list of events, of which the last one counts, or a position of the feed. What
-                a `mapper` made of events has no position.
+            handled: A batch, an event, a list of events, of which the last one counts, or a position of the feed.
+                Objects that a `mapper` made of events have no position.
 
         Raises:
-            UnexpectedAck: the position is not in flight.
-            SubscriptionLost: the ack is too late.
+            UnexpectedAck: The position is not in flight.
+            SubscriptionLost: The ack is too late.
             InvalidArgument: `handled` is something else, or a batch of another subscription.
         """
         if self._tenure is None:
@@ -273,7 +273,7 @@ class Subscription:
         if not isinstance(handled, Batch):
             await self._tenure.ack(_last_position(handled))
         elif handled.subscription != self.name:
-            raise InvalidArgument(f"ack: {handled!r} is of subscription {handled.subscription!r}, not {self.name!r}")
+            raise InvalidArgument(f"ack: {handled!r} is from subscription {handled.subscription!r}, not {self.name!r}")
         else:
             await handled.ack()
 
@@ -312,21 +312,19 @@ class Subscription:
                         await self._distrust()
                     tenure = await self._again()
         except BaseException as error:
-            if not ends_program(error):  # a cancellation of something within that nobody asked for is an error, too
+            if not ends_program(error):  # a cancellation that was not requested of this task is an error, too
                 await self._fail(tenure, error)
                 return
-            if self._stopped is None:  # cancelled from outside: whoever iterates or waits must not wait for ever
+            if self._stopped is None:  # cancelled from outside: tell the callers that iterate or wait
                 self._error = RuntimeError(f"subscription {self.name!r} was cancelled: stop it instead")
                 self.state = State.HALTED
                 tenure.end(self._error)
             raise
 
     async def _distrust(self) -> None:
-        """The queue may hold what the store does not: it goes, and the store is asked instead."""
+        """Delete the queue, which may hold events that the store does not, and read the store instead."""
         self.counts.damaged += 1
-        log.error(
-            "subscription %s: the store does not hold an event that was handed out: its queue is dropped", self.name
-        )
+        log.error("subscription %s: an event that was handed out is not in the store: its queue is dropped", self.name)
         with suppress(BrokerUnavailable):
             await self._receiver.delete_queue()
 
@@ -377,7 +375,7 @@ class Subscription:
         try:
             if self.state is State.HALTED and not tenure.over:
                 tenure.close()
-                with suppress(Exception):  # what was finished is not to come again
+                with suppress(Exception):  # finished batches should not come again, if that can be written
                     await tenure.write()
         finally:
             tenure.end(error)
@@ -413,20 +411,20 @@ class Subscription:
 
 
 def _last_position(handled: RecordedEvent | Sequence[RecordedEvent] | int) -> int:
-    """Return the position of what is acknowledged. Raises `InvalidArgument`."""
+    """Return the position to acknowledge. Raises `InvalidArgument`."""
     if isinstance(handled, int) and not isinstance(handled, bool):
         return handled
     events = [handled] if isinstance(handled, RecordedEvent) else handled
     if not isinstance(events, Sequence) or not all(isinstance(each, RecordedEvent) for each in events):
-        raise InvalidArgument(f"ack: {handled!r} is neither a batch, nor events as recorded, nor a position")
+        raise InvalidArgument(f"ack: {handled!r} is not a batch, a recorded event, a list of these, or a position")
     if not events:
-        raise InvalidArgument("ack: the list of events is empty")
+        raise InvalidArgument("ack: the list of events is empty: pass at least one event")
     return events[-1].feed_position
 
 
 def _raisable(error: BaseException) -> BaseException:
-    """Return an error as it can be raised to whoever iterates or waits: one that would end the iteration in silence,
-    cancel the caller or end the program is the cause of a `RuntimeError`."""
+    """Return an error that can be raised to a caller that iterates or waits. One that would end the iteration silently,
+    cancel the caller or end the program becomes the cause of a `RuntimeError`."""
     if isinstance(error, Exception) and not isinstance(error, StopAsyncIteration | StopIteration):
         return error
     told = RuntimeError(f"{type(error).__name__} was raised from within a subscription: {error}")

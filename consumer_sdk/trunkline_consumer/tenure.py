@@ -31,7 +31,7 @@ from trunkline_store.events import BLOCK
 from trunkline_store.store import MAX_POSITION
 
 UNPROVEN: Final = 1000
-"""Batches that may wait to be proved, beside those in flight, before a checkpoint is due for it."""
+"""The number of unproved batches, beside those in flight, at which a checkpoint is due."""
 
 
 class Shape(NamedTuple):
@@ -43,7 +43,7 @@ class Shape(NamedTuple):
 
 
 def _position_before(batch: Sequence[RecordedEvent], event: RecordedEvent) -> int:
-    """Return the position of the event before this one, 0 if it is the first."""
+    """Return the position of the event before this one, or 0 if it is the first."""
     at = bisect_left(batch, event.feed_position, key=attrgetter("feed_position"))
     return batch[at - 1].feed_position if at else 0
 
@@ -68,9 +68,9 @@ class Tenure:
         self.outages = outages or Outages(claim.name)
         self.acks = AckMap(claim.checkpoint)
         self.delivered = claim.checkpoint
-        """The feed was handed over up to here: to an event that was seen, or to the end of its block."""
+        """The position up to which the feed was handed over: an event that was seen, or the end of its block."""
         self.looked = 0
-        """The safe position up to which the store was read. Nothing that is handed over or written rests on it."""
+        """The safe position up to which the store was read. It is a filter only: no event or checkpoint rests on it."""
         self.durable = claim.checkpoint
         self.ready: deque[Batch] = deque()
         self.closing = False
@@ -91,10 +91,10 @@ class Tenure:
         self._handed_out = claim.checkpoint
         self._before = list(claim.finished)
         self._anchor: dict[int, UUID] = {}
-        """The last event that was proved, by its place. It is proved each time: a copy of the data folder that is
-        older, and is put back, has the same history."""
+        """The last proved event, by feed position. It is proved again each time: an older copy of the data folder that
+        is restored has the same history."""
         self._unproven: dict[int, UUID] = {}
-        """The last event of each batch, by its place, until the store has confirmed it."""
+        """The last event of each batch, by feed position, until the store has confirmed it."""
 
     def shelf(self, claim: NoClaim) -> Tenure:
         """Where batches are made of events that are read again; nothing of it is a part of this tenure, and acks wait
@@ -127,14 +127,14 @@ class Tenure:
         self.hold_nothing_up()
 
     def looked_to(self, safe: int) -> None:
-        """The store was read to its end: up to the safe position."""
+        """Record that the store was read to its end, the safe position."""
         self.looked = safe
         end = block_start(self.delivered) + BLOCK - 1  # a block is seen whole, and never drawn again once it was seen
         if end <= safe:
             self.delivered = max(self.delivered, end)
 
     def _offer(self, chosen: Sequence[RecordedEvent], batch: Sequence[RecordedEvent]) -> None:
-        """What of these is wanted, in units that hold nothing else. batch: as it was cut."""
+        """Queue the wanted events among these, as units of one key. batch: the batch as it was cut."""
         selector, partition_by = self._shape.selector, self._shape.partition_by
         keys: Sequence[Hashable] = ()  # one for each event, if they may differ
         key: Hashable = None
@@ -144,8 +144,8 @@ class Tenure:
                 chosen = [event for event in chosen if selector(event)]
             if partition_by is not None:
                 keys = [partition_by(event) for event in chosen]
-                hash((*keys, *map(str, keys)))  # whatever a key cannot do is found here
-        except BaseException as raised:  # the application's: it is an error of this batch alone
+                hash((*keys, *map(str, keys)))  # fail here if a key cannot be hashed or shown
+        except BaseException as raised:  # from the application's code: an error of this batch alone
             if ends_program(raised):
                 raise
             error, keys, key = raised, (), chosen[0].stream
@@ -214,7 +214,7 @@ class Tenure:
         return batch
 
     async def ack(self, position: int) -> None:
-        """See `Subscription.ack`; `position` is that of the last event."""
+        """Acknowledge up to `position`, that of the last event; see `Subscription.ack`."""
         if self._is_over():
             return
         if position > self._handed_out or not self.acks.ack(position):
@@ -268,7 +268,7 @@ class Tenure:
         self.finished(batch.unit, self.durable if checkpoint is None else checkpoint)
 
     def _proof_of(self, unit: Unit) -> dict[int, UUID]:
-        """The places and ids of events that a unit stands on, and of what was filtered before it."""
+        """Return the feed positions and ids of a unit's events, and of those that were filtered before it."""
         return self._anchor | {place: id for place, id in self._unproven.items() if unit.start < place <= unit.last}
 
     def _proof_up_to(self, position: int) -> dict[int, UUID]:
@@ -296,7 +296,7 @@ class Tenure:
             self._anchor = {last: proof[last]}
 
     def handled(self) -> dict[int, UUID]:
-        """The last event of each finished batch, by its place, as far as they are remembered."""
+        """Return the last event of each finished batch that is remembered, by feed position."""
         known = self._anchor | self._unproven
         if isinstance(self.claim, NoClaim):
             known = self.claim.handed | known

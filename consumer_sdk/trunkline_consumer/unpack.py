@@ -23,20 +23,20 @@ class Unpacked(NamedTuple):
 
 
 def unpacked(message: Received, place: Placement, after: int, serializer: Serializer, *, by_version: bool) -> Unpacked:
-    """The events above the feed position `after`. by_version: their number is the version in the stream that is
-    followed, which for links is the target.
+    """Return the events above the feed position `after`. by_version: their number is the version in the followed
+    stream, which for links is the target.
 
     With 100 events in a message, this is most of what a subscriber does.
 
     Raises:
-        BadMessage: The body cannot be read, or holds other events than those that the headers say.
+        BadMessage: The body cannot be read, or its events do not match the headers.
     """
     received = decode(message.body)
     (ids, types, streams, times, _, sequences, in_streams, correlations, causations, _, metadata, _, _, _,
      linked_at, linked_as) = zip(*map(astuple, received), strict=True)  # fmt: skip
     count = len(received)
     if count != place.last_position - place.first_position + 1:
-        raise BadMessage(f"it has {count} events, and its headers say another number")
+        raise BadMessage(f"it has {count} events, which is not the number in its headers")
     try:
         positions, versions = list(map(int, sequences)), list(map(int, in_streams))
         feed_positions, feed_versions = (
@@ -45,14 +45,14 @@ def unpacked(message: Received, place: Placement, after: int, serializer: Serial
     except (ValueError, TypeError) as error:
         raise BadMessage(str(error)) from error
     if feed_positions != list(range(place.first_position, place.last_position + 1)):
-        raise BadMessage("its events are not at the positions that its headers say")
+        raise BadMessage("its events are not at the positions in its headers")
     if feed_versions != list(range(place.first_version, place.last_version + 1)):
-        raise BadMessage("its events are not of the versions that its headers say")
+        raise BadMessage("its events do not have the versions in its headers")
     if place.linked:
         if min(positions) < 1 or min(versions) < 1 or not all(map(lt, positions, feed_positions)):
-            raise BadMessage("a link stands before its event")
+            raise BadMessage("a link is before its event")
     elif streams.count(place.stream) != count or linked_at.count(None) != count or linked_as.count(None) != count:
-        raise BadMessage(f"its events are not of stream {place.stream!r}")
+        raise BadMessage(f"its events are not in stream {place.stream!r}")
     if correlations.count(correlations[0]) != count:
         raise BadMessage("its events have several correlation ids")
     check_key(message.routing_key, place, types)

@@ -18,7 +18,7 @@ if (!file) {
 }
 const chain = category ? "previous_in_category" : "previous_position";
 const feed = category ? `$category-${category}` : "$all";
-let broken = null; // the replay of which something was seen to be missing
+let broken = null; // the id of the replay in which a part is known to be missing
 
 // What was handled, kept in a file. Positions are below 2^53 until 2^43 appends were made: numbers will do.
 let [history, position, holes] = existsSync(file) ? JSON.parse(readFileSync(file)) : [null, 0, []];
@@ -31,7 +31,7 @@ function save() {
 // Handles what is new in a message, and keeps the place. To be acknowledged when this returns.
 function take(exchange, headers, body) {
   if (exchange !== (headers.replayed ? "" : STORE)) {
-    // the broker says it, not the publisher
+    // reported by the broker, not the publisher
     console.error(`a message by exchange "${exchange}", which is nobody's: passed over`);
     return;
   }
@@ -61,14 +61,14 @@ function take(exchange, headers, body) {
   save();
 }
 
-// Goes on with a hole, where nothing of the replay is missing before this message.
+// Fills a hole further, unless a part of the replay is missing before this message.
 function fill(headers, body) {
   if (headers.replay_of !== feed || headers.replay_types) {
-    console.error(`a replay of ${headers.replay_of}, which is another choice: passed over`);
+    console.error(`skipped a replay of another feed: ${headers.replay_of}`);
     return;
   }
   const last = Boolean(headers.replay_last);
-  const reached = last ? headers.replay_end : headers.last_position; // behind the last one, there is nothing
+  const reached = last ? headers.replay_end : headers.last_position; // no event follows the last message
   let missing = false;
   for (const hole of holes.filter(([above]) => above < reached)) {
     if (headers.previous_in_replay > hole[0]) {

@@ -59,12 +59,12 @@ class Plain:
         self._chain = "previous_in_category" if category else "previous_position"
         self._feed = f"$category-{category}" if category else "$all"
         self._broken: str | None = None
-        """The replay of which something was seen to be missing."""
+        """The id of the replay in which a part is known to be missing."""
 
     def take(self, exchange: str, headers: Mapping[str, Any], body: bytes) -> None:
         """Handles what is new in a message, and keeps the place. To be acknowledged when this returns."""
         place = self._place
-        if exchange != ("" if headers.get("replayed") else STORE):  # the broker says it, not the publisher
+        if exchange != ("" if headers.get("replayed") else STORE):  # reported by the broker, not the publisher
             print(f"a message by exchange {exchange!r}, which is nobody's: passed over", file=sys.stderr, flush=True)
             return
         if headers.get("wire_version") != 1 or headers.get("store") != STORE:
@@ -86,13 +86,13 @@ class Plain:
         place.save()
 
     def _fill(self, headers: Mapping[str, Any], body: bytes) -> None:
-        """Goes on with a hole, where nothing of the replay is missing before this message."""
+        """Fill a hole further, unless a part of the replay is missing before this message."""
         if headers["replay_of"] != self._feed or "replay_types" in headers:
             chosen = headers["replay_of"]
-            print(f"a replay of {chosen}, which is another choice: passed over", file=sys.stderr, flush=True)
+            print(f"skipped a replay of another feed: {chosen}", file=sys.stderr, flush=True)
             return
         holes, last = self._place.holes, bool(headers.get("replay_last"))
-        reached = headers["replay_end"] if last else headers["last_position"]  # behind the last one, there is nothing
+        reached = headers["replay_end"] if last else headers["last_position"]  # no event follows the last message
         missing = False
         for hole in [each for each in holes if each[0] < reached]:
             if headers["previous_in_replay"] > hole[0]:  # the same comparison, in the replay's own chain

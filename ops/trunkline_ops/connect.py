@@ -74,7 +74,7 @@ async def connected(
             statement_cache_size=0,  # PgBouncer may stand between; and what is done here is done once
         )
     try:
-        if settings.statement_cache_size:  # behind PgBouncer it would be the path of other programs
+        if settings.statement_cache_size:  # behind PgBouncer, other programs would get this path
             await make_ours(connection)
         yield connection
     finally:
@@ -95,7 +95,7 @@ def _saying_where(settings: Settings) -> Iterator[None]:
     except (StoreUnavailable, PermissionRefused) as error:
         error.add_note(masked(settings.database()))
         if isinstance(error.__cause__, asyncpg.TooManyConnectionsError):
-            error.add_note("some are kept for superusers: `trunkline doctor` as one of them says who has the others")
+            error.add_note("some are reserved for superusers: as one, `trunkline doctor` lists who has the others")
         if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
             error.add_note("`trunkline create` makes it")
         raise

@@ -18,12 +18,12 @@ User = Literal["relay", "consumer", "monitoring"]
 USERS: Final[tuple[User, ...]] = get_args(User)
 _NOTHING: Final = ""
 _ONE_HASH: Final = "^[^#]*#?[^#]*$"
-"""Keys that a consumer may bind: no word holds a `#`, since it is escaped there. A key of 30 words `#` takes RabbitMQ
-before 4.3 a third of a second for each message that is published, with the number of words to the power of four."""
+"""The pattern of keys that a consumer may bind: one `#` at most, which words of our keys escape. A key of 30 words `#`
+costs RabbitMQ before 4.3 a third of a second per published message, growing with the fourth power of the words."""
 
 
 class Login(NamedTuple):
-    """A user of the broker. subscription: the one that it is for; None: for all of them."""
+    """A user of the broker. subscription: the only one that it serves; None: all."""
 
     store: str
     user: User
@@ -31,7 +31,7 @@ class Login(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Several stores of one broker have users of their own, and so can several subscriptions of one store."""
+        """The user's name, which is different for each store of a broker, and for each subscription with a login."""
         of_store = f"{self.store}-{self.user}"
         if self.subscription is None:
             return of_store
@@ -39,14 +39,14 @@ class Login(NamedTuple):
 
 
 def logins(store: str, subscriptions: Sequence[str] = ()) -> list[Login]:
-    """Those of a store. subscriptions: each of them gets a consumer's login of its own, and none has them all."""
+    """Return the logins of a store. subscriptions: each gets its own consumer's login, and no login serves all."""
     consumers = [Login(store, "consumer", each) for each in dict.fromkeys(subscriptions)] or [Login(store, "consumer")]
     return [Login(store, "relay"), *consumers, Login(store, "monitoring")]
 
 
 def definitions(store: str, vhost: str, hashes: Mapping[str, str], subscriptions: Sequence[str] = ()) -> dict[str, Any]:
-    """What RabbitMQ imports, when it starts or later. hashes: of the passwords, by the logins' names; empty without
-    one."""
+    """Return the definitions that RabbitMQ imports. hashes: the password hashes by login name; an empty one means no
+    password."""
     exchanges = [names.exchange(store), names.links_exchange(store)]
     users = logins(store, subscriptions)
     return {
@@ -98,14 +98,15 @@ def hashed(password: str, salt: bytes | None = None) -> str:
 
 
 def rights(store: str, user: User, subscription: str | None = None) -> tuple[str, str, str]:
-    """Patterns of what it may configure, write and read (https://www.rabbitmq.com/docs/access-control#authorisation).
+    """Return the patterns of names that a user may configure, write and read
+    (https://www.rabbitmq.com/docs/access-control#authorisation).
 
     A relay declares its two exchanges and publishes to them. A consumer declares, binds (which writes the queue, and
-    reads the exchange) and reads queues: its subscription's, or those of all, and those that the server names for it.
+    reads the exchange) and reads queues: its subscription's or all subscriptions', and those that the server names.
 
     A pattern cannot tell an exchange from a queue of the same name. So no exchange of the store has a name that a queue
-    can have; and a consumer that declares an exchange under a queue's name can bind only the queues of its pattern to
-    it. Nobody can declare an exchange called `amq.…`.
+    can have. A consumer that declares an exchange under a queue's name can bind only the queues of its pattern to it.
+    Nobody can declare an exchange called `amq.…`.
     """
     base = re.escape(store)
     exchanges = f"{base}(-links)?$"

@@ -89,7 +89,7 @@ def bursts(file: BufferedIOBase) -> Iterator[list[bytes]]:
     """The lines of a file, those together that came together: so a slow writer's are not held back for more.
 
     At most one chunk and one line are in memory: of a line that is too long for an event, the last one then, only the
-    beginning comes. A byte-order mark at the head, as editors and shells of Windows write it, is left out.
+    beginning comes. A byte-order mark at the head, as Windows editors and shells write it, is skipped.
     """
     rest, mark = bytearray(), BYTE_ORDER_MARK
     while chunk := file.read1(_CHUNK_BYTES):

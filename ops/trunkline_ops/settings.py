@@ -48,7 +48,7 @@ def _url(example: str, *schemes: str) -> Callable[[SecretStr], SecretStr]:
         """The message never holds the URL: what is wrong with it may be the password."""
         text = secret.get_secret_value()
         if not is_url(text, schemes, several="postgresql" in schemes):
-            raise ValueError(f"a URL like {example} is needed (with @ : / ? # % in the password percent-encoded)")
+            raise ValueError(f"not a valid URL: write {example} with @ : / ? # % in the password percent-encoded")
         for name, file in parse_qsl(urlsplit(text).query):
             if name in _FILES and not os.access(file, os.R_OK):
                 raise ValueError(f"{name} names {file}, which is not there, or cannot be read")

@@ -34,13 +34,13 @@ _POSITION: Final = {"type": "integer", "minimum": 0}
 _OF_BATCH: Final[dict[str, Any]] = {
     "history": {
         "type": "string",
-        "description": "The history of the store that positions belong to. After a restore, or a failover that lost "
-        "commits, it is another one, in which the same positions may mean other events.",
+        "description": "The history of the store that positions belong to. A restore, or a failover that lost commits, "
+        "begins another history, in which the same positions may mean other events.",
     },
     "incarnation": {
         "type": "string",
-        "description": "Another one after each crash of PostgreSQL. Events that were published before stay what they "
-        "are; what was not confirmed yet is published again.",
+        "description": "An id that changes with each crash of PostgreSQL. Events that were published before stay "
+        "valid; those that were not confirmed are published again.",
     },
     "stream": {"type": "string", "description": "The stream of all events of the batch; of links, their target."},
     "category": {"type": "string", "description": "The stream's name up to its first `-`."},
@@ -81,19 +81,19 @@ _REPLAYED: Final[dict[str, Any]] = {
     "replay_of": {
         "type": "string",
         "minLength": 1,
-        "description": "What was chosen: `$all`, `$category-<category>`, or a stream.",
+        "description": "The chosen feed: `$all`, `$category-<category>`, or a stream.",
     },
-    "replay_end": {**_POSITION, "description": "All that was chosen is replayed up to this position."},
+    "replay_end": {**_POSITION, "description": "The position up to which all chosen events are replayed."},
     "previous_in_replay": {
         **_POSITION,
-        "description": "The position before the batch in this replay; in the first message, the one behind which it "
-        "begins.",
+        "description": "The position before the batch in this replay; in the first message, the position behind which "
+        "the replay begins.",
     },
 }
 _OF_REPLAY: Final[dict[str, Any]] = {
     "replay_types": {"type": "array", "items": {"type": "string"}, "description": "The chosen types; absent: all."},
     "replay_first": {"const": True, "description": "The first message of a replay."},
-    "replay_last": {"const": True, "description": "The last message of a replay: the rest up to its end is empty."},
+    "replay_last": {"const": True, "description": "The last message of a replay: no event follows up to its end."},
 }
 
 _TEXT: Final = {"type": "string", "minLength": 1}

@@ -42,14 +42,14 @@ class Guard:
         return self._token is None and not self._public and not self._loopback
 
     def misdirected(self, headers: Mapping[str, str]) -> Refusal | None:
-        """The refusal of a request that calls a loopback address by another name, without the token; None for others.
+        """Refuse a request that calls a loopback address by another name, without the token. Return None for others.
 
-        It keeps metrics and readiness, which take no token, from other sites. Names of headers are in lower case.
+        It hides metrics and readiness, which take no token, from other sites. Header names are in lower case.
         """
         called = headers.get("host")
         if self._public or not self._loopback or called is None or _is_loopback(_name(called)) or self._opened(headers):
             return None
-        return Refusal(HTTPStatus.MISDIRECTED_REQUEST, "call it 127.0.0.1 or localhost, or start it with a token")
+        return Refusal(HTTPStatus.MISDIRECTED_REQUEST, "unknown Host: use 127.0.0.1 or localhost, or set a token")
 
     def refusal(self, headers: Mapping[str, str]) -> Refusal | None:
         """None for who may see it. Names of headers are in lower case."""

@@ -129,7 +129,7 @@ class Publisher:
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(BrokerUnavailable), asking_broker():  # it is gone, which is what was wanted
+            with suppress(BrokerUnavailable), asking_broker():  # it is closed already, as intended
                 async with asyncio.timeout(1):
                     await connection.close()
 
@@ -217,7 +217,7 @@ class Publisher:
             self._changed.set()
 
     async def _watch_confirms(self) -> None:
-        """Run until the broker is stuck. Raises `BrokerUnavailable`."""
+        """Watch publisher confirms. Raises `BrokerUnavailable` once the broker is stuck."""
         free_since = 0.0
         while True:
             await asyncio.sleep(min(_LOOK_SECONDS, self._answer / 4))
@@ -234,7 +234,7 @@ class Publisher:
                 continue
             if not await self._answers():
                 if not await self._is_blocked():
-                    raise BrokerUnavailable(f"RabbitMQ has not answered for {self._answer:g} s: it is stuck")
+                    raise BrokerUnavailable(f"RabbitMQ has not answered for {self._answer:g} s: connecting again")
             elif age >= grace:
                 # It took what came after, and said nothing of this one: a queue is silent.
                 self._patience.lose(now)

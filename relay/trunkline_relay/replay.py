@@ -1,8 +1,8 @@
 """Republishes history to one queue: for a plain consumer that found a hole, or is new.
 
-The messages are those of the relay, cut at the same borders, with a chain of their own: what is chosen here does not
-follow upon what is in the queue, and its consumer must see whether all of it came. Other queues receive nothing, and
-the relay goes on meanwhile.
+The messages are those of the relay, cut at the same borders, with their own chain: the chosen events do not follow
+those in the queue, and its consumer must see whether all of them came. Other queues receive nothing, and the relay
+keeps running.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trunkline_store.wire import CONTENT_TYPE, Message, Replayed, StoredEvent, S
 WINDOW: Final = 200
 PATIENCE_SECONDS: Final = 30.0
 COUNT_SECONDS: Final = 5.0
-"""Until a queue's count of what it has confirmed is right: a quorum queue's can come from a member that is behind."""
+"""The wait for a queue's correct message count: a quorum queue's can come from a member that is behind."""
 
 
 class _Page(NamedTuple):
@@ -96,12 +96,13 @@ class Replay:
         self._version = 0  # of the stream: where its next page begins
 
     async def run(self) -> None:
-        """Returns when all is confirmed, and the queue does not lack any of it, as far as it can be counted: what a
-        consumer takes, or what else comes into the queue, is only told apart by its consumer, by the chain.
+        """Publish the events; return once all are confirmed and the queue holds them, as far as a count can show.
 
-        Raises `QueueNotFound`, `StreamNotFound`, `BrokerUnavailable`, and what the store raises. What was confirmed by
-        then stays in the queue: a new replay from `position` + 1 goes on, and may repeat the last `window` messages.
-        Raises `MessagesLost` where less is in the queue than was confirmed: what is missing is not known, so a new
+        The count cannot see what a consumer takes or what else enters the queue; only its consumer can, by the chain.
+
+        Raises `QueueNotFound`, `StreamNotFound`, `BrokerUnavailable`, and what the store raises. Confirmed messages
+        stay in the queue: a new replay from `position` + 1 continues, and may repeat the last `window` messages. Raises
+        `MessagesLost` if the queue holds fewer messages than it confirmed. It is unknown which are missing, so a new
         replay begins at `start` again.
         """
         store = self._store
@@ -132,7 +133,7 @@ class Replay:
                     for batch in batches:
                         if held is not None:
                             await send(held, last=False)
-                        held = batch  # only the next one tells that it is not the last
+                        held = batch  # held until the next batch shows that it is not the last
                     if not sending.outstanding:
                         self.position = max(self.position, read_to if held is None else held[0].position - 1)
                 if held is not None:
@@ -145,7 +146,7 @@ class Replay:
         self.position = max(self.position, end)
 
     async def _count(self, channel: AbstractChannel) -> tuple[int, bool]:
-        """Messages that are ready in the queue, and whether it has a consumer."""
+        """Return the number of messages that are ready in the queue, and True if it has a consumer."""
         with self._asking():
             async with asyncio.timeout(self._patience):
                 found = (await channel.declare_queue(self._queue, passive=True)).declaration_result
@@ -153,11 +154,11 @@ class Replay:
         return found.message_count or 0, bool(found.consumer_count)
 
     async def _find(self, channel: AbstractChannel, before: int) -> None:
-        """Look for what was confirmed. Raises `MessagesLost`."""
+        """Check that the queue holds the confirmed messages. Raises `MessagesLost`."""
         found, consumed = await self._count(channel)
         deadline = time.monotonic() + COUNT_SECONDS
         while not consumed and found < before + self.messages and time.monotonic() < deadline:
-            await asyncio.sleep(0.1)  # between two looks
+            await asyncio.sleep(0.1)  # between two counts; the broker has no event for it
             found, consumed = await self._count(channel)
         if not consumed and found < before + self.messages:
             self.position = self.start - 1
@@ -179,30 +180,30 @@ class Replay:
             yield channel
         finally:
             if connection is not None:
-                with suppress(BrokerUnavailable), asking_broker():  # it is gone, which is what was wanted
+                with suppress(BrokerUnavailable), asking_broker():  # it is closed already, as intended
                     async with asyncio.timeout(2):
                         await connection.close()
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Turn what the client library raises within into our errors."""
+        """Turn the errors of the client library within into ours."""
         with asking_broker(self._url):
             try:
                 yield
-            except (ChannelNotFoundEntity, PublishError) as error:  # before the first message, or after it
+            except (ChannelNotFoundEntity, PublishError) as error:  # raised before the first message, or after it
                 raise QueueNotFound(self._queue) from error
             except DeliveryError as error:
                 raise BrokerUnavailable(
-                    f"queue {self._queue!r} refused a message: it is full, or has no majority"
+                    f"queue {self._queue!r} refused a message: make room in it, or restore its majority"
                 ) from error
             except TimeoutError as error:
                 raise BrokerUnavailable(
-                    f"RabbitMQ did not answer for {self._patience:g} s: it is blocked by an alarm, or stuck"
+                    f"RabbitMQ did not answer for {self._patience:g} s: look for an alarm that blocks publishers"
                 ) from error
 
     @property
     def _of(self) -> str:
-        """The label of what is replayed, as subscriptions call their feeds."""
+        """The label of the replayed feed, as subscriptions write it."""
         if self._stream is not None:
             return self._stream
         return "$all" if self._category is None else f"$category-{self._category}"

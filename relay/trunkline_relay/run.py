@@ -54,9 +54,9 @@ log = structlog.get_logger("trunkline.relay")
 
 
 class Relay:
-    """Publishes the events of one store, while it is the leader; a standby otherwise.
+    """The publisher of one store's events while it is the leader; a standby otherwise.
 
-    amqp_url: of the broker, with its virtual host; one that is no AMQP URL is an `InvalidArgument`.
+    amqp_url: the broker's AMQP URL, with its virtual host; any other text is an `InvalidArgument`.
     start_from: where a relay begins that has never run: a position (exclusive), 0 for the origin, or None for the
     current end. lease: seconds after which a leader that has vanished is replaced. window: messages that may be
     outstanding. patience: seconds for which a queue that refuses, or never confirms, may hold up the others; then the
@@ -87,7 +87,7 @@ class Relay:
         self._patience = Patience(patience)
         self.metrics = metrics or Metrics(store.schema)
         self.status = status or Status(store.schema)
-        self._loop: asyncio.AbstractEventLoop | None = None  # the one in which it runs
+        self._loop: asyncio.AbstractEventLoop | None = None  # the loop in which it runs
         self._begin_anew()
         self._poll = poll
         self._history = ""
@@ -95,11 +95,11 @@ class Relay:
         self._allowed = window  # messages in flight: one after a refusal, then twice as many with each success
 
     def _begin_anew(self) -> None:
-        """Make what belongs to one run: an event, once waited for, belongs to its loop."""
+        """Make the events of one run: once waited for, an event is bound to its loop."""
         self.leading = asyncio.Event()
         """Set while this relay is the leader."""
         self._stop = asyncio.Event()
-        self._woken = asyncio.Event()  # by a nudge, or to stop
+        self._woken = asyncio.Event()  # set by a nudge, or to stop
 
     def stop(self) -> None:
         """Asks `run` to finish, in a few seconds at most: what is confirmed is recorded, and the lease handed over."""
@@ -107,16 +107,15 @@ class Relay:
         self._woken.set()
 
     async def run(self) -> None:
-        """Runs until `stop`. Faults of the database or the broker are logged and waited out. A relay that has ended can
-        be run again, in any event loop.
+        """Run until `stop`. Faults of the database or the broker are logged and waited out.
 
-        Raises `StoreNotReady` where the schema does not fit, and `PermissionRefused`: that needs a person; and
-        `InvalidArgument` while it runs, in this event loop or another one.
+        A relay that has ended can run again, in any event loop. Raises `StoreNotReady` if the schema does not fit, and
+        `PermissionRefused`: both need a person. Raises `InvalidArgument` while it is running, in any event loop.
         """
         if self._loop is not None:
             if not self._loop.is_closed():
-                raise InvalidArgument("the relay is running already: stop it first, or make another one")
-            self._begin_anew()  # it ended with its loop
+                raise InvalidArgument("the relay is already running: stop it first, or make another one")
+            self._begin_anew()  # the last run ended with its loop
         self._loop = asyncio.get_running_loop()
         try:
             await self._run()
@@ -198,7 +197,7 @@ class Relay:
                     await lease.release()
 
     async def _publish(self, lease: Lease, pause: Pause) -> None:
-        """From the recorded position on, until `stop` or a fault."""
+        """Publish from the recorded position on, until `stop` or a fault."""
         store = self.store
         look = await store.look()
         if self._history not in ("", look.history):
@@ -256,7 +255,7 @@ class Relay:
     async def _pump(self, lease: Lease, publisher: Publisher, tail: Tail, recorder: asyncio.Task[None]) -> None:
         store = self.store
         shortest, longest = self._poll
-        looked = -1  # the safe position of the last look: while it stays, there is nothing new
+        looked = -1  # the safe position of the last look; there is nothing new until it moves
         wait = shortest
         while not self._stop.is_set():
             self._woken.clear()  # whatever comes from here on may be missed by this look

@@ -32,7 +32,7 @@ from trunkline_store.events import (
 from trunkline_store.serialize import Serializer, columns, metadata_column, metadata_text
 
 MAX_ELEMENTS: Final = 2**24
-"""Of one array or object in jsonb, about: more of them would take over 1 GB while they are parsed, which PostgreSQL
+"""The approximate limit of elements in one jsonb array or object. Parsing more takes over 1 GB, which PostgreSQL
 refuses as an internal error (`MaxAllocSize`, src/include/utils/memutils.h)."""
 
 Arguments = list[Any]
@@ -156,15 +156,15 @@ def refusal(status: str, stream: str, expected: int, actual: int, duplicate: UUI
 def violation(
     stream: str, error: asyncpg.UniqueViolationError | asyncpg.InternalServerError, args: Sequence[Any]
 ) -> DuplicateEvent | InvalidEvent | None:
-    """The refusals that are not values, or None for another error.
+    """Return the refusal that PostgreSQL raised as an error, or None for any other error.
 
-    Another transaction stored an equal id, in another stream, meanwhile; or data is larger than PostgreSQL can parse.
+    Either another transaction stored an equal id in another stream meanwhile, or PostgreSQL cannot parse the data.
     """
     if isinstance(error, asyncpg.UniqueViolationError):
         return DuplicateEvent(stream, None) if error.as_dict().get("constraint_name") == "events_event_id" else None
     values = [each for value in args for each in (value if isinstance(value, list) else [value])]
     if any(isinstance(each, str) and each.count(",") >= MAX_ELEMENTS for each in values):
         return InvalidEvent(
-            "data", f"an array or object has over {MAX_ELEMENTS} elements, which PostgreSQL cannot parse"
+            "data", f"an array or object has over {MAX_ELEMENTS} elements, the most that PostgreSQL can parse: split it"
         )
     return None

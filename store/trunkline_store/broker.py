@@ -1,4 +1,4 @@
-"""How relay, replay and subscribers treat RabbitMQ alike. The client library is theirs: nothing of it is imported."""
+"""RabbitMQ rules that relay, replay and subscribers share. The client library is theirs: nothing of it is imported."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from trunkline_store.errors import BrokerUnavailable, TrunklineError
 
 @contextmanager
 def asking_broker(url: str | None = None) -> Iterator[None]:
-    """Turn whatever the client library raises within into `BrokerUnavailable`; obey a cancellation.
+    """Turn everything that the client library raises within into `BrokerUnavailable`; obey a cancellation.
 
-    No list of its errors would be complete: a connection that is closed without a word makes aiormq raise a bare
+    No list of its errors would be complete. When a connection is closed without an error, aiormq raises a bare
     `Exception`, on uvloop a `StopAsyncIteration`, and a `CancelledError` in a caller that nobody cancelled. Only calls
-    of the library belong within, and our own errors pass.
+    of the library belong within; our own errors pass.
 
     Args:
-        url: that of the connection, for the name of its vhost in the message.
+        url: The connection's URL; the message names its vhost.
     """
     try:
         yield
@@ -34,9 +34,9 @@ def asking_broker(url: str | None = None) -> Iterator[None]:
 
 
 async def declare_exchange(channel: Any, name: str) -> None:
-    """Declare an exchange of a store: the relay does it, and a subscriber that comes before the first relay.
+    """Declare an exchange of a store. The relay does so, and a subscriber that starts before the first relay.
 
     Args:
-        channel: one of aio-pika.
+        channel: A channel of aio-pika.
     """
     await channel.declare_exchange(name, "topic", durable=True)

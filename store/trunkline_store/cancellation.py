@@ -22,11 +22,11 @@ def obey_cancellation() -> None:
 
 
 def ends_program(error: BaseException) -> bool:
-    """Return whether an error is meant for more than the work that raised it.
+    """Return True if an error concerns more than the work that raised it.
 
-    That is a cancellation that was asked of the running task, Ctrl-C, or the end of a generator. Everything else that a
-    handler, a message or a client library raises is a failure of that one, also a `SystemExit`, what `pytest.fail`
-    raises, or a `CancelledError` of something that it waited for.
+    These are a cancellation that was requested of the running task, Ctrl-C, and the end of a generator. Everything else
+    that a handler, a message or a client library raises is its own failure. That includes `SystemExit`, the exception
+    of `pytest.fail`, and the `CancelledError` of something that it waited for.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()

@@ -189,13 +189,13 @@ class Coalescer:
                 else:
                     return  # what waits, waits for the other call, or for streams that go alone
         except Exception as error:
-            log.exception("group commit failed, for a reason that is not known")
+            log.exception("group commit failed with an unknown error: its appends fail with StoreUnavailable")
             self._give_up(error)
         finally:
             self._sending.discard(me)
 
     def _give_up(self, cause: Exception) -> None:
-        """Answer every append that waits: nobody else would."""
+        """Fail every append that waits, since nothing else will answer it."""
         waiting, self._waiting = self._waiting, deque()
         for pending in waiting:
             error = StoreUnavailable(f"the append was not sent: {cause!r}")

@@ -5,10 +5,10 @@ work as a short statement. So after a statement of the store's own, which leaves
 given back but kept at hand for the next one, unless the pool is the application's. What was not needed for a while goes
 back to the pool, which closes it in its time.
 
-After a connection was lost, or has turned out to lead to a server that cannot be written or was left behind, every
-connection that was opened before is suspect: a server that ends one session often ends all of them, and the client
-learns of each only when it uses it. So all of them are left (`Connections.after`), also those of an application's pool,
-and a statement that is sent again goes over a connection that was made afterwards (`Connections.run`).
+A connection can be lost, or turn out to lead to a server that is read-only or left behind. Then every connection that
+was opened before is suspect: a server that ends one session often ends all of them, and the client learns of each only
+when it uses it. So all of them are abandoned (`Connections.after`), an application pool's too. A statement that is
+retried goes over a connection that was made afterwards (`Connections.run`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from trunkline_store.translate import STATEMENT_ERRORS, is_alive, is_unusable, t
 KEPT_SECONDS: Final = 5.0
 
 OUR_PATH: Final = "pg_catalog, pg_temp"
-"""The search path with which names mean PostgreSQL's own objects: none that others made in `public`, and no temporary
-ones, which come first where `pg_temp` is not named (https://www.postgresql.org/docs/current/runtime-config-client.html)."""
+"""The search path that resolves names to PostgreSQL's own objects only: to none that others made in `public`, and to no
+temporary ones, which come first unless `pg_temp` is named
+(https://www.postgresql.org/docs/current/runtime-config-client.html)."""
 LEND: Final = "RESET search_path"
-"""Gives a session of ours the search path that the application's login has in this database."""
+"""The statement that gives a session of ours the search path of the application's login in this database."""
 _TYPES = ("bigint[]", "integer[]", "uuid[]", "text[]", "bytea[]", "timestamptz[]", "int8multirange")
 _MEET: Final = "SELECT " + ", ".join(f"${number}::{name}" for number, name in enumerate(_TYPES, 1))
 
@@ -40,18 +41,18 @@ T = TypeVar("T")
 
 
 class OurConnection(asyncpg.Connection):
-    """A connection of the store's own pool: its search path is ours, but while it is lent to the application."""
+    """A connection of the store's own pool. Its search path is ours, except while it is lent to the application."""
 
     def get_reset_query(self) -> str:
-        """Return what makes the session ours again, whatever the application set in it, its role included."""
+        """Return the statements that undo every setting of the application, its role included."""
         return f"RESET SESSION AUTHORIZATION;\n{super().get_reset_query()}\nSET search_path = {OUR_PATH};"
 
 
 async def make_ours(connection: Connection) -> None:
-    """Give a new session our search path. Not at connecting: RESET would not undo that.
+    """Give a new session our search path. As a startup parameter, RESET could not undo it.
 
-    asyncpg asks the catalogue about types when it first meets them, which must not happen while the session is lent:
-    so it meets those of our statements here.
+    asyncpg looks types up in the catalogue when it first meets them. That must not happen while the session is lent, so
+    it meets the types of our statements here.
     """
     await connection.execute(f"SET search_path = {OUR_PATH}")
     await connection.prepare(_MEET)
@@ -72,13 +73,13 @@ class Connections:
         self._tidying: asyncio.TimerHandle | None = None
         self._given_back: set[asyncio.Task[None]] = set()
         self.generation = 0
-        """Counts the times that all connections were left: those of an earlier generation are not used again."""
+        """How many times all connections were abandoned; those of an earlier generation are not used again."""
 
     async def run(self, do: Callable[[asyncpg.pool.PoolConnectionProxy], Awaitable[T]]) -> T:
-        """Return what a statement of the store's own answers, in autocommit. If its connection is lost, or leads to the
-        wrong server, it is sent once more on a connection that is made afterwards, all within the timeout.
+        """Run a statement of the store's own in autocommit, and return its result.
 
-        Raises what `do` raises, `StoreUnavailable`, and `OperationTimeout`.
+        If its connection is lost or leads to the wrong server, retry once on a connection that is made afterwards, all
+        within the timeout. Raises what `do` raises, `StoreUnavailable`, and `OperationTimeout`.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout
         try:
@@ -98,7 +99,7 @@ class Connections:
         try:
             return await self._take()
         except StoreUnavailable as error:
-            if is_unusable(error):  # an application's pool uses its connections (`setup`) before it hands them out
+            if is_unusable(error):  # an application's pool runs `setup` on a connection before it hands it out
                 await self._leave()
             raise
 
@@ -160,11 +161,10 @@ class Connections:
             self._tidying = loop.call_later(KEPT_SECONDS, self._tidy)
 
     async def after(self, error: BaseException | None, connection: asyncpg.pool.PoolConnectionProxy) -> None:
-        """Give a connection back after its use has failed with `error`, or not.
+        """Release a connection, whether or not its use failed with `error`.
 
-        One that is lost, leads to a server that is read-only, or to one that was left behind, is ended, and all that
-        were opened before are left. After a cancellation or a timeout it is given back in the background: the server
-        may hang.
+        If it is lost, or leads to a server that is read-only or left behind, close it, and abandon all that were opened
+        before. After a cancellation or a timeout, release it in the background: the server may hang.
         """
         gave_up = isinstance(error, asyncio.CancelledError | OperationTimeout)
         if is_unusable(error) or not (gave_up or error is None or is_alive(connection)):
@@ -177,8 +177,7 @@ class Connections:
             await self.release(connection)
 
     async def _leave(self) -> None:
-        """Use no connection again that is open by now; new ones may lead to another server. Those that are in use are
-        closed when they are given back."""
+        """Abandon all open connections; new ones may lead to another server. Those in use are closed when released."""
         self.generation += 1
         await self._pool.expire_connections()
         for connection, _ in self._kept:
@@ -242,7 +241,7 @@ class Connections:
 
 
 def _is_of_connection(error: StoreUnavailable) -> bool:
-    """Return True if another connection may do better."""
+    """Return True if the statement may succeed on another connection."""
     return is_unusable(error) or isinstance(error.__cause__, asyncpg.InterfaceError)
 
 
@@ -254,19 +253,21 @@ def is_read_only(error: BaseException | None) -> bool:
 
 
 def callers(connection: object) -> Connection:
-    """Return `connection`, which a caller gave. Raises `InvalidArgument` if it is no connection of asyncpg's."""
+    """Return the caller's `connection`. Raises `InvalidArgument` if it is not a connection of asyncpg."""
     if not isinstance(connection, asyncpg.Connection | asyncpg.pool.PoolConnectionProxy):
-        raise InvalidArgument(f"connection: one of asyncpg's is needed, not {type(connection).__name__}")
+        raise InvalidArgument(f"connection: {type(connection).__name__!r} is not an asyncpg connection: pass one")
     return connection
 
 
 def callers_transaction(connection: object) -> Connection:
-    """Return `connection` for a statement that writes. Raises `InvalidArgument` as `callers`, and if it is in no
-    transaction: the statement would be committed by itself."""
+    """Return the caller's `connection` for a statement that writes.
+
+    Raises `InvalidArgument` like `callers`, and outside a transaction, where the statement would commit by itself.
+    """
     found = callers(connection)
     if is_alive(found) and not found.is_in_transaction():
         raise InvalidArgument(
-            "connection: it is in no transaction: write `async with connection.transaction():` around the statements"
+            "connection: it is not in a transaction: put the statements in `async with connection.transaction():`"
         )
     return found
 

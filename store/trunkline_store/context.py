@@ -45,7 +45,7 @@ def context(
     causation_id: str | UUID | None = None,
     traceparent: str | None = None,
 ) -> Iterator[None]:
-    """Sets what is given for the block; the rest stays as it is around it. Raises `InvalidEvent`."""
+    """Set the given values for the block; the others stay as they are around it. Raises `InvalidEvent`."""
     correlation_id = str(correlation_id) if isinstance(correlation_id, UUID) else correlation_id
     causation_id = str(causation_id) if isinstance(causation_id, UUID) else causation_id
     for name, value in (

@@ -27,10 +27,10 @@
     │   ├── MigrationPending           .schema .found .needed
     │   └── SchemaTooNew               .schema .found .needed
     ├── UnsafeRead                     the order of $all cannot be had on this connection
-    ├── PermissionRefused              the login lacks a right, which waiting does not heal
+    ├── PermissionRefused              the login lacks a right; waiting does not help
     └── Unavailable                    trying again may help
         ├── StoreUnavailable           the database cannot be reached, or refuses the connection
-        ├── HistoryChanged             the database was restored or replaced, or has crashed, while it was read
+        ├── HistoryChanged             the database was restored or replaced, or crashed, during a read
         ├── ConcurrencyFailure         a deadlock or serialization failure of the caller's own transaction
         ├── OperationTimeout
         └── BrokerUnavailable          the broker cannot be reached, or refuses us
@@ -157,12 +157,12 @@ class QueueNotFound(TrunklineError):
 
 
 class MessagesLost(TrunklineError):
-    """A queue confirmed messages, and has fewer of them: it was purged, drops its oldest, or somebody took them."""
+    """A queue holds fewer messages than it confirmed: it was purged, drops its oldest, or a consumer took them."""
 
     def __init__(self, queue: str, sent: int, found: int) -> None:
         super().__init__(
-            f"queue {queue!r} confirmed {sent} messages and has {found} of them (it was purged, has no room, or "
-            "somebody took them): make room and replay again from the start"
+            f"queue {queue!r} confirmed {sent} messages and holds {found} (it was purged, is full, or a consumer took "
+            "them): make room and replay again from the start"
         )
         self.queue = queue
         self.sent = sent
@@ -245,7 +245,7 @@ class SubscriptionHalted(_AboutSubscription):
 
 
 class SubscriptionNotHalted(_AboutSubscription):
-    """There is nothing to skip: the subscription is not halted, or not at this position."""
+    """The subscription cannot skip a batch: it is not halted, or not at this position."""
 
     def __init__(self, subscription: str, at: int | None = None) -> None:
         where = "" if at is None else f" at {at}, or no longer"
@@ -339,8 +339,8 @@ class StoreUnavailable(Unavailable):
 
 
 class HistoryChanged(Unavailable):
-    """The database was restored or replaced, or has crashed, since a position was learned: what was kept in memory is
-    void. Read again from the last event that was handled."""
+    """The database was restored or replaced, or crashed, since a position was learned. Positions in memory are void:
+    read again from the last handled event."""
 
 
 class ConcurrencyFailure(Unavailable):
@@ -402,5 +402,5 @@ def _words(error: BaseException) -> str:
     if isinstance(error.__cause__, EOFError | ConnectionResetError):
         error = error.__cause__
     if isinstance(error, _WORDLESS) or type(error) is Exception:
-        return "the connection was closed without a word"  # that is how the client library says so
+        return "the connection was closed without an error"  # the client library's way to report it
     return shown(error)

@@ -83,9 +83,9 @@ class EventData(msgspec.Struct, frozen=True, kw_only=False):
     created_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        """Take an id as text, and correlation and causation ids as UUIDs: other libraries have them so."""
+        """Convert an id given as text, and correlation and causation ids given as UUIDs: other libraries do so."""
         if isinstance(self.id, str):
-            with suppress(ValueError):  # it is refused when it is appended
+            with suppress(ValueError):  # the append refuses it
                 msgspec.structs.force_setattr(self, "id", UUID(self.id))
         if isinstance(self.correlation_id, UUID):
             msgspec.structs.force_setattr(self, "correlation_id", str(self.correlation_id))

@@ -146,11 +146,11 @@ class Keeper:
             await asyncio.gather(self._keeping, return_exceptions=True)
 
     def _ended(self, keeping: asyncio.Task[None]) -> None:
-        """Nothing is renewed any more: if that was not wished for, every owner hears of it at once."""
+        """Tell every owner at once if renewal has ended without `close`."""
         if keeping is not self._keeping or not self._leases:
             return
         cause = None if keeping.cancelled() else keeping.exception()
-        log.error("leases are renewed no more: their owners stop", exc_info=cause)
+        log.error("leases are no longer renewed: their owners stop", exc_info=cause)
         for lease in list(self._leases.values()):
             self.remove(lease)
             lease.refused()
@@ -166,7 +166,7 @@ class Keeper:
             except (TrunklineError, TimeoutError):
                 pause = min(0.1, length / 20)  # the database is away: the leases may run out, and be ours afterwards
             except Exception:
-                log.exception("leases could not be renewed, for a reason that is not known")
+                log.exception("leases could not be renewed because of an unknown error: trying again")
                 pause = length / 4
             self._changed.clear()
             with suppress(TimeoutError):

@@ -1,7 +1,7 @@
-"""Errors as text, for people: without passwords, and no longer than a bound.
+"""Errors as text for people: without passwords, and cut to a bound.
 
-Every error that becomes a text (of another error, of a log line, of a row that is stored) becomes it here. What is done
-takes time in proportion to the text, which is cut first: an error may hold a whole message.
+Every error that becomes text (in another error, a log line or a stored row) becomes it here. All of it takes linear
+time, and the text is cut first: an error may hold a whole message.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _PARAMETER: Final = re.compile(r"(?i)(password=)(?!\*{3})[^\s&]+")
 
 
 def masked(text: str) -> str:
-    """Return `text` with *** for the passwords of the URLs in it."""
+    """Return `text` with *** in place of the passwords of its URLs."""
     if "://" in text:
         text = _WORD.sub(_masked_word, text)
     return _PARAMETER.sub(r"\1***", text)
 
 
 def shown(error: BaseException, limit: int = SHOWN_CHARS) -> str:
-    """Return the message of `error`, or its class's name where it has none: masked, at most `limit` characters."""
+    """Return the message of `error`, or its class name if it has none: masked, at most `limit` characters."""
     return masked(_cut(str(error), limit)) or type(error).__name__
 
 
@@ -43,7 +43,7 @@ def traced(error: BaseException, limit: int = TRACEBACK_CHARS) -> str:
 
 
 def _masked_word(word: re.Match[str]) -> str:
-    """All between the user and the last @ may be the password, which can hold any character, encoded or not."""
+    """Mask all between the user and the last @: a password can hold any character, encoded or not."""
     text = word[0]
     begin, end = text.find("://") + 3, text.rfind("@")
     if begin < 3 or end < begin:
@@ -53,7 +53,7 @@ def _masked_word(word: re.Match[str]) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    """The beginning; a URL that is cut off is left out, since its password cannot be told from its host any more."""
+    """Return the beginning of `text`, without a URL that is cut off: its password cannot be told from its host."""
     if len(text) <= limit:
         return text
     text = text[: limit - 1]

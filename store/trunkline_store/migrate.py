@@ -33,12 +33,12 @@ DataType = Literal["json", "jsonb", "bytea"]
 
 _SETTINGS: Final = {
     "standard_conforming_strings": "on",
-    "check_function_bodies": "on",  # so that a function that cannot run is found now
-    "default_table_access_method": "heap",  # fillfactor, BRIN and updates in place are its
+    "check_function_bodies": "on",  # find a function that cannot run now, not later
+    "default_table_access_method": "heap",  # fillfactor, BRIN and updates in place need it
     "search_path": OUR_PATH,
 }
-"""Settings of a session that change what a migration makes. Others do not: dates are in ISO form with their zone,
-intervals in words, compression is chosen when a value is stored, and a tablespace is the operator's choice."""
+"""Session settings that change the result of a migration. Others do not: dates are in ISO form with their zone,
+intervals in words, compression is chosen when a value is stored, and the tablespace is the operator's choice."""
 
 
 class Migration(NamedTuple):
@@ -204,11 +204,11 @@ async def _check_place(connection: asyncpg.Connection, schema: str) -> None:
 
 @asynccontextmanager
 async def alone(connection: asyncpg.Connection, schema: str) -> AsyncIterator[None]:
-    """Open a transaction, or a savepoint of the caller's, in which nobody else makes, changes or removes this schema.
+    """Open a transaction, or a savepoint in the caller's, in which nobody else makes, changes or removes this schema.
 
-    At READ COMMITTED where it is ours to say: what another one did while this one waited has to be seen. Within, the
-    session has the settings that the text of a migration depends on, and names mean PostgreSQL's own objects, whatever
-    the caller's search path is. After an error, the end of the transaction or savepoint gives them back.
+    A transaction of ours is READ COMMITTED: it has to see what another one did while it waited. Within, the session has
+    the settings that a migration's text depends on, and names mean PostgreSQL's own objects, whatever the caller's
+    search path is. After an error, the end of the transaction or savepoint restores the settings.
     """
     async with connection.transaction(isolation=None if connection.is_in_transaction() else "read_committed"):
         own = {name: await connection.fetchval("SELECT pg_catalog.current_setting($1)", name) for name in _SETTINGS}

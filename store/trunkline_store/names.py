@@ -16,8 +16,8 @@ MAX_TYPE_WORD: Final = 96
 
 _STORE = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _RESERVED = re.compile("amq|information_schema|pg_.*")
-"""No queue of a store `amq` could be declared: RabbitMQ keeps names that begin with `amq.` to itself
-(https://www.rabbitmq.com/docs/queues#names). PostgreSQL has the schemas
+"""Names that a store cannot have. RabbitMQ reserves queue names that begin with `amq.`
+(https://www.rabbitmq.com/docs/queues#names); the other schemas are PostgreSQL's
 (https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-CATALOG)."""
 _QUEUE_UNSAFE = re.compile(r"[^A-Za-z0-9_.:@#,/+-]")
 _ESCAPES: Final = {ord(c): f"%{ord(c):02X}" for c in "%.*#"}
@@ -40,8 +40,11 @@ def exchange(store: str) -> str:
 
 
 def links_exchange(store: str) -> str:
-    """The topic exchange of a store's links. No store's own exchange can have this name, since no schema has a `-`, and
-    no subscription's queue: rights are patterns of names, whether a queue or an exchange has the name."""
+    """Return the name of the topic exchange of a store's links.
+
+    No exchange of another store can have this name, since no schema has a `-`; nor can a subscription's queue. Rights
+    are name patterns, which hold for queues and exchanges alike.
+    """
     return f"{store}-links"
 
 

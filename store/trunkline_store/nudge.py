@@ -106,9 +106,9 @@ async def listen(connect: Callable[[], Awaitable[asyncpg.Connection]], schema: s
             finally:
                 await _closed(connection)
         except STATEMENT_ERRORS:
-            pass  # the server is away, which those who ask it say
+            pass  # the server is away: the statements that need it report that
         except Exception:
-            log.exception("wake-ups stopped, for a reason that is not known: listening again")
+            log.exception("wake-ups stopped because of an unknown error: listening again")
         await asyncio.sleep(pause)
         pause = min(longest, pause * 2)
 
@@ -116,5 +116,5 @@ async def listen(connect: Callable[[], Awaitable[asyncpg.Connection]], schema: s
 async def _closed(connection: asyncpg.Connection) -> None:
     try:
         await connection.close(timeout=1)
-    except Exception:  # noqa: BLE001 - whatever it was, there is nothing more to be had from it
+    except Exception:  # noqa: BLE001 - the connection is thrown away, whatever its error
         connection.terminate()

@@ -1,4 +1,4 @@
-"""How to wait for a server that is away, and how often to say so: pure."""
+"""The back-off while a server is away, and the rate of log lines about it: pure."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 from typing import Final
 
 PAUSE_SECONDS: Final = (0.1, 5.0)
-"""After a fault, before the next try; and at most, however often it has failed."""
+"""The shortest and the longest back-off after a fault."""
 REMIND_SECONDS: Final = 60.0
-"""Between two log lines about the same fault."""
+"""The time between two log lines about the same fault."""
 _NUMBERS: Final = re.compile(r"0x[0-9a-fA-F]+|\d+")
 _KINDS: Final = 10
-"""Kinds of faults that one outage keeps apart."""
+"""The number of kinds of faults that one outage tells apart."""
 
 
 class Pause:
-    """Seconds to wait after a fault: doubling up to a ceiling, with jitter; short again after progress."""
+    """The back-off of one task, in seconds: it doubles up to a ceiling, with jitter, until `reset` after progress."""
 
     def __init__(self, longest: float | None = None) -> None:
         self._shortest, most = PAUSE_SECONDS
@@ -32,9 +32,10 @@ class Pause:
 
 
 class Outage:
-    """Whether a fault is news: the first of its kind, then one a minute, until it is over. Times are monotonic seconds.
+    """The log limit of one outage: the first fault of each kind is logged, then one a minute, until it is over.
 
-    The kind is the message without its numbers: a port or a process may differ with each try.
+    The kind is the message without its numbers: a port or a process id may differ with each try. Times are monotonic
+    seconds.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class Outage:
         self._since = 0.0
 
     def is_news(self, fault: str, now: float) -> bool:
-        """Return whether to log this fault."""
+        """Return True if this fault is to be logged."""
         if not self._said:
             self._since = now
         kind = _NUMBERS.sub("", fault)
@@ -54,7 +55,7 @@ class Outage:
         return True
 
     def over(self, now: float) -> float | None:
-        """End it. Returns the seconds that it lasted, or None where there was none."""
+        """End the outage. Return the seconds that it lasted, or None if there was none."""
         if not self._said:
             return None
         self._said.clear()

@@ -30,7 +30,7 @@ class Names:
         self._names: dict[int, str] = {}
 
     async def of(self, ids: Collection[int], fetch: Fetch, query: str, history: str) -> Mapping[int, str]:
-        """The names of these ids. One is missing if its stream has been removed."""
+        """Return the names of these stream ids. A name is missing if its stream has been removed."""
         found = {each: self._names[each] for each in ids if each in self._names}
         if len(found) < len(ids):
             asked = {row[0]: row[1] for row in await fetch(query, [each for each in ids if each not in found], history)}
@@ -42,14 +42,14 @@ class Names:
 
 
 class Look(NamedTuple):
-    """How far may be read (a position), and the history in which that was asked."""
+    """The safe position at one moment, and the history that it belongs to."""
 
     safe: int
     history: str
 
 
 def lasting(history: str) -> str:
-    """A history without its incarnation, which is its last part: what a crash leaves as it was."""
+    """Return a history without its last part, the incarnation: the parts that a crash does not change."""
     return history.rpartition("/")[0]
 
 
@@ -59,7 +59,7 @@ class _Page(NamedTuple):
 
 
 class Pages:
-    """Reads up to the safe position of `look`, in its history. category: None for all streams."""
+    """The pages up to the safe position of `look`, in its history. category: None for all streams."""
 
     def __init__(
         self,

@@ -7,10 +7,10 @@ from functools import cache
 from importlib.resources import files
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
-_SPECIAL = r"(?:coalesce|greatest|least|nullif|extract|position)\(|unnest\([^()]*,"  # syntax, which needs no schema
+_SPECIAL = r"(?:coalesce|greatest|least|nullif|extract|position)\(|unnest\([^()]*,"  # syntax that takes no schema
 _FUNCTION = re.compile(rf"(?<![\w.@'\"])(?!{_SPECIAL})(?=[a-z]\w*\()")
 _CATALOGUE = re.compile(r"(?:(?<=FROM )|(?<=JOIN )|(?<=, )(?=pg_\w+ AS ))(?=pg_(?!catalog\.)\w+\b(?!\())")
-_KEYWORDS = r"bigint|integer|boolean|pg_catalog"  # which nobody can redefine
+_KEYWORDS = r"bigint|integer|boolean|pg_catalog"  # nobody can redefine these
 _TYPE = re.compile(rf"(?<=::)(?!{_KEYWORDS})(?=[a-z])")
 
 
@@ -31,19 +31,20 @@ def named(file: str) -> dict[str, str]:
 
 
 def parts_of(text: str) -> dict[str, str]:
-    """The statements of a text, by the names that stand over them: `-- name: …`. They mean the same whatever the
-    search path is (see `qualified`)."""
+    """Return the statements of a text by the names above them (`-- name: …`), independent of the search path (see
+    `qualified`)."""
     parts = _NAME.split(text)
     return {name: qualified(text.strip()) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def qualified(sql: str) -> str:
-    """Write `pg_catalog.` before each function, catalogue and type of a statement that has no schema there.
+    """Write `pg_catalog.` before each function, catalogue and type of a statement that has no schema.
 
-    In a schema of the search path, `unnest(bigint[])` of somebody else fits a call better than PostgreSQL's own
-    `unnest(anyarray)`, and runs with the caller's rights; a temporary table hides a catalogue. Operators need nothing
-    where PostgreSQL has one of exactly these types (https://www.postgresql.org/docs/current/typeconv-oper.html); the
-    others are cast, or written as `OPERATOR(pg_catalog.…)`. A test compares all statements with what they refer to.
+    Somebody else's `unnest(bigint[])` in a schema of the search path fits a call better than PostgreSQL's own
+    `unnest(anyarray)`, and runs with the caller's rights; a temporary table hides a catalogue. An operator needs no
+    schema where PostgreSQL has one for exactly these types
+    (https://www.postgresql.org/docs/current/typeconv-oper.html). The others are cast, or written as
+    `OPERATOR(pg_catalog.…)`. A test compares every statement with the objects that it refers to.
     """
     for pattern in (_FUNCTION, _CATALOGUE, _TYPE):
         sql = pattern.sub("pg_catalog.", sql)

@@ -1,13 +1,13 @@
-"""What the roles of a store are called, and the SQL that gives them their rights: pure.
+"""The names of a store's roles, and the SQL that grants their rights: pure.
 
     reader     reads
     writer     reads, appends, links, deletes streams, keeps snapshots
     relay      reads, leads, records what the broker has confirmed
-    consumer   reads, owns subscriptions, moves their checkpoints: of all, or of some names only
+    consumer   reads, owns subscriptions (all, or some by name), moves their checkpoints
     eraser     reads, removes streams for good
 
 They are groups of the cluster, named `<database>.<schema>.<role>`: stores of several databases have nothing in common.
-A program logs in as a role of its own, which is a member of one of them, or of several.
+A program logs in as its own role, which is a member of one or several of them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _MAX_BYTES: Final = 63
 
 
 def role_name(database: str, schema: str, role: Role) -> str:
-    """The group's name. A schema's name holds no dot, so no two stores have the same one; what is too long is cut and
-    ends with a hash of the whole. PostgreSQL reserves roles, and not databases, that begin with `pg_`."""
+    """Return the group's name. A schema's name has no dot, so no two stores share one. A name that is too long is cut,
+    and ends with a hash of the whole. PostgreSQL reserves `pg_` for roles, but not for databases."""
     store = f"{database}.{schema}"
     if _reserved(store):
         store = f"~{store}"
@@ -40,8 +40,8 @@ def role_name(database: str, schema: str, role: Role) -> str:
 
 
 def _reserved(role: str) -> bool:
-    """https://www.postgresql.org/docs/current/sql-createrole.html; `public` and `none` stand for other things in GRANT
-    and SET ROLE."""
+    """Return True for a name that PostgreSQL reserves (https://www.postgresql.org/docs/current/sql-createrole.html);
+    `public` and `none` have a meaning in GRANT and SET ROLE."""
     return role.startswith("pg_") or role in ("public", "none")
 
 
@@ -56,23 +56,23 @@ def grant_sql(database: str, schema: str) -> str:
 
 
 def consumers_of(database: str, schema: str, pattern: str) -> str:
-    """Return the name of the group that may own only the subscriptions of a pattern: one name, or a prefix with `*` at
-    its end. Raises `InvalidArgument`."""
+    """Return the name of the group that may own only the subscriptions of a pattern: one name, or a prefix followed by
+    `*`. Raises `InvalidArgument`."""
     name = f"{role_name(database, schema, 'consumer')}.{pattern}"
     if not pattern or "\0" in pattern or "*" in pattern[:-1]:
-        raise InvalidArgument(f"subscriptions {pattern!r}: give one name, or a prefix with * at its end")
+        raise InvalidArgument(f"subscriptions {pattern!r}: give one name, or a prefix followed by *")
     if len(name.encode()) > _MAX_BYTES:
         raise InvalidArgument(
-            f"subscriptions {pattern!r}: the role {name!r} has more than {_MAX_BYTES} bytes: use a shorter prefix"
+            f"subscriptions {pattern!r}: role name {name!r} is over {_MAX_BYTES} bytes: use a shorter prefix"
         )
     return name
 
 
 def login_sql(database: str, schema: str, login: str, role: Role, subscriptions: str | None = None) -> str:
-    """Makes a role that logs in, if it is missing, and puts it into a group.
+    """Return SQL that makes a login role, if it is missing, and adds it to a group.
 
-    subscriptions: of a consumer, the only ones that it may own (see `consumers_of`), which `grant_sql` gives it when
-    the store's owner runs it afterwards; None: all. Raises `InvalidArgument`.
+    subscriptions: the only ones that a consumer may own (see `consumers_of`); `grant_sql`, run afterwards by the
+    store's owner, grants them. None: all. Raises `InvalidArgument`.
     """
     if role not in ROLES:
         raise InvalidArgument(f"role {role!r}: use {', '.join(ROLES)}")
@@ -84,7 +84,7 @@ def login_sql(database: str, schema: str, login: str, role: Role, subscriptions:
     parts = ["login", "login_relay"] if role == "relay" else ["login"]
     if subscriptions is not None:
         if role != "consumer":
-            raise InvalidArgument(f"role {role!r} owns no subscriptions: leave them out, or use consumer")
+            raise InvalidArgument(f"role {role!r} owns no subscriptions: leave them out, or use role 'consumer'")
         group = consumers_of(database, schema, subscriptions)
         parts = ["narrow", "login", "narrowed"]
     given = {
@@ -118,7 +118,7 @@ def identifier(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A text in SQL, whatever is in it and whatever `standard_conforming_strings` is: with a backslash it is written as
+    """Return `text` as an SQL literal, whatever `standard_conforming_strings` is. With a backslash it is written as
     `E'…'`, which means the same under both (PostgreSQL, "String Constants with C-Style Escapes")."""
     quoted_text = "'" + text.replace("'", "''") + "'"
     return "E" + quoted_text.replace("\\", "\\\\") if "\\" in text else quoted_text

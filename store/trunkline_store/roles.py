@@ -43,10 +43,10 @@ async def make_login(
     """Makes a role that logs in, if it is missing, and a member of one of the store's groups of it. A transaction that
     it leaves open in this database is ended after a minute, also when its host has vanished.
 
-    subscriptions: of a consumer, the only ones that it may own: one name, or a prefix with `*` at its end; given again,
-    the login may own those as well. None: all.
+    subscriptions: the only ones that a consumer may own: one name, or a prefix followed by `*`. A further call with
+    another pattern adds to them. None: all.
 
-    A password is not set. It takes CREATEROLE, and the store's owner where subscriptions are given. Raises
+    No password is set. It needs CREATEROLE, and to be the store's owner if `subscriptions` is given. Raises
     `PermissionRefused`, `InvalidArgument`.
     """
     check_store(schema)

@@ -29,7 +29,7 @@ class Sender:
         return await self._coalescer.append(args)
 
     async def send(self, stream: str, query: str, args: Sequence[Any]) -> list[asyncpg.Record]:
-        """The answers of a statement that appends by itself; after a lost connection it is sent again, on a new one."""
+        """Run a statement that appends by itself, and return its rows. After a lost connection, retry on a new one."""
         return self.told(
             await self._store.open_connections().run(lambda connection: self.run(connection, stream, query, args))
         )
@@ -43,8 +43,8 @@ class Sender:
         *,
         theirs: Connection | None = None,
     ) -> list[asyncpg.Record]:
-        """The answers of a statement that appends, on a connection that may be the caller's (`theirs`). Raises
-        `DuplicateEvent` where another transaction stored an id meanwhile."""
+        """Run a statement that appends, on a connection that may be the caller's (`theirs`), and return its rows.
+        Raises `DuplicateEvent` if another transaction stored an id meanwhile."""
         store = self._store
         with translated(store.schema, theirs):
             try:
@@ -59,7 +59,7 @@ class Sender:
     async def theirs(
         self, connection: Connection, stream: str, query: str, args: Sequence[Any]
     ) -> list[asyncpg.Record]:
-        """As `run`, in the transaction of a caller's connection. Raises `InvalidArgument` where it has none."""
+        """Do what `run` does, in the transaction of a caller's connection. Raises `InvalidArgument` if it has none."""
         connection = callers_transaction(connection)
         return await self.run(connection, stream, query, args, theirs=connection)
 

@@ -68,7 +68,7 @@ _SAMPLES: Final[dict[str, object]] = {
     "text[]": ["a"],
     "uuid[]": [UUID(int=1)],
 }
-"""A value of each type that the store's statements take or give."""
+"""A sample value of each type that the store's statements take or return."""
 DEADLOCK_TRIES: Final = 5
 
 
@@ -115,14 +115,14 @@ class EventStore:
         self._connections: Connections | None = None
         self._sender: Sender | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._names = "", Names()  # in that history
+        self._names = "", Names()  # a history, and the names known in it
         self._pooler = self._own_pool and statement_cache_size == 0
         self._pool_options: dict[str, Any] = {
             "max_size": pool_size,
             "timeout": dsn.timeout or timeout,
             "command_timeout": timeout,
             "statement_cache_size": statement_cache_size,
-            # Behind a pooler a session is another client's the next moment.
+            # Behind a pooler, the session may serve another client the next moment.
             **({} if self._pooler else {"init": make_ours, "connection_class": OurConnection}),
             # Poolers refuse settings that they do not know; without a cache, plans are made for the values at hand, and
             # cannot look so dear that PostgreSQL compiles them.
@@ -140,9 +140,9 @@ class EventStore:
         await self.close()
 
     async def open(self) -> None:
-        """Connects, and checks that schema and code fit; does nothing if it is open.
+        """Connect, and check that schema and code fit; do nothing if the store is open.
 
-        A store belongs to the event loop in which it is open; closed, it can be opened in another one. Raises
+        A store belongs to the event loop in which it is open; once closed, it can be opened in another one. Raises
         `StoreNotReady`, `StoreUnavailable`, `PermissionRefused`, or `InvalidArgument` (the DSN, the pool, or a store
         that is open in another event loop).
         """
@@ -168,7 +168,7 @@ class EventStore:
             try:
                 return await asyncpg.create_pool(self._dsn, min_size=1, reset=_nothing_to_reset, **self._pool_options)
             except asyncpg.ProtocolViolationError as error:
-                # PgBouncer refuses settings that it does not know, and much else, with this one SQLSTATE.
+                # PgBouncer uses this one SQLSTATE for settings that it does not know, and for much else.
                 name = {"application_name": self._pool_options["server_settings"]["application_name"]}
                 bare = await asyncpg.connect(
                     self._dsn, timeout=self._pool_options["timeout"], statement_cache_size=0, server_settings=name
@@ -177,7 +177,7 @@ class EventStore:
                 raise InvalidArgument(f"the server refuses our settings: {POOLER}") from error
 
     async def _check_pool(self) -> None:
-        """Raise `InvalidArgument` if the application's pool belongs to another event loop, or has codecs of its own for
+        """Raise `InvalidArgument` if the application's pool belongs to another event loop, or has its own codecs for
         types that the store's statements use."""
         loop = getattr(self._pool, "_loop", None)
         if loop is not None and loop is not self._loop:
@@ -191,16 +191,16 @@ class EventStore:
                     if isinstance(error.__cause__, asyncpg.PostgresError | OSError) or not is_alive(connection):
                         raise
                     found = None
-                except InvalidEvent:  # the codec could not encode it, or the server not read what it made
+                except InvalidEvent:  # the codec could not encode it, or the server could not read the result
                     found = None
                 if (type(found) is not type(value) and not isinstance(found, type(value))) or found != value:
                     raise InvalidArgument(
-                        f"the pool's connections have a codec of their own for {name} (set_type_codec), with which the "
-                        "store cannot work: give it a pool without it, or a DSN"
+                        f"the pool has its own codec for {name!r} (set_type_codec), which breaks our statements: "
+                        "pass a pool without it, or a DSN"
                     )
 
     def _is_left_over(self) -> bool:
-        """Return True after forgetting what is left of an event loop that ended while the store was open in it."""
+        """Forget the connections of an event loop that ended while the store was open in it; return True if it did."""
         if self._loop is None or not self._loop.is_closed():
             return False
         self._connections = self._sender = None
@@ -219,7 +219,7 @@ class EventStore:
         isolation = await self.fetchval("SELECT current_setting('transaction_isolation')")
         if isolation not in ("read committed", "read uncommitted"):
             raise InvalidArgument(
-                f"transactions begin at {isolation} here, where the store's statements are not safe: set "
+                f"transactions begin at {isolation!r}, which is unsafe for the store: set "
                 "default_transaction_isolation to 'read committed' for the login, or in the pool's server_settings"
             )
         row = await self.fetchrow(self.sql["store"])
@@ -270,8 +270,8 @@ class EventStore:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
-        """A connection of the pool, in autocommit, with the search path of the store's own statements. Raises
-        `OperationTimeout` where none gets free in time."""
+        """Take a connection of the pool, in autocommit, with the search path of the store's own statements. Raises
+        `OperationTimeout` if none becomes free in time."""
         connections = self.open_connections()
         connection = await connections.take()
         try:
@@ -288,7 +288,7 @@ class EventStore:
         return self._connections is not None
 
     def open_connections(self) -> Connections:
-        """Those of the open store. Raises `InvalidArgument` where it is not open, or open in another event loop."""
+        """Return the connections of the open store. Raises `InvalidArgument` if it is not open in this event loop."""
         if self._connections is None:
             raise InvalidArgument("the store is not open: use `async with EventStore(…)`")
         if self._loop is not asyncio.get_running_loop():
@@ -296,7 +296,7 @@ class EventStore:
         return self._connections
 
     def _opened(self) -> Sender:
-        """As `open_connections`, for what appends."""
+        """Return the sender of the open store. Raises as `open_connections` does."""
         self.open_connections()
         assert self._sender is not None
         return self._sender
@@ -318,8 +318,8 @@ class EventStore:
                     await _end_session(connection)
 
     async def lend(self, connection: Connection) -> None:
-        """Make a session of `acquire` the application's: names mean what they mean in its own sessions. A reset takes
-        it back. Raises `StoreUnavailable`, `OperationTimeout`."""
+        """Lend a session of `acquire` to the application, with the search path of its own sessions. A reset takes it
+        back. Raises `StoreUnavailable`, `OperationTimeout`."""
         if self.has_sessions and self._own_pool:
             with translated(self.schema):
                 await connection.execute(LEND)
@@ -353,7 +353,7 @@ class EventStore:
         return not self._pooler
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
-        """The rows of a statement in autocommit; after a lost connection it is asked again, on a new one."""
+        """Return the rows of a statement in autocommit. After a lost connection, it is retried on a new one."""
 
         async def asked(connection: Connection) -> list[asyncpg.Record]:
             with translated(self.schema):
@@ -415,8 +415,9 @@ class EventStore:
         self, appends: Sequence[append.StreamAppend], *, connection: Connection | None = None
     ) -> list[Appended]:
         """Appends to several streams, each named once: all of it, or nothing. Answers and errors are those of
-        `append_to_stream`; the error is that of the first append that was refused. Sent again when all events are
-        stored, it answers as the first time: versions are not checked again, of parts without events neither."""
+        `append_to_stream`; the error is that of the first append that was refused. A retry of an append whose events
+        are all stored gives the original answer, and checks no versions again, not even those of parts without
+        events."""
         names = [part.stream for part in appends]
         if len(set(names)) < len(names):
             raise InvalidArgument("append_to_streams: a stream stands twice in the list")
@@ -648,7 +649,8 @@ class EventStore:
         return self._stream_all(_start(start, 0), _count(page), check_category(category))
 
     def pages(self, look: Look, count: int, category: str | None) -> Pages:
-        """Pages of all streams, or of a category, up to what was looked at; `count` events in each, at most."""
+        """Return the pages of all streams, or of a category, up to the safe position of `look`; `count` events each, at
+        most."""
         if self._names[0] != look.history:
             self._names = look.history, Names()
         return Pages(self.fetch, self.sql, self._names[1], self.serializer, look, count, category)
@@ -663,7 +665,7 @@ class EventStore:
                         found, position = True, events[-1].position + 1
                         events.reverse()
                         while events:
-                            yield events.pop()  # whose data may go as soon as it was used
+                            yield events.pop()  # popped, so that its data can be freed as soon as it was used
                 except HistoryChanged:
                     found = True
 
@@ -687,7 +689,8 @@ class EventStore:
             position = rows[-1][0] - 1
 
     async def _look_on(self, before: Look | None) -> Look:
-        """A look from which to go on: a crash takes no event that was read, a restore may. Raises `HistoryChanged`."""
+        """Look again, to continue a read. A crash takes no event that was read, but a restore may: then it raises
+        `HistoryChanged`."""
         found = await self.look(follow=False)
         if before is not None and lasting(found.history) != lasting(before.history):
             raise HistoryChanged(f"the history is {found.history}, not {before.history}: read again from the start")
@@ -698,11 +701,11 @@ class EventStore:
         return int((await self._read(connection, "safe_position"))[0][0])
 
     async def look(self, *, follow: bool = True) -> Look:
-        """The safe position, and the history that it and all positions up to it belong to.
+        """Return the safe position, and the history that all positions up to it belong to.
 
-        follow: for those who keep positions in memory or write checkpoints; a read-only session is refused then.
-        Raises `StoreUnavailable` also where the server was left behind by a promotion that was seen before,
-        `UnsafeRead`, `Unavailable`.
+        follow: for callers that keep positions in memory or write checkpoints; it refuses a read-only session. Raises
+        `UnsafeRead`, `Unavailable`, and `StoreUnavailable` also if a promotion that was seen before left the server
+        behind.
         """
         found = Look(*(await self._read(None, "look", self.history, follow))[0])
         self.history = found.history
@@ -749,16 +752,16 @@ class EventStore:
 
         Args:
             after: The name of the last page's last stream; without it, the first page.
-            page_size: Streams on a page. One that has fewer is the last.
+            page_size: Streams on a page. A page with fewer is the last.
             search: A part of the name.
-            sort_by: `stream`, the name, byte by byte; or `stream_id`, the age, which goes without a category.
+            sort_by: `stream`, the name, byte by byte; or `stream_id`, the age, which excludes `category`.
             sort_dir: `asc` or `desc`.
             category: Only streams of this category.
             status: Only streams that are deleted, or only those that are not (`created`).
 
         Raises:
             InvalidArgument: An argument is out of bounds.
-            StreamNotFound: The stream `after` was deleted for good, so its age is not known: sort by name.
+            StreamNotFound: The stream `after` was deleted for good, so its age is unknown: sort by name.
             Unavailable: The store cannot be asked now.
         """
         page_size = _count(page_size, "page_size")

@@ -31,9 +31,9 @@ class StreamInfo(NamedTuple):
 
 
 class CategoryInfo(NamedTuple):
-    """The streams of a category, those of them that are deleted, and the events and links that were appended to them.
+    """The counts of a category: its streams, its deleted streams, and the events and links appended to them.
 
-    Where `or_more`, there are more streams than were counted, and the figures are those of the first ones.
+    If `or_more` is true, the category has more streams, and the counts are those of the first ones.
     """
 
     category: str
@@ -61,15 +61,15 @@ def page_query(
 ) -> tuple[str, list[object]]:
     """Return `paginate_streams` with its order and conditions filled in, and its arguments.
 
-    What is not asked for is left out: a condition that holds for any value of a parameter would keep the planner from
-    the index. A category's bounds are pairs, as in `read_category_forward`.
+    Conditions that are not needed are left out: one that is true for a null parameter would keep the planner from the
+    index. A category's bounds are pairs, as in `read_category_forward`.
 
     Args:
         query: The statement, with `@where@` and `@sort@`.
         count: Streams on the page, at most.
-        after: The last page's last name, or its id where ids are sorted by; None for the first page.
+        after: The last name of the last page, or the last id if sorted by id; None for the first page.
         search: A part of the name; empty for all.
-        sort_by: `stream` (the name), or `stream_id` (the age), which goes without a category.
+        sort_by: `stream` (the name), or `stream_id` (the age), which excludes `category`.
         sort_dir: `asc` or `desc`.
         category: Only streams of this category.
         deleted: Only deleted streams, or only those that are not.
@@ -78,9 +78,9 @@ def page_query(
         InvalidArgument: The order is none of these.
     """
     if sort_by not in ("stream", "stream_id"):
-        raise InvalidArgument(f"sort_by: {sort_by!r} is neither stream nor stream_id")
+        raise InvalidArgument(f"sort_by: {sort_by!r} is unknown: use 'stream' or 'stream_id'")
     if sort_by == "stream_id" and category is not None:
-        raise InvalidArgument("sort_by: the streams of a category are sorted by their names: use stream")
+        raise InvalidArgument("sort_by: the streams of a category are sorted by name: use 'stream'")
     if sort_dir not in ("asc", "desc"):
         raise InvalidArgument(f"sort_dir: {sort_dir!r} is neither asc nor desc")
     conditions, arguments = ["true"], list[object]([count])
@@ -92,11 +92,11 @@ def page_query(
     forward = sort_dir == "asc"
     columns: list[str] = [sort_by]
     if category is not None:
-        low, high = "", f"{category}."  # `.` comes next behind the `-` that ends a category
+        low, high = "", f"{category}."  # `.` is the character after the `-` that ends a category
         if after is not None:
             low, high = (str(after), high) if forward else (low, str(after))
         name, low, high = given(category), given(low), given(high)
-        if deleted:  # these are few, in an index of their names
+        if deleted:  # deleted streams are few, and have an index of their names
             conditions.append(f"stream > {low} AND stream < {high} AND split_part(stream, '-', 1) = {name}")
         else:
             columns = ["category", "stream"]

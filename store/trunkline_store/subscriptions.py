@@ -90,7 +90,7 @@ class Parked(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A batch that was finished without being handled, and where its subscription stands since."""
+    """A batch that was finished without being handled, and its subscription's new checkpoint."""
 
     first: int
     last: int
@@ -113,7 +113,7 @@ class Move(NamedTuple):
 
 
 class Halt(NamedTuple):
-    """Why a subscription's last owner gave up, as it wrote it. `at`: when, as text. Empty where it wrote nothing."""
+    """The reason for which a subscription's last owner halted. `at`: its time, as text. Missing fields are empty."""
 
     position: int = 0
     attempts: int = 0
@@ -123,9 +123,10 @@ class Halt(NamedTuple):
 
 
 def halt_of(written: str | None) -> Halt | None:
-    """Return what `SubscriptionInfo.halted` says; None where nobody gave up.
+    """Read `SubscriptionInfo.halted`; None if the subscription is not halted.
 
-    Any login that may own the subscription can write the column: what is not of a field's type counts as not written.
+    Any login that may own the subscription can write the column, so a value of another type than its field's counts as
+    missing.
     """
     if written is None:
         return None
@@ -188,8 +189,8 @@ class Subscriptions:
         """Sets the checkpoint, forward or back: to ORIGIN, CURRENT, a position (exclusive), or a time (with a zone),
         from which on events come. What was parked is forgotten: returns how many batches.
 
-        What is finished above the new checkpoint comes again, once more in effect too: `preview_reset` counts it. To go
-        on after a batch that cannot be handled, use `skip`.
+        Events that were finished above the new checkpoint come again, and have their effects again: `preview_reset`
+        counts them. To get past a batch that cannot be handled, use `skip`.
 
         A living owner adopts it, at its next checkpoint or renewal: transactions of handlers that are open then are
         rolled back. Raises `SubscriptionNotFound`, `InvalidArgument`, `PermissionRefused`, `Unavailable`.
@@ -221,13 +222,14 @@ class Subscriptions:
     async def skip(self, name: str, *, at: int | None = None) -> Skipped:
         """Finish the batch at which a subscription has halted, without handling it.
 
-        Only that batch is left out: what was finished above it stays finished. Start the consumer again afterwards.
+        Only that batch is skipped: events that were finished above it stay finished. Start the consumer again
+        afterwards.
 
         Args:
-            at: the first position of the batch that is meant; None for the one that it halted at.
+            at: The first position of the batch; None for the one at which it halted.
 
         Raises:
-            SubscriptionNotHalted: it is not halted, or not there, or was started again or moved meanwhile.
+            SubscriptionNotHalted: It is not halted, not at this batch, or was started again or moved meanwhile.
             SubscriptionNotFound, InvalidArgument, Unavailable
         """
         sql = self._store.sql
@@ -273,7 +275,7 @@ class Subscriptions:
             try:
                 if history and await self._is_done(name, position, history):
                     return
-            except HistoryChanged:  # what is safe is to be asked again
+            except HistoryChanged:  # look again
                 history = ""
             if time.monotonic() + pause > deadline:
                 raise OperationTimeout(f"subscription {name!r} has not finished position {position} in {seconds:g} s")
@@ -313,11 +315,11 @@ class Subscriptions:
         return len(await self._store.fetch(self._store.sql["want_parked"], name, what, position))
 
     async def _check_owned(self, name: str) -> None:
-        """Raise `SubscriptionNotFound`, or `PermissionRefused` where it is not one that this login may own."""
+        """Raise `SubscriptionNotFound`, or `PermissionRefused` if this login may not own the subscription."""
         if await self._store.fetchval(self._store.sql["owned_subscription"], name) is None:
             await self.get(name)
             raise PermissionRefused(
-                f"this login may not own the subscription {name!r}: `trunkline roles --as consumer` gives it the right"
+                f"this login may not own subscription {name!r}: `trunkline roles --as consumer` grants the right"
             )
 
 
@@ -331,11 +333,11 @@ def _check_target(to: object) -> None:
 
 
 def _interval(name: str, halted: str) -> tuple[int, int, int, str]:
-    """The interval (start, last] of a batch that an owner gave up, its first position and its stream. Raises
-    `InvalidArgument` where that is not recorded: whoever may write the row may have written anything."""
+    """Return the interval (start, last] of the batch at which an owner halted, its first position and its stream.
+    Raises `InvalidArgument` if the record is invalid: a login that may write the row can write anything."""
     why = json.loads(halted)
     match why:
         case {"start": int(start), "position": int(first), "last": int(last), "stream": str(stream)}:
             if 0 <= start < first <= last < 2**63:
                 return start, first, last, stream
-    raise InvalidArgument(f"subscription {name!r}: the record of its halt is not a consumer's: use reset")
+    raise InvalidArgument(f"subscription {name!r}: the record of its halt is invalid: use reset")

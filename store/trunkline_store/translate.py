@@ -32,7 +32,7 @@ log = logging.getLogger("trunkline.store")
 
 HISTORY_CHANGED: Final = "TK001"
 LEFT_BEHIND: Final = "TK002"
-"""SQLSTATEs that our functions raise; classes from I on are free for this
+"""SQLSTATEs that our functions raise. Classes from I on are free for applications
 (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
 STATEMENT_ERRORS: Final = (asyncpg.PostgresError, InterfaceError, InternalClientError, OSError, TimeoutError)
@@ -51,7 +51,7 @@ _UNUSABLE: Final = frozenset(
         LEFT_BEHIND,
     }
 )
-"""SQLSTATEs after which a session, and those that were opened before, are not used again, beside class 08
+"""SQLSTATEs, besides class 08, after which a session and all sessions opened before it are not used again
 (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 
 _GONE: Final = (
@@ -79,16 +79,15 @@ POOLER: Final = (
 
 
 class translated:  # noqa: N801 - reads as a word: with translated(schema)
-    """`with translated(schema):` around calls of asyncpg for statements of the store's own.
+    """Turn what asyncpg raises within into errors of this package: `with translated(schema):` around our statements.
 
-    Whatever they raise comes out as an error of this package. One that is not known is `StoreUnavailable`, so that
-    callers wait and try again, and is logged with its cause.
+    An unknown error becomes `StoreUnavailable`, so that callers wait and try again, and is logged with its cause.
 
     Args:
-        schema: the store's name.
-        theirs: the connection, where it is the caller's: a wrong use of it is an `InvalidArgument`.
-        unknown_pass: leave errors that are not known as they are: at a COMMIT they are those of the application's own
-            statements, such as a deferred constraint.
+        schema: The store's name.
+        theirs: The caller's connection, if it is used: a wrong use of it is an `InvalidArgument`.
+        unknown_pass: Let unknown errors pass: at a COMMIT they come from the application's own statements, such as a
+            deferred constraint.
     """
 
     __slots__ = ("_schema", "_theirs", "_unknown_pass")
@@ -114,26 +113,26 @@ class translated:  # noqa: N801 - reads as a word: with translated(schema)
             return
         if self._theirs is not None and _is_misuse(error) and is_alive(self._theirs):
             raise InvalidArgument(
-                "connection: another statement is under way on it: await one statement before the next"
+                "connection: it is running another statement: await one statement before the next"
             ) from error
         ours = translate(error, self._schema)
         if ours is None and not self._unknown_pass:
             if isinstance(error, asyncpg.CheckViolationError):
                 raise InvalidArgument(f"PostgreSQL refuses an argument: {_shown(error)}") from error
-            log.error("a statement of the store failed in a way that is not known", exc_info=error)
-            ours = StoreUnavailable(f"PostgreSQL failed ({_kind(error)}): {_shown(error)}; its own log may say why")
+            log.error("a statement of the store failed with an unknown error", exc_info=error)
+            ours = StoreUnavailable(f"PostgreSQL failed ({_kind(error)}): {_shown(error)}: see the server's log")
         if ours is not None:
             raise ours from error
 
 
 def translate(error: BaseException, schema: str) -> TrunklineError | None:
-    """Our error for one of asyncpg's or of the system's, or None where it is not known.
+    """Return our error for an error of asyncpg or the system, or None if it is unknown.
 
-    SQLSTATEs tell them apart, never the text of a message: servers speak many languages.
+    Errors are told apart by SQLSTATE, never by message: servers speak many languages.
     """
     match error:
         case asyncpg.PostgresError(sqlstate=found) if found == HISTORY_CHANGED:
-            return HistoryChanged(f"the store's {_shown(error)}: read again from the last event that was handled")
+            return HistoryChanged(f"the store's {_shown(error)}: read again from the last handled event")
         case asyncpg.PostgresError(sqlstate=found) if found == LEFT_BEHIND:
             return StoreUnavailable(f"PostgreSQL was replaced: {_shown(error)}; shut this one down")
         case asyncpg.DeadlockDetectedError() | asyncpg.SerializationError():
@@ -152,7 +151,7 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
             return UnsafeRead(_shown(error))
         case asyncpg.InFailedSQLTransactionError():
             return InvalidArgument(
-                "connection: an earlier statement of its transaction failed: roll back, and run all of it again"
+                "connection: an earlier statement of its transaction failed: roll back and run it all again"
             )
         case asyncpg.DataError() | DataError() | asyncpg.ProgramLimitExceededError():
             return InvalidEvent("data", f"cannot be stored: {_shown(error)}")
@@ -175,10 +174,10 @@ def translate(error: BaseException, schema: str) -> TrunklineError | None:
 
 
 def is_unusable(error: BaseException | None) -> bool:
-    """Return True if `error` says that its connection is no good: it is lost, or leads to a server that is read-only or
-    was left behind. Connections that were opened before are suspect, too.
+    """Return True if `error` says that its connection is unusable: it is lost, or leads to a server that is read-only
+    or left behind. Connections that were opened before it are suspect, too.
 
-    asyncpg's internal errors mean that a connection is lost: they come where it is used while it is going.
+    asyncpg's internal errors mean that a connection is lost: they are raised when it is used while it is closing.
     """
     if isinstance(error, StoreUnavailable):
         error = error.__cause__
@@ -193,7 +192,7 @@ def is_unusable(error: BaseException | None) -> bool:
 
 
 def is_alive(connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy) -> bool:
-    """Return True if a connection can still be used, as far as is known here."""
+    """Return True if a connection can still be used, as far as the client knows."""
     try:
         return not connection.is_closed()
     except asyncpg.InterfaceError:  # it was lost, and the pool has taken it back
@@ -207,28 +206,28 @@ def _ends_session(error: asyncpg.PostgresError) -> bool:
 
 
 def _is_misuse(error: Exception) -> bool:
-    """Return True for what asyncpg says of a connection that is alive, but used in the wrong way."""
+    """Return True for an error of asyncpg about the wrong use of a live connection."""
     return isinstance(error, InterfaceError) and not isinstance(error, DataError | ClientConfigurationError)
 
 
 def _kind(error: Exception) -> str:
-    """The SQLSTATE, or the name of an error that has none."""
+    """Return the SQLSTATE, or the class name of an error that has none."""
     return getattr(error, "sqlstate", None) or type(error).__name__
 
 
 @contextmanager
 def connecting(schema: str) -> Iterator[None]:
-    """Around connecting: as `translated`, but the DSN may be wrong, however that comes out. It is an `InvalidArgument`
-    then, which shows nothing of the DSN."""
+    """Translate errors like `translated`, around connecting. Every error that a wrong DSN can cause becomes an
+    `InvalidArgument`, which shows nothing of the DSN."""
     with translated(schema):
         try:
             yield
         except (InvalidArgument, ssl.SSLError):  # some SSLErrors are ValueErrors
             raise
         except asyncpg.UndefinedObjectError:
-            raise InvalidArgument("dsn: it has a parameter that PostgreSQL does not know") from None
+            raise InvalidArgument("dsn: it has a parameter that PostgreSQL does not know: leave it out") from None
         except ValueError:
-            raise InvalidArgument(f"dsn: it, or a file that it names, cannot be read as in {DSN_EXAMPLE}") from None
+            raise InvalidArgument(f"dsn: it, or a file that it names, cannot be read: write {DSN_EXAMPLE}") from None
 
 
 def _shown(error: BaseException) -> str:

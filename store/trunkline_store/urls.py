@@ -1,4 +1,4 @@
-"""URLs of servers, checked before a client library reads them: its errors would show parts of the password."""
+"""Checks of server URLs, run before a client library reads them: its errors would show parts of the password."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LEFT_OUT: Final = {
     "gssencmode": ("disable", "prefer"),
     "client_encoding": ("auto", "utf8", "UTF8", "utf-8", "UTF-8"),
 }
-"""Parameters of libpq that can be left out at these values: asyncpg does neither, and always speaks UTF-8."""
+"""Parameters of libpq that are dropped at these values: asyncpg does neither, and always uses UTF-8."""
 
 _INSTEAD: Final = {
     "channel_binding": "asyncpg cannot bind channels: leave it out, and use sslmode=verify-full",
     "gssencmode": "asyncpg does not encrypt by GSSAPI: leave it out, and use sslmode",
     "client_encoding": "asyncpg always uses UTF8: leave it out",
     "hostaddr": "write host",
-    "keepalives": "leave it out; tcp_keepalives_idle=60 makes the server probe",
+    "keepalives": "leave it out; with tcp_keepalives_idle=60 the server probes",
     "keepalives_idle": "write tcp_keepalives_idle, by which the server probes",
     "keepalives_interval": "write tcp_keepalives_interval, by which the server probes",
     "keepalives_count": "write tcp_keepalives_count, by which the server probes",
@@ -39,12 +39,13 @@ _INSTEAD: Final = {
     "sslcrldir": "write sslcrl",
     "sslsni": "leave it out: the host's name is always sent",
 }
-"""Parameters of libpq that asyncpg would hand to the server, which does not know them
-(https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS), and what to do."""
+"""What to write instead of a libpq parameter that asyncpg would pass on to the server, which does not know it
+(https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS)."""
 
 
 class Dsn(NamedTuple):
-    """What asyncpg is given: a URL without libpq's own parameters, and seconds for connecting (None: not said)."""
+    """The arguments for asyncpg: a URL without libpq's own parameters, and the timeout of connecting in seconds (None:
+    not given)."""
 
     url: str
     timeout: float | None
@@ -61,12 +62,12 @@ def read_dsn(dsn: object) -> Dsn:
     for name, value in parse_qsl(url.query, keep_blank_values=True):
         if name == "connect_timeout":
             if not re.fullmatch(r"-?[0-9]{1,6}", value):
-                raise InvalidArgument("dsn: connect_timeout is no whole number of seconds")
-            timeout = float(value) if int(value) > 0 else None  # libpq's 0: for ever
+                raise InvalidArgument("dsn: connect_timeout is not a whole number: give it in seconds")
+            timeout = float(value) if int(value) > 0 else None  # in libpq, 0 means no timeout
         elif name == "fallback_application_name" or value in _LEFT_OUT.get(name, ()):
             continue
         elif name in _INSTEAD:
-            raise InvalidArgument(f"dsn: parameter {name} cannot be followed: {_INSTEAD[name]}")
+            raise InvalidArgument(f"dsn: parameter {name!r} is not supported: {_INSTEAD[name]}")
         else:
             kept.append((name, value))
     if len(kept) == len(parse_qsl(url.query, keep_blank_values=True)):
@@ -80,8 +81,8 @@ def check_amqp_url(url: object) -> str:
 
 
 def is_url(text: object, schemes: tuple[str, ...], *, several: bool) -> bool:
-    """Return True if `text` is a URL of one of these schemes, with hosts and ports, and everything in its user and
-    password is encoded. several: whether it may name several hosts."""
+    """Return True if `text` is a URL of one of these schemes, with valid hosts and ports, and a percent-encoded user
+    and password. several: allow several hosts."""
     if not isinstance(text, str) or not re.match(rf"(?:{'|'.join(schemes)})://\S*\Z", text):
         return False
     try:
@@ -105,7 +106,7 @@ def _checked(name: str, text: object, example: str, schemes: tuple[str, ...], *,
     if not is_url(text, schemes, several=several):
         one = "" if several else ", of one host,"
         raise InvalidArgument(
-            f"{name}: a URL like {example}{one} is needed (with @ : / ? # % in the password percent-encoded)"
+            f"{name}: not a valid URL: write {example}{one} with @ : / ? # % in the password percent-encoded"
         )
     assert isinstance(text, str)
     return text

@@ -28,7 +28,7 @@ WIRE_VERSION: Final = 1
 CONTENT_TYPE: Final = "application/cloudevents-batch+json"
 
 Position = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A bigint of PostgreSQL's, where a message says it; 0 is before the first event."""
+"""A position in a message, in the range of PostgreSQL's bigint; 0 is before the first event."""
 
 _text = encode_basestring
 """A string as JSON text, in which only what must be escaped is."""
@@ -72,11 +72,12 @@ class Chain(msgspec.Struct, frozen=True):
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """A message's place in a replay, which has a chain of its own.
+    """The place of a message in a replay, which has its own chain.
 
-    id: of the replay. of: what was chosen: `$all`, `$category-<category>` or a stream; types: of it, or all. previous:
-    the position before the message among what is replayed; of the first one, the position behind which the replay
-    begins. end: everything chosen is replayed up to here. first, last: messages of the replay."""
+    id: the replay's id. of: the chosen feed: `$all`, `$category-<category>` or a stream. types: the chosen types; empty
+    for all. previous: the position of the message before it in this replay; for the first one, the position behind
+    which the replay begins. end: the position up to which everything chosen is replayed. first, last: true for the
+    first and the last message of the replay."""
 
     id: str
     of: str
@@ -138,8 +139,8 @@ def encode(
     epoch: int = 0,
     content_type: str,
 ) -> Message:
-    """The message that carries `batch`, which holds events or links. Equal arguments give equal bytes. epoch: of the
-    relay; a replay has none."""
+    """Encode `batch`, which holds events or links, as a message. Equal arguments give equal bytes. epoch: the relay's;
+    a replay has none."""
     first, last = batch[0], batch[-1]
     linked = isinstance(first, StoredLink)
     types = list(dict.fromkeys([event.type for event in batch]))
@@ -182,7 +183,7 @@ def _chained(chain: Chain, linked: bool, epoch: int) -> dict[str, Any]:
 
 
 def _replayed(place: Replayed) -> dict[str, Any]:
-    """Marked where it is the first or the last one, or has not all types."""
+    """Return the headers of a place in a replay. Those that would be false or empty are left out."""
     return {
         "replayed": True,
         "replay_id": place.id,
@@ -295,7 +296,7 @@ class ReceivedEvent(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def payload(self) -> bytes | None:
-        """The data's bytes; None where only a reference was sent. Raises `BadMessage` where there is neither."""
+        """Return the data's bytes, or None if only a reference was sent. Raises `BadMessage` if there is neither."""
         if self.dataref is not None:
             return None
         if self.data_base64 is not None:
@@ -313,7 +314,7 @@ def placement(headers: Mapping[str, Any], store: str) -> Placement:
     """Read the headers of a message of `store`.
 
     Raises:
-        BadMessage: The message is another store's, or its headers contradict each other.
+        BadMessage: The message belongs to another store, or its headers contradict each other.
     """
     if headers.get("wire_version") != WIRE_VERSION or headers.get("store") != store:
         raise BadMessage(f"not a message of store {store!r} in wire version {WIRE_VERSION}")
@@ -324,11 +325,13 @@ def placement(headers: Mapping[str, Any], store: str) -> Placement:
     except msgspec.ValidationError as error:
         raise BadMessage(str(error)) from error
     if category_of(place.stream) != place.category or not place.stream:
-        raise BadMessage(f"stream {place.stream!r} is not of category {place.category!r}")
+        raise BadMessage(f"stream {place.stream!r} is not in category {place.category!r}")
     first, last = place.first_position, place.last_position
-    # a batch is a run of neighbours, in `$all` (links: among links) as in its stream
+    # A batch is a run of neighbours, both in `$all` (for links: among links) and in its stream.
     if not 0 <= last - first == place.last_version - place.first_version or not place.first_version:
-        raise BadMessage(f"positions {first} to {last} are not versions {place.first_version} to {place.last_version}")
+        raise BadMessage(
+            f"positions {first} to {last} do not match versions {place.first_version} to {place.last_version}"
+        )
     if not first > max(place.previous_position, place.previous_in_category, place.previous_in_stream):
         raise BadMessage(f"position {first} does not follow the previous one")
     return place
@@ -341,7 +344,7 @@ def decode(body: bytes) -> list[ReceivedEvent]:
     except (msgspec.DecodeError, ValueError) as error:
         raise BadMessage(str(error)) from error
     except RecursionError as error:  # SQL writers may nest data deeper than Python can follow
-        raise BadMessage("an event is nested too deep to be decoded") from error
+        raise BadMessage("an event is nested too deeply to decode") from error
     if not events:
         raise BadMessage("a batch has at least one event")
     return events

@@ -59,7 +59,7 @@ async def test_an_attempt_that_takes_too_long_is_a_failure(store: EventStore, vh
 async def test_what_is_kept_of_a_failure_holds_no_password_and_has_a_bound(
     store: EventStore, vhost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A handler's error may hold a URL, and be of any size: neither the parked batch nor the log shows the password,
+    """A handler's error may hold a URL, and be of any size. Neither the parked batch nor the log shows the password,
     and the lease outlives the masking."""
     async with Consumer(store, vhost) as consumer:
 
@@ -489,7 +489,7 @@ OTHERS_END = """
 async def test_a_handlers_error_of_any_length_is_kept_and_logged_in_part(
     store: EventStore, vhost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At most some 2,000 characters of it: in the row, the log and the error that ends the subscription; and 20,000 of
+    """The row, the log and the error that ends the subscription hold at most some 2,000 characters of it, and 20,000 of
     its traceback."""
     await append(store, 1)
     async with Consumer(store, vhost) as consumer:

@@ -123,7 +123,8 @@ async def test_what_a_selector_leaves_out_counts_as_finished(store: EventStore, 
 async def test_what_a_selector_leaves_out_of_one_append_moves_the_checkpoint(
     store: EventStore, consumer: Consumer
 ) -> None:
-    """Up to the first event that is handed out, while it is in flight, and between two that are."""
+    """Filtered events of one append move the checkpoint up to the first event that is in flight, and between two that
+    are."""
     await append(store, *range(10))
     positions = [event.position for event in await store.read_all_streams_forward()]
     begun, ended = asyncio.Event(), {3: asyncio.Event(), 8: asyncio.Event()}
@@ -453,7 +454,7 @@ async def test_of_a_deleted_stream_nothing_comes(store: EventStore, consumer: Co
 async def test_of_a_stream_that_is_deleted_while_its_follower_is_behind_nothing_more_comes(
     store: EventStore, consumer: Consumer
 ) -> None:
-    """It is no error for its follower; who follows its category gets all of its events."""
+    """Its follower gets no error; a follower of its category gets all of its events."""
     for n in range(3):
         await append(store, n, stream="gone-1")
     async with consumer.subscribe_to_stream("gone-1", "own", options=QUICK, checkpoint_threshold=1) as own:

@@ -1,4 +1,4 @@
-"""Messages that nobody stored: whatever they say, no checkpoint rests on them, and no event is passed over for them."""
+"""Messages of events that nobody stored: no checkpoint rests on them, and no event is skipped because of them."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ ONE_BY_ONE = msgspec.structs.replace(QUICK, checkpoint_threshold=1)
 
 
 async def forge(store: EventStore, url: str, position: int, previous: int) -> None:
-    """Publishes a message with a place of its own, as whoever may publish to the store's exchange can."""
+    """Publish a message with a place of its own, as a login that may publish to the store's exchange can."""
     event = StoredEvent(
         position=position,
         stream="a-1",
@@ -47,15 +47,16 @@ async def forge(store: EventStore, url: str, position: int, previous: int) -> No
 
 
 async def last_position(store: EventStore) -> int:
-    """The place of the last event of all streams."""
+    """Return the position of the last event of all streams."""
     return (await store.stream_info("$all")).version
 
 
 @pytest.mark.parametrize("tx", [False, True])
 @pytest.mark.parametrize("when", ["before the event of its place", "after it"])
 async def test_a_forged_message_takes_no_events_place(store: EventStore, vhost: str, tx: bool, when: str) -> None:
-    """P2: a message at a position that no event has yet is handed out and never becomes a checkpoint: the event that
-    gets the position is handled, followed by those after it; with `tx` once, and the forged effect is rolled back."""
+    """P2: a message at a position that no event has yet is handed out, but never becomes a checkpoint. The event that
+    gets the position is handled, and so are those after it. With `tx`, it is handled once, and the forged effect is
+    rolled back."""
     await store.fetch(EFFECTS)
     seen: list[Any] = []
     forged, go_on = asyncio.Event(), asyncio.Event()
@@ -106,8 +107,8 @@ async def test_a_forged_message_takes_no_events_place(store: EventStore, vhost: 
 
 
 async def test_an_event_that_is_erased_in_flight_is_handled_once_and_goes_by(store: EventStore, vhost: str) -> None:
-    """A hard delete takes the event that a checkpoint would stand on: the owner begins again once, and goes on. Batches
-    in flight behind it may come again."""
+    """A hard delete takes the event on which a checkpoint would stand: the owner begins again once, and continues.
+    Batches in flight behind it may come again."""
     seen: list[Any] = []
     taken, go_on = asyncio.Event(), asyncio.Event()
     async with relay_running(store._dsn, vhost), Consumer(store, vhost) as consumer:

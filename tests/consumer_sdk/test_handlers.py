@@ -303,7 +303,7 @@ async def test_a_handler_that_is_not_async_is_told_so(store: EventStore, consume
 
     consumer.handler("s", attempts=1, options=QUICK)(not_async)  # type: ignore[type-var]
     await append(store, 1)
-    with pytest.raises(SubscriptionHalted, match="it has to be `async def`"):
+    with pytest.raises(SubscriptionHalted, match="define it with `async def`"):
         await asyncio.wait_for(consumer.run(), 30)
 
 

@@ -10,8 +10,8 @@ from trunkline_consumer.lanes import Lanes
 
 @given(st.data())
 def test_two_of_a_key_are_never_taken_at_once_and_each_key_keeps_its_order(data: st.DataObject) -> None:
-    """In any interleaving of what comes, is taken and is done; nothing that may go is held back, and the oldest that
-    may go goes first."""
+    """In any interleaving of arriving, taken and finished batches, nothing that may go is held back, and the oldest
+    that may go goes first."""
     lanes: Lanes[int] = Lanes()
     taken: Hashable
     running: dict[str, int] = {}

@@ -46,7 +46,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> str:
 
 
 async def test_a_subscription_goes_on_while_an_address_accepts_and_closes(store: EventStore) -> None:
-    """A load balancer whose broker is away is a broker that is away: events come from the store."""
+    """A load balancer without its broker counts as a broker that is away: events come from the store."""
     with closing_server() as broker:
         async with Consumer(store, broker.url) as consumer:
             seen: list[int] = []
@@ -84,7 +84,7 @@ async def test_a_subscription_goes_on_while_an_address_accepts_and_closes(store:
 async def test_whatever_a_batch_raises_is_a_failure_of_that_batch(
     store: EventStore, consumer: Consumer, where: str, error: BaseException
 ) -> None:
-    """Also what is no `Exception`: it is parked, and the next one is handled."""
+    """Even an error that is no `Exception` parks the batch, and the next one is handled."""
     seen: list[int] = []
 
     class Key:
@@ -120,7 +120,7 @@ async def test_whatever_a_batch_raises_is_a_failure_of_that_batch(
 
 
 async def test_an_iteration_never_ends_in_silence(store: EventStore, consumer: Consumer) -> None:
-    """What a mapper raises that would end it as if it were stopped is the cause of an error."""
+    """An exception of a mapper that would end the iteration as if it were stopped becomes the cause of an error."""
 
     def mapper(_: Any) -> Any:
         raise StopAsyncIteration
@@ -132,7 +132,7 @@ async def test_an_iteration_never_ends_in_silence(store: EventStore, consumer: C
 
 
 async def test_a_subscription_that_is_cancelled_from_outside_is_told(store: EventStore, consumer: Consumer) -> None:
-    """Whoever iterates, or runs its handler, waits for nothing that will never come."""
+    """A caller that iterates, or runs its handler, does not wait for batches that will never come."""
 
     @consumer.handler("handled", options=QUICK)
     async def handle(batch: Batch) -> None:
@@ -154,8 +154,8 @@ async def test_a_subscription_that_is_cancelled_from_outside_is_told(store: Even
 async def test_a_message_that_cannot_be_unpacked_is_read_from_the_store(
     store: EventStore, database: str, vhost: str, consumer: Consumer
 ) -> None:
-    """An event that is nested deeper than this program can follow, which SQL may append, is handed out all the same,
-    and is a failure of its own batch."""
+    """An event nested deeper than this program can follow, which SQL may append, is handed out all the same, and is a
+    failure of its own batch."""
     deep = "[" * 2000 + "]" * 2000
     async with relay_running(database, vhost):
 
@@ -180,7 +180,7 @@ async def test_a_message_that_cannot_be_unpacked_is_read_from_the_store(
 
 
 async def test_old_messages_are_no_progress(store: EventStore, database: str, vhost: str, consumer: Consumer) -> None:
-    """However many of them come, and for however long: the store is asked as if none had come."""
+    """However many old messages come, and for however long, the store is read as if none had come."""
     async with plain(vhost, "#") as other:
         async with relay_running(database, vhost):
             await append(store, 1)

@@ -13,7 +13,7 @@ from trunkline_store import EventStore, InvalidArgument
 
 
 def test_a_consumer_can_be_used_in_one_loop_after_the_other(database: str, vhost: str) -> None:
-    """Left or not, it is used again: everything is handled, for longer than a lease."""
+    """Whether it was left or not, it can be used again: everything is handled, for longer than a lease."""
     store = EventStore(database)
     consumer = Consumer(store, vhost)
     seen: list[int] = []
@@ -36,7 +36,7 @@ def test_a_consumer_can_be_used_in_one_loop_after_the_other(database: str, vhost
 
 
 def test_a_consumer_in_use_in_another_loop_says_so(database: str, vhost: str) -> None:
-    """In an error of ours: entering it, running its handlers and starting a subscription."""
+    """Entering it, running its handlers and starting a subscription raise an error of ours."""
     consumer = Consumer(EventStore(database), vhost)
     entered, leave = threading.Event(), threading.Event()
 

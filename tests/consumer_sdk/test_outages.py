@@ -86,7 +86,7 @@ async def test_what_waiting_does_not_heal_ends_the_subscription_where_it_stands(
 async def test_an_outage_is_told_once_and_its_end_too(
     store: EventStore, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However often a subscription tries again meanwhile: with each server, one line of a kind, and one at the end."""
+    """For each server, a subscription logs one line of a kind and one at the end, however often it tries again."""
 
     def said() -> list[str]:
         return [record.getMessage() for record in caplog.records if record.name == "trunkline.consumer"]

@@ -25,7 +25,7 @@ def test_one_comparison_tells_next_duplicate_and_hole(previous: int, first: int,
 
 
 def test_what_the_store_was_read_past_is_no_hole() -> None:
-    """A message whose events the store no longer held when it was read past them is left out, and only then."""
+    """A message is left out if, and only if, the store no longer held its events when it was read beyond them."""
     message = Placement("h", "i", 102, 105, 101, 0, 0, 1)
     assert verdict(message, 101, 100, 104, "h/i") is Verdict.HOLE
     assert verdict(message, 101, 100, 105, "h/i") is Verdict.STALE

@@ -48,8 +48,8 @@ async def test_a_connect_can_be_cancelled_at_any_moment(vhost: str) -> None:
 
 
 async def test_the_body_of_a_message_by_another_exchange_is_not_kept(vhost: str) -> None:
-    """Whoever may bind the queue can send as many messages of 128 MiB as there is prefetch: while a handler is slow,
-    they take no memory. Those of the exchange that the queue was bound to are kept whole."""
+    """A login that may bind the queue can send a prefetch of messages of 128 MiB: while a handler is slow, they take no
+    memory. Messages of the bound exchange are kept whole."""
     queue = Queue("store.x", [("store", "#")], max_length=10, max_bytes=10**8, expires=60.0)
     receiver = Receiver(vhost, queue, prefetch=10)
     async with await aio_pika.connect(vhost) as connection, connection.channel() as channel:
@@ -67,7 +67,7 @@ async def test_the_body_of_a_message_by_another_exchange_is_not_kept(vhost: str)
 
 
 async def publish_undecodable(url: str, exchange: str) -> None:
-    """Publish a message with a time in its headers that RabbitMQ takes, and Python's client cannot decode."""
+    """Publish a message with a time in its headers that RabbitMQ accepts, and Python's client cannot decode."""
     when = dt.datetime.fromtimestamp(0x01020304, tz=dt.UTC)
     properties = commands.Basic.Properties(headers={"when": when})
     frames = commands.Basic.Publish(exchange=exchange, routing_key="a.E.a-1"), ContentHeader(0, 1, properties)
@@ -83,8 +83,8 @@ async def publish_undecodable(url: str, exchange: str) -> None:
 
 
 async def test_a_message_that_cannot_be_decoded_is_got_rid_of(store: EventStore, database: str, vhost: str) -> None:
-    """Its queue is deleted after a few connections that it ended, and the subscription is live again: nothing is lost,
-    and it is counted."""
+    """Its queue is deleted after it has ended a few connections, and the subscription is live again. Nothing is lost,
+    and the deletion is counted."""
     async with relay_running(database, vhost), Consumer(store, vhost) as consumer:
         async with consumer.subscribe_to_all_streams("s", options=ONE_BY_ONE) as subscription:
             n = 0
@@ -115,8 +115,8 @@ async def test_a_subscriber_may_come_before_the_first_relay(
     caplog: pytest.LogCaptureFixture,
     may_declare: bool,
 ) -> None:
-    """It declares the exchange, or says once that it is missing; it polls no faster than beside a relay, and is live
-    when there is one."""
+    """It declares the exchange, or logs once that it is missing. It polls no faster than beside a relay, and is live
+    once there is one."""
     monkeypatch.setattr("trunkline_consumer.receive.BIND_SECONDS", 0.2)
     url = urlsplit(vhost)
     user = f"early-{secrets.token_hex(4)}"
@@ -149,7 +149,7 @@ async def test_a_subscriber_may_come_before_the_first_relay(
 
 
 def management_of(rabbitmq: RabbitMQServer) -> httpx.AsyncClient:
-    """A client of the management API, as the administrator."""
+    """Return a client of the management API, as the administrator."""
     return httpx.AsyncClient(
         base_url=f"{rabbitmq.management_url}/api", auth=(rabbitmq.user, rabbitmq.password), timeout=30
     )

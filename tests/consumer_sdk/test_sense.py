@@ -1,4 +1,4 @@
-"""Damaged and forged messages: none of them moves anything, and none is handed out."""
+"""Damaged and forged messages: none moves anything, and none is handed out."""
 
 import asyncio
 import logging
@@ -120,7 +120,7 @@ DAMAGED: dict[str, Received] = {
 
 
 def believed(message: Received) -> None:
-    """What is done with a message that is next."""
+    """Do what a subscription does with the next message."""
     place = judged(message, STORE)
     horizon = Horizon()
     horizon.looked(BEFORE)
@@ -130,21 +130,21 @@ def believed(message: Received) -> None:
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_what_makes_no_sense_is_damage(name: str) -> None:
-    """Each contradiction with itself, with the way that it came, or with the store is a bad message."""
+    """A message that contradicts itself, its exchange or the store is damaged."""
     with pytest.raises(BadMessage):
         believed(DAMAGED[name])
 
 
 @pytest.mark.parametrize("message", [ONE, OF_LINKS], ids=["events", "links"])
 def test_what_a_relay_publishes_makes_sense(message: Received) -> None:
-    """A true message is believed, and so is the second half of one whose keys do not fit into one header."""
+    """A genuine message is believed, and so is the second half of one whose keys do not fit into one header."""
     believed(message)
     if message is ONE:
         believed(message._replace(routing_key="a.F.a-1"))
 
 
 def test_the_horizon_moves_with_the_looks_and_with_time() -> None:
-    """What an open transaction held back for a day is believed, and what nobody can have drawn is not."""
+    """A position that an open transaction held back for a day is believed; one that nobody can have drawn is not."""
     horizon, place = Horizon(), judged(ONE, STORE)
     horizon.looked(10 * LEAP)
     horizon.check(msgspec.structs.replace(place, last_position=11 * LEAP))
@@ -169,7 +169,7 @@ VALUES = (
 
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[Received, Received]:
-    """A true message, and the same with one to three changes of what it says or of the way it came."""
+    """Return a genuine message, and the same with one to three changes of its content or its way."""
     true = draw(st.sampled_from([ONE, OF_LINKS]))
     message = true
     for _ in range(draw(st.integers(1, 3))):
@@ -201,15 +201,15 @@ def mutated(draw: st.DrawFn) -> tuple[Received, Received]:
 
 
 def true_attributes(message: Received) -> list[str]:
-    """Those that say which events these are, and where they stand."""
+    """Return the attributes that say which events these are, and their positions."""
     told = {"subject", "sequence", "streamversion", "feedposition", "feedversion", "correlationid", "specversion"}
     return sorted(told & body(message)[0].keys())
 
 
 @given(mutated())
 def test_a_changed_message_is_damage_or_changes_nothing(case: tuple[Received, Received]) -> None:
-    """Whatever is changed in what a message says of its place: either nothing moves, and its tag waits for nothing; or
-    the events of the true one are handed out, each as it is."""
+    """Whatever is changed in the place of a message, either nothing moves and its tag waits for nothing, or the events
+    of the genuine one are handed out unchanged."""
     asyncio.run(_takes(*case))
 
 
@@ -262,13 +262,13 @@ async def publish(exchange: AbstractExchange, message: Message, key: str, **head
 
 
 async def next_positions(store: EventStore, count: int) -> list[int]:
-    """Those that the next append of `count` events will have."""
+    """Return the positions that the next append of `count` events will have."""
     block = await store.fetchval("SELECT last_value + 1 FROM eventstore.blocks")
     return [block * 1024 + n for n in range(count)]
 
 
 async def handed_out(subscription: Subscription, upto: int) -> list[tuple[int, str]]:
-    """Positions and types of all that comes, up to a position."""
+    """Return positions and types of all events handed out up to a position."""
     got: list[tuple[int, str]] = []
     async with asyncio.timeout(30):
         while not got or got[-1][0] < upto:
@@ -282,8 +282,8 @@ async def handed_out(subscription: Subscription, upto: int) -> list[tuple[int, s
 async def test_a_forged_event_is_not_believed(
     store: EventStore, database: str, vhost: str, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody who can bind a subscription's queue, and not publish to the store's exchange, publishes an event at the
-    next position: it is handled by nobody, is counted and logged, and the true event of this position comes."""
+    """A login that can bind a subscription's queue, but not publish to the store's exchange, publishes an event at the
+    next position. Nobody handles it, it is counted and logged, and the genuine event of this position comes."""
     async with relay_running(database, vhost), Consumer(store, vhost) as consumer, forging(vhost) as channel:
         async with consumer.subscribe_to_all_streams("s", options=QUICK, checkpoint_threshold=1) as subscription:
             [first] = await append(store, "a-1", "True")
@@ -325,8 +325,8 @@ async def test_a_forged_event_is_not_believed(
 async def test_a_flood_of_damage_holds_nothing_up(
     store: EventStore, database: str, vhost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Thousands of damaged messages, more than the prefetch: they are acknowledged, make one line in the log, and true
-    events come by the queue as before."""
+    """Thousands of damaged messages, more than the prefetch, are acknowledged and make one log line; genuine events
+    come from the queue as before."""
     async with relay_running(database, vhost), Consumer(store, vhost) as consumer, forging(vhost) as channel:
         async with consumer.subscribe_to_all_streams("s", options=QUICK, prefetch=50) as subscription:
             while not subscription.counts.from_queue:

@@ -1,4 +1,4 @@
-"""Going on without a batch that cannot be handled: what others have finished above it stays finished."""
+"""Skipping a batch that cannot be handled: batches that were finished above it stay finished."""
 
 import asyncio
 import json
@@ -30,8 +30,8 @@ async def effects(store: EventStore) -> Counter[int]:
 
 
 async def run(store: EventStore, url: str, name: str = "s", *, until: int | None = None) -> None:
-    """A projection with four handlers at once, which cannot handle the stream BAD; it fails once the others have got
-    as far as they can. until: the position at which it is stopped, where it does not halt."""
+    """Run a projection with four handlers at once, which cannot handle the stream BAD; it fails once the others have
+    got as far as they can. until: the position at which it is stopped if it does not halt."""
     async with Consumer(store, url) as consumer:
 
         @consumer.handler(name, tx=True, concurrency=4, attempts=1, lease=1.0, idle=0.2)
@@ -57,7 +57,7 @@ GOOD = 9
 
 
 async def halted(store: EventStore, url: str) -> tuple[list[int], int]:
-    """A subscription that has halted; the positions of the good events, and that of the bad one."""
+    """A subscription that has halted, the positions of the good events, and that of the bad one."""
     await store.fetch("CREATE TABLE public.effects (position bigint)")
     good = [await append(store, f"a-{number}") for number in range(3)]
     bad = await append(store, BAD)
@@ -69,7 +69,7 @@ async def halted(store: EventStore, url: str) -> tuple[list[int], int]:
 
 
 async def test_a_skip_repeats_no_effect_and_loses_none_but_the_skipped_one(store: EventStore, vhost: str) -> None:
-    """P5: each good event has one effect before and after, what is appended later too; the bad one has none."""
+    """P5: each good event has one effect before and after, later ones too; the bad one has none."""
     good, bad = await halted(store, vhost)
     skipped = await store.subscriptions.skip("s")
     assert (skipped.first, skipped.last, skipped.stream) == (bad, bad, BAD)
@@ -82,7 +82,7 @@ async def test_a_skip_repeats_no_effect_and_loses_none_but_the_skipped_one(store
 
 
 async def test_a_reset_to_the_bad_events_position_repeats_effects(store: EventStore, vhost: str) -> None:
-    """The control: a reset forgets the intervals that are finished, and says before how many events come again."""
+    """The control: a reset forgets the finished intervals, and reports beforehand how many events come again."""
     good, bad = await halted(store, vhost)
     move = await store.subscriptions.preview_reset("s", bad)
     assert move == (bad, GOOD - 3, 1, 0)
@@ -92,8 +92,8 @@ async def test_a_reset_to_the_bad_events_position_repeats_effects(store: EventSt
 
 
 async def test_only_what_halted_is_skipped(store: EventStore, vhost: str) -> None:
-    """Not a subscription that goes on, nor one that is not there, nor a batch that it did not halt at, nor twice; and a
-    consumer that was started again in between has halted anew."""
+    """A running subscription, a missing one, another batch and a second call are refused; a consumer that was started
+    again in between has halted anew."""
     _, bad = await halted(store, vhost)
     with pytest.raises(SubscriptionNotHalted, match=f"at {bad + 1}"):
         await store.subscriptions.skip("s", at=bad + 1)
@@ -112,7 +112,7 @@ async def test_only_what_halted_is_skipped(store: EventStore, vhost: str) -> Non
     "forged", ["[1]", '{"position": "x"}', '{"position": 9}', '{"position": 9, "start": 9, "last": 9}']
 )
 async def test_what_no_sdk_has_recorded_is_not_skipped(store: EventStore, forged: str) -> None:
-    """It would finish what nobody looked at."""
+    """A skip would finish a batch that nobody looked at."""
     await store.fetch(store.sql["create_subscription"], "s", "$all", 0)
     await store.fetch("UPDATE eventstore.subscriptions SET halted = $1::text::json", forged)
     with pytest.raises(InvalidArgument, match="'s'"):
@@ -121,7 +121,8 @@ async def test_what_no_sdk_has_recorded_is_not_skipped(store: EventStore, forged
 
 
 async def test_the_batch_is_finished_with_what_was_filtered_before_it(store: EventStore, vhost: str) -> None:
-    """As the interval was recorded, from the end of the batch before: the checkpoint gets past both."""
+    """The recorded interval begins at the end of the batch before, so the checkpoint gets past the filtered events
+    too."""
     await append(store, "filtered-1")
     bad = await append(store, "order-1")
     async with Consumer(store, vhost) as consumer:

@@ -133,7 +133,7 @@ async def test_what_a_mapper_made_is_no_position(store: EventStore, consumer: Co
             with pytest.raises(UnexpectedAck):
                 await subscription.ack(outside)
         async with consumer.subscribe_to_all_streams("other", options=ONE_BY_ONE) as other:
-            with pytest.raises(InvalidArgument, match="of subscription 's', not 'other'"):
+            with pytest.raises(InvalidArgument, match="from subscription 's', not 'other'"):
                 await other.ack(batches[1])
         assert (await store.subscriptions.get("s")).checkpoint == positions[0]
 
@@ -395,7 +395,7 @@ async def test_a_bad_start_is_refused(consumer: Consumer, start: Any) -> None:
 
 
 async def test_a_start_that_no_event_has_is_refused(store: EventStore, consumer: Consumer) -> None:
-    """A position after the last event, of all streams or of a category, would hide what comes up to there."""
+    """A position after the last event, of all streams or of a category, would hide the events up to there."""
     await append(store, 1)
     last = (await store.read_all_streams_forward())[-1].position
     async with consumer.subscribe_to_all_streams("fine", start_from=last, options=QUICK):
@@ -405,13 +405,13 @@ async def test_a_start_that_no_event_has_is_refused(store: EventStore, consumer:
         consumer.subscribe_to_category("a", "s", start_from=10**12),
         consumer.subscribe(start_from=10**12),
     ):
-        with pytest.raises(InvalidArgument, match="no event has position"):
+        with pytest.raises(InvalidArgument, match="is after the last event"):
             await subscription.start()
     assert [each.name for each in await store.subscriptions.list()] == ["fine"]
 
 
 async def test_what_is_refused_names_what_to_write_instead(consumer: Consumer) -> None:
-    """`$all` is no stream, and a name follows one thing: whoever ends a subscription names that."""
+    """`$all` is no stream, and a name follows one feed: ending a subscription needs the method of that feed."""
     with pytest.raises(InvalidArgument, match="subscribe_to_all_streams"):
         consumer.subscribe_to_stream("$all", "s")
     with pytest.raises(InvalidArgument, match="subscribe_to_all_streams"):
@@ -424,7 +424,7 @@ async def test_what_is_refused_names_what_to_write_instead(consumer: Consumer) -
 
 
 async def test_the_next_batch_or_none_by_then(store: EventStore, consumer: Consumer) -> None:
-    """A caller that is cancelled at any moment loses no batch; an error of a mapper passes, a stop is told."""
+    """A caller that is cancelled at any moment loses no batch; a mapper's error passes, and a stop is reported."""
 
     def mapper(event: Any) -> Any:
         if event.data == "bad":

@@ -1,4 +1,4 @@
-"""What the doctor prints as a mend, taken apart: commands, and the words around them."""
+"""Parsing of the mends that the doctor prints: commands, and the words around them."""
 
 import re
 
@@ -8,5 +8,5 @@ _COMMAND = re.compile(rf"(?:(?<=: )|^)(?:{_BEGINS}) .*?(?=(?:{_ENDS}).*|$)", re.
 
 
 def commands(mend: str) -> list[str]:
-    """What of a mend is to be run: each begins the mend, or stands behind a colon."""
+    """Return the commands of a mend: each begins the mend, or follows a colon."""
     return _COMMAND.findall(mend)

@@ -78,7 +78,7 @@ def test_passwords_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> No
 
 
 def test_each_subscription_can_have_a_login_of_its_own(tmp_path: Path) -> None:
-    """Then none has them all; the folder has the password of each."""
+    """Then no login serves all subscriptions; the folder has the password of each."""
     arguments = ["definitions", "--passwords", str(tmp_path), "--subscription", "billing", "--subscription", "a b"]
     result = CliRunner().invoke(app, arguments, env={"TRUNKLINE_SCHEMA": ""})
     assert result.exit_code == 0
@@ -273,7 +273,7 @@ ATTACKS: dict[str, Attack] = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 async def test_a_subscriptions_login_reaches_no_other_subscription(users: Users, vhost: str, attack: str) -> None:
-    """It can neither read, bind, purge nor delete another one's queue, nor send anything to it by any exchange."""
+    """It can neither read, bind, purge nor delete another one's queue, nor send anything to it through any exchange."""
     async with await aio_pika.connect(vhost) as admin, await aio_pika.connect(users.url("consumer-billing")) as mine:
         theirs = await admin.channel()
         await theirs.declare_queue("eventstore.shipping", durable=True)
@@ -285,7 +285,7 @@ async def test_a_subscriptions_login_reaches_no_other_subscription(users: Users,
 
 @pytest.mark.parametrize("user", ["consumer", "consumer-billing"])
 async def test_a_consumer_may_bind_by_each_key_that_the_guide_has(users: Users, user: str) -> None:
-    """Those with one wildcard of many words, and those with none."""
+    """It may bind keys with one wildcard of many words, and keys with none."""
     async with await aio_pika.connect(users.url(user)) as connection:
         channel = await connection.channel()
         for key in ("#", "order.#", "order.*.order-42", "*.OrderPlaced.*", "a%23b.*.a%23b-1", "#.order-42"):
@@ -294,7 +294,7 @@ async def test_a_consumer_may_bind_by_each_key_that_the_guide_has(users: Users, 
 
 
 async def test_a_subscription_works_with_a_login_of_its_own(store: EventStore, database: str, users: Users) -> None:
-    """Its events come by its queue; so do a transient subscription's."""
+    """Events come from its queue, and so do those of a transient subscription."""
     async with (
         relay_running(database, users.url("relay")),
         Consumer(store, users.url("consumer-billing")) as consumer,

@@ -704,8 +704,8 @@ async def test_rights_that_are_said_to_mend_are_those_of_the_definitions(
 async def test_whoever_else_may_publish_to_the_stores_exchange_is_named(
     database: str, vhost: str, rabbitmq: RabbitMQServer, management: Management
 ) -> None:
-    """By a permission of this vhost, unless a topic permission allows no key; the mend leaves it all else that it may
-    write. An administrator, who can give any right, is a note."""
+    """A login is named for a permission in this vhost, unless a topic permission allows no key; the mend leaves it its
+    other write permissions. An administrator, who can grant any right, is a note."""
     users, url = [f"u-{secrets.token_hex(6)}" for _ in range(3)], urlsplit(vhost)
     limited, other, boss = users
     settings = settings_of(database, vhost, rabbitmq)
@@ -828,7 +828,7 @@ def facts(**changed: Any) -> BrokerFacts:
 
 
 def also(user: str, write: str, *tags: str) -> dict[str, Any]:
-    """Another user, and what he may write."""
+    """Return the facts of another user with this write permission."""
     return {"permissions": [*PERMISSIONS, Permission(user, "", write, "")], "tags": {user: list(tags)}}
 
 

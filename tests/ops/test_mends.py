@@ -1,4 +1,5 @@
-"""What `trunkline doctor` prints as a mend, run as it is printed: events and effects are counted before and after."""
+"""The mends that `trunkline doctor` prints, run as they are printed: events and effects are counted before and
+after."""
 
 import ast
 import asyncio
@@ -38,8 +39,8 @@ AHEAD = 1_000_000
 
 @dataclass
 class Mend:
-    """Damage to a store, whose mend is run. asks: it says what it repeats or passes over, and does not run without
-    --yes. repeats: events may be handled a second time. stays: it only shows something."""
+    """Damage to a store, whose mend is run. asks: the mend says what it repeats or skips, and does not run without
+    --yes. repeats: events may be handled a second time. stays: the mend only shows something."""
 
     seed: str
     asks: bool = False
@@ -51,14 +52,14 @@ class Mend:
 
 @dataclass
 class By:
-    """The test that plays it."""
+    """The test that plays the mend."""
 
     test: str
 
 
 @dataclass
 class Hand:
-    """A mend that is no command, or none that touches a store or a queue; and why."""
+    """A mend that is no command, or touches neither a store nor a queue, and the reason."""
 
     why: str
 
@@ -162,7 +163,7 @@ MENDS: dict[str, Mend | By | Hand] = {
 
 
 def all_codes() -> set[str]:
-    """Of every finding and note that the doctor's sources make."""
+    """Return the codes of all findings and notes in the doctor's sources."""
     found: set[str] = set()
     for file in DOCTOR.glob("*.py"):
         tree = ast.parse(file.read_text())
@@ -184,8 +185,8 @@ def _constants(tree: ast.AST) -> Iterator[str]:
 
 
 def test_each_finding_has_a_row() -> None:
-    """A new finding says how its mend is proved, or that it is none to be run; and no row is of a finding that has
-    gone."""
+    """A new finding needs a row that says how its mend is proved, or that it cannot be run; no row belongs to a removed
+    finding."""
     assert all_codes() == set(MENDS)
     assert [row.test for row in MENDS.values() if isinstance(row, By) and row.test not in globals()] == []
 
@@ -194,7 +195,7 @@ def test_each_finding_has_a_row() -> None:
 
 
 class Room:
-    """A store with a projection of four handlers at once, whose effects are rows: one for each event."""
+    """A store with a projection of four handlers at once, whose effects are rows, one for each event."""
 
     def __init__(self, store: EventStore, dsn: str, url: str) -> None:
         self.store = store
@@ -217,7 +218,7 @@ class Room:
         return Counter(row[0] for row in await self.store.fetch("SELECT position FROM public.effects"))
 
     async def project(self, *, bad: str = "", url: str = "") -> None:
-        """Until all is handled, or it halts at a stream."""
+        """Run the projection until all is handled, or until it halts at a stream."""
         async with EventStore(self.dsn) as store, Consumer(store, url or self._url) as consumer:
 
             @consumer.handler("s", tx=True, concurrency=4, attempts=1, lease=1.0, idle=0.2)
@@ -253,7 +254,7 @@ class Room:
         return Settings.of(dsn=self.dsn, **given)
 
     async def run(self, command: str) -> bool:
-        """Returns whether it has asked first."""
+        """Run a mend; return True if it asked first."""
         if not command.startswith("trunkline "):
             connection = await asyncpg.connect(self.dsn)
             for statement in command.split("; "):  # CONCURRENTLY takes one of its own
@@ -272,7 +273,7 @@ class Room:
 
 @pytest.fixture
 async def room(store: EventStore, database: str, vhost: str) -> Room:
-    """With events, all of which are handled."""
+    """A store with events, all of which are handled."""
     made = Room(store, database, vhost)
     await made.begin()
     await made.project()
@@ -284,8 +285,8 @@ _RUN = {code: mend for code, mend in MENDS.items() if isinstance(mend, Mend)}
 
 @pytest.mark.parametrize("code", _RUN)
 async def test_a_mend_loses_no_event_and_no_effect(code: str, room: Room) -> None:
-    """What was stored before and while it was broken is there afterwards, and has its effect: once, or, where the mend
-    has said so and was confirmed, at least once."""
+    """Events that were stored before and during the damage are there afterwards, and have their effect once; or, if the
+    mend has said so and was confirmed, at least once."""
     mend = _RUN[code]
     connection = await asyncpg.connect(room.dsn)
     await connection.execute(mend.seed.replace("{database}", urlsplit(room.dsn).path.removeprefix("/")))
@@ -308,7 +309,7 @@ async def test_a_mend_loses_no_event_and_no_effect(code: str, room: Room) -> Non
 
 
 async def test_the_sequence_is_never_set_back_by_its_mend(room: Room) -> None:
-    """Run once more, later, when more was appended: no position is given a second time."""
+    """The mend is run again after more appends: no position is given a second time."""
     connection = await asyncpg.connect(room.dsn)
     await connection.execute("SELECT setval('eventstore.blocks', 2)")
     (finding,) = await room.doctor("sequence-behind")
@@ -322,7 +323,7 @@ async def test_the_sequence_is_never_set_back_by_its_mend(room: Room) -> None:
 
 
 async def test_a_missing_store_is_made(room: Room) -> None:
-    """After a word on the backup, from which lost events would come."""
+    """The mend first mentions the backup, from which lost events would come."""
     await room.store.fetch("DROP SCHEMA eventstore CASCADE")
     (finding,) = await room.doctor("schema-missing")
     assert "backup" in finding.mend
@@ -333,7 +334,8 @@ async def test_a_missing_store_is_made(room: Room) -> None:
 
 @pytest.mark.parametrize("code", ["transaction-holds", "transaction-idle"])
 async def test_a_session_that_is_ended_loses_what_it_has_not_committed_alone(room: Room, code: str) -> None:
-    """It is said that this is rolled back. Pasted when that transaction has ended, the command ends nobody."""
+    """The mend says that this is rolled back. If that transaction has already ended, the pasted command ends no
+    session."""
     before = await room.events()
     async with EventStore(room.dsn) as other, other.acquire() as holding:
         transaction = holding.transaction()
@@ -364,7 +366,7 @@ async def test_a_session_that_is_ended_loses_what_it_has_not_committed_alone(roo
 
 
 async def test_a_session_that_blocks_appends_is_named_and_can_be_ended(room: Room) -> None:
-    """What waited for it is appended then, and each event has one effect."""
+    """Appends that waited for it are stored then, and each event has one effect."""
     before = await room.events()
     async with EventStore(room.dsn) as other, other.acquire() as holding:
         await holding.execute("BEGIN; LOCK TABLE eventstore.streams IN EXCLUSIVE MODE")
@@ -381,7 +383,7 @@ async def test_a_session_that_blocks_appends_is_named_and_can_be_ended(room: Roo
 
 
 async def test_a_prepared_transaction_ends_as_its_manager_says(room: Room) -> None:
-    """The mend names both ends and what each does with the events; the first one keeps them."""
+    """The mend names both commands and what each does with the events; the first one keeps them."""
     before, name = await room.events(), f"mend-{urlsplit(room.dsn).path[1:]}"
     connection = await asyncpg.connect(room.dsn)
     await connection.execute("BEGIN")
@@ -398,7 +400,7 @@ async def test_a_prepared_transaction_ends_as_its_manager_says(room: Room) -> No
 
 
 async def test_a_relay_beyond_the_end_publishes_all_that_it_has_passed_over(room: Room, vhost: str) -> None:
-    """Each event that was appended before the mend reaches a plain consumer, and what comes after it does."""
+    """Each event that was appended before the mend reaches a plain consumer, and so do later ones."""
     await room.store.fetch(RELAYED.format(AHEAD))
     before = await room.events()
     async with plain(vhost, "#") as consumer:
@@ -414,7 +416,8 @@ async def test_a_relay_beyond_the_end_publishes_all_that_it_has_passed_over(room
 
 
 async def test_a_halted_subscription_goes_on_without_its_batch(room: Room) -> None:
-    """It is shown, then skipped: every other event has its effect once, also those that were finished above it."""
+    """The batch is shown, then skipped: every other event has its effect once, also those that were finished above
+    it."""
     bad = await append(room.store, "bad-1", "E")
     await room.more()
     with pytest.raises(SubscriptionHalted):
@@ -437,14 +440,14 @@ async def test_a_halted_subscription_goes_on_without_its_batch(room: Room) -> No
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[RabbitMQServer]:
-    """One of our own, for rabbitmqctl."""
+    """A RabbitMQ of the test's own, for rabbitmqctl."""
     with rabbitmq_server(private=True) as server:
         yield server
 
 
 @asynccontextmanager
 async def vhost_on(broker: RabbitMQServer, name: str) -> AsyncIterator[tuple[str, aio_pika.abc.AbstractChannel]]:
-    """A vhost with the store's exchanges: its URL, and a channel."""
+    """Make a vhost with the store's exchanges; give its URL, and a channel."""
     async with Management(broker.management_url, broker.user, broker.password) as management:
         await management.create_vhost(name)
     url = urlsplit(broker.amqp_url)._replace(path=f"/{name}").geturl()
@@ -455,7 +458,7 @@ async def vhost_on(broker: RabbitMQServer, name: str) -> AsyncIterator[tuple[str
 
 
 async def found(room: Room, broker: RabbitMQServer, url: str, code: str) -> Finding:
-    """Once the management API knows it, which is seconds behind."""
+    """Return the findings once the management API knows them, which is seconds late."""
     async with asyncio.timeout(60):
         while not (seen := await room.doctor(code, amqp_url=url, management_url=broker.management_url)):
             await asyncio.sleep(0.2)  # between two looks
@@ -463,7 +466,7 @@ async def found(room: Room, broker: RabbitMQServer, url: str, code: str) -> Find
 
 
 async def ctl(broker: RabbitMQServer, mend: str) -> None:
-    """Runs what of it is rabbitmqctl's."""
+    """Run the rabbitmqctl commands of a mend."""
     program, *words = shlex.split(commands(mend[mend.index("rabbitmqctl") :])[0])
     assert program == "rabbitmqctl"
     await asyncio.to_thread(broker.ctl, *words)
@@ -471,7 +474,7 @@ async def ctl(broker: RabbitMQServer, mend: str) -> None:
 
 @pytest.mark.parametrize("code", ["queue-arguments", "binding-missing", "queue-policy"])
 async def test_a_subscriptions_queue_is_only_a_cache(room: Room, broker: RabbitMQServer, code: str) -> None:
-    """With messages in it, it is deleted, or its policy cleared: its subscription handles each event once."""
+    """The queue is deleted with messages in it, or its policy cleared, and its subscription handles each event once."""
     arguments: dict[str, Any] = {
         "x-queue-type": "quorum", "x-overflow": "drop-head", "x-max-length": 100_000, "x-expires": 604_800_000,
         "x-max-length-bytes": 256 * 1024 * 1024,
@@ -496,7 +499,8 @@ async def test_a_subscriptions_queue_is_only_a_cache(room: Room, broker: RabbitM
 async def test_a_plain_consumers_queue_is_deleted_only_with_a_word_on_its_messages(
     room: Room, broker: RabbitMQServer, code: str
 ) -> None:
-    """The words before the command are the condition: nobody wants what is in it. The store keeps all."""
+    """The text before the command states the condition: nobody wants the queue's messages. The store keeps all
+    events."""
     before = await room.events()
     async with vhost_on(broker, code) as (url, channel):
         name = "eventstore.gone" if code == "queue-orphan" else "plain"
@@ -510,8 +514,8 @@ async def test_a_plain_consumers_queue_is_deleted_only_with_a_word_on_its_messag
 
 
 async def test_a_limit_drops_no_message_that_is_there(room: Room, broker: RabbitMQServer) -> None:
-    """Before and after the policy the queue holds as many messages; of one that holds more than the usual limit, the
-    limit is above that."""
+    """The policy drops no message of the queue. For a queue that holds more than the usual limit, the limit is above
+    that."""
     async with vhost_on(broker, "unbounded") as (url, channel):
         queue = await channel.declare_queue("plain", durable=True)
         await queue.bind("eventstore", "#")
@@ -533,7 +537,7 @@ async def test_a_limit_drops_no_message_that_is_there(room: Room, broker: Rabbit
 
 
 async def test_what_rabbitmq_lacks_is_made(room: Room, broker: RabbitMQServer) -> None:
-    """A vhost, and a user's permissions in it."""
+    """The mends make a vhost, and a user's permissions in it."""
     url = urlsplit(broker.amqp_url)._replace(path="/anew").geturl()
     await ctl(broker, (await found(room, broker, url, "vhost-missing")).mend)
     finding = await found(room, broker, url, "permissions")

@@ -119,7 +119,8 @@ async def test_it_says_what_it_did(replay: Replay, last: int, vhost: str, store:
 
 @pytest.mark.every_rabbitmq
 async def test_what_the_queue_has_lost_again_is_no_success(replay: Replay, vhost: str, last: int) -> None:
-    """A queue that confirms all and drops its oldest: 1, with the figures, and from the start again."""
+    """A queue that confirms all and drops its oldest messages gives exit code 1, the counts, and the advice to replay
+    from the start again."""
     await declared(vhost, **{"x-max-length": 15})
     error = json.loads((await replay("--to", QUEUE, "--json", code=1)).stderr)
     assert (error["error"], error["queue"], error["sent"], error["found"]) == ("MessagesLost", QUEUE, 40, 15)
@@ -129,7 +130,7 @@ async def test_what_the_queue_has_lost_again_is_no_success(replay: Replay, vhost
 @pytest.mark.every_rabbitmq
 @pytest.mark.parametrize("kind", ["classic", "quorum", "stream"])
 async def test_every_kind_of_queue_can_be_replayed_to(replay: Replay, vhost: str, last: int, kind: str) -> None:
-    """What it has confirmed is found in it, beside what was there before."""
+    """The confirmed messages are found in the queue, beside those that were there before."""
     await declared(vhost, **{"x-queue-type": kind})
     for _ in range(2):
         await replay("--to", QUEUE)

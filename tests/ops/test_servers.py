@@ -384,7 +384,7 @@ def test_the_cache_keeps_nothing_that_is_half_made(cache: Path) -> None:
 
 
 def test_a_standbys_password_is_on_no_command_line() -> None:
-    """Every user of the machine can read those; the standby is made and streams all the same."""
+    """Every user of the machine can read command lines; the standby is made and streams all the same."""
     with postgres_server(private=True) as primary, tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)  # the servers' account is another one
         programs, seen = Path(folder) / "bin", Path(folder) / "seen"
@@ -406,7 +406,7 @@ def test_a_standbys_password_is_on_no_command_line() -> None:
 
 
 async def replica(dsn: str) -> bool:
-    """Whether the server is a standby."""
+    """Return True if the server is a standby."""
     connection = await asyncpg.connect(dsn)
     try:
         return bool(await connection.fetchval("SELECT pg_is_in_recovery()"))

@@ -62,9 +62,9 @@ async def test_a_soak_survives_everything_and_says_so() -> None:
 
 @pytest.mark.timeout(1200)
 async def test_each_of_these_faults_is_met() -> None:
-    """A broker's address that accepts and closes, relays that return to a backlog, forged and damaged messages, a crash
-    after a rollback, a promotion while the old primary goes on answering: the audit counts each, and finds nothing. It
-    says which event loops and which language there were."""
+    """The audit counts each fault and finds nothing lost: a broker's address that accepts and closes, relays that
+    return to a backlog, forged and damaged messages, a crash after a rollback, and a promotion while the old primary
+    still answers. It reports the event loops and the language."""
     kinds = ("hang up", "backlog", "forge", "damage", "purge replay", "roll back")
     only = [word for kind in (*kinds, PROMOTION) for word in ("--only", kind)]
     code, out, err = await soak(
@@ -269,8 +269,8 @@ async def test_the_audit_knows_who_may_handle_something_twice(audited: EventStor
 
 @pytest.mark.parametrize("name", EVERYBODY.subscribers)
 async def test_the_audit_finds_forged_effects_where_a_transaction_excludes_them(audited: EventStore, name: str) -> None:
-    """A handler without a transaction is given what was forged, which is no fault; a handler with one must have no
-    effect of it. An event whose position a forged one had is lost all the same, where it was not handled."""
+    """A handler without a transaction may receive forged events, which is no fault; a handler with one must have no
+    effect of them. The real event at a forged event's position counts as lost if it was not handled."""
     row = "INSERT INTO soak.effects (subscriber, position, stream, stream_version, pid) VALUES ($1, $2, $3, 1, 1)"
     await audited.fetch(row, name, 99 * 1024, FORGED)
     assert (await found(audited)).counts["wrong_effects"] == (name in ONCE)

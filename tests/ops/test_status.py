@@ -212,7 +212,8 @@ async def names(cli: Cli, *args: str) -> list[str]:
 
 
 async def test_streams_are_listed_filtered_sorted_and_paged(store: EventStore, cli: Cli) -> None:
-    """By a part of the name, category, deleted or not; by age or name; page by page: the next one is named."""
+    """Streams are filtered by a part of the name, category and deletion, and sorted by age or name; each page names the
+    next one."""
     for count, name in ((1, "order-2"), (3, "order-1"), (2, "user-1")):
         await store.append_to_stream(name, ANY_VERSION, [EventData("E", n) for n in range(count)])
     await store.append_to_stream("order-9", ANY_VERSION, [EventData("E", 1)])

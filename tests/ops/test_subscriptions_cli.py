@@ -63,7 +63,7 @@ async def test_a_reset_tells_of_the_parked_batches_that_it_forgets(store: EventS
 
 
 async def test_a_deletion_tells_of_the_parked_batches_that_it_forgets(store: EventStore, database: str) -> None:
-    """Nothing is deleted until it is confirmed; then it says how many."""
+    """Nothing is deleted until it is confirmed; then the command says how many batches are forgotten."""
     await with_parked(store, 2)
     told = await printed(database, "delete", "s", code=2)
     assert "Delete 's' with its checkpoint 5 and 3 parked batches?" in told
@@ -164,7 +164,8 @@ class OddlyTold(Exception):
 
 
 async def test_a_deletion_removes_the_queue_too(store: EventStore, database: str, vhost: str) -> None:
-    """As the SDK's does, where the command knows the broker; where it is away, it says that the queue is left."""
+    """The command removes the queue as the SDK does, if it knows the broker; if the broker is away, it says that the
+    queue is left."""
     await store.fetch(store.sql["create_subscription"], "s", "$all", 0)
     async with await aio_pika.connect(vhost) as connection:
         async with connection.channel() as channel:
@@ -181,7 +182,8 @@ async def test_a_deletion_removes_the_queue_too(store: EventStore, database: str
 
 
 async def test_what_cannot_be_undone_is_asked_first(store: EventStore, database: str) -> None:
-    """A deletion, and to forget all that is parked: without an answer nothing is done; one batch is not asked for."""
+    """A deletion, and a discard of everything parked, do nothing without an answer; a discard of one batch does not
+    ask."""
     await with_parked(store, 2)
     assert "Forget 3 parked batches of 's', which will never be handled?" in await printed(
         database, "discard", "s", code=2
@@ -193,7 +195,7 @@ async def test_what_cannot_be_undone_is_asked_first(store: EventStore, database:
 
 
 async def test_a_halted_batch_is_skipped_after_a_question(store: EventStore, database: str, vhost: str) -> None:
-    """It says which batch that is and why it failed; another position than the one that it halted at is refused."""
+    """The question says which batch it is and why it failed; any position but the one at which it halted is refused."""
     position = (await store.append_to_stream("a-1", 0, [EventData("E", 1)])).last_position
     async with Consumer(store, vhost) as consumer:
 

@@ -101,7 +101,7 @@ async def test_an_import_is_the_same_store(store: EventStore, database: str, cli
 async def test_a_byte_order_mark_at_the_head_of_an_export_is_passed_over(
     store: EventStore, cli: Cli, tmp_path: Path
 ) -> None:
-    """As an editor may have written it: the file has the same digest, and the same store comes of it."""
+    """An editor may have written one: the file has the same digest, and makes the same store."""
     await filled(store)
     file = tmp_path / "all.ndjson"
     exported = json.loads((await cli("export", str(file), "--json")).stdout)
@@ -169,7 +169,7 @@ async def test_lines_go_through_pipes_and_are_those_of_append(store: EventStore,
 
 
 async def test_an_export_is_its_owners_alone(store: EventStore, cli: Cli, tmp_path: Path) -> None:
-    """It holds all that events do, and the usual mask would let everybody on the machine read it."""
+    """It holds the data of all events, and the usual mask would let everybody on the machine read it."""
     await store.append_to_stream("a-1", 0, [EventData("E", 1)])
     file = tmp_path / "export"
     mask = os.umask(0o022)

@@ -252,8 +252,8 @@ async def test_a_position_beyond_the_store_is_no_proof(store: EventStore, databa
 
 
 async def test_a_checkpoint_without_an_event_is_told(store: EventStore, database: str) -> None:
-    """Where the store holds no event at a checkpoint, or at the relay's position, that is said. It is no error by
-    itself: the checkpoint may have been reset to a number, or the event erased."""
+    """A checkpoint, or the relay's position, at which the store holds no event is reported. It is no error by itself:
+    the checkpoint may have been reset to a number, or the event erased."""
     appended = await store.append_to_stream("a-1", 0, events(3))
     last, nowhere = appended.last_position, appended.last_position + 7
     await store.append_to_stream("b-1", 0, events(1))

@@ -1,4 +1,4 @@
-"""`trunkline doctor` while appends wait: it says for whom."""
+"""`trunkline doctor` while appends wait: it names the sessions for which they wait."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -32,7 +32,7 @@ async def appending(store: EventStore, stream: str = "a-1") -> AsyncIterator[asy
 
 
 async def found(dsn: str, code: str) -> list[Finding]:
-    """Once there is one of this code: an append that has just begun does not wait yet."""
+    """Return the findings of this code once there are any: an append that has just begun does not wait yet."""
     async with asyncio.timeout(60):
         while True:
             every = await examine(Settings.of(dsn=dsn), patience=15)
@@ -52,7 +52,7 @@ HOLDS = {
 
 @pytest.mark.parametrize("what", HOLDS)
 async def test_a_session_for_which_appends_wait_is_named(what: str, store: EventStore, database: str) -> None:
-    """With its process and application, though it is at work and no transaction is old or idle."""
+    """It is named by process and application, though it is active and no transaction is old or idle."""
     await store.append_to_stream("a-1", 0, [EventData("E", 1)])
     connection = await asyncpg.connect(database, server_settings={"application_name": "reports"})
     pid = connection.get_server_pid()
@@ -78,7 +78,7 @@ async def test_a_session_for_which_appends_wait_is_named(what: str, store: Event
 
 
 async def test_a_synchronous_standby_that_is_away_is_found_and_its_mend_lets_appends_go_on() -> None:
-    """The mend says what is given up; afterwards the append that waited is there."""
+    """The mend says what is given up; afterwards, the append that waited is stored."""
     with postgres_server(private=True) as server:
         connection = await asyncpg.connect(server.dsn)
         await initialise(connection)
@@ -96,7 +96,7 @@ async def test_a_synchronous_standby_that_is_away_is_found_and_its_mend_lets_app
 
 
 async def test_used_up_connections_are_found_with_who_has_them() -> None:
-    """A superuser is told, by one of the connections that are kept for him; another login, what to do."""
+    """A superuser learns it over a reserved connection; any other login is told what to do."""
     settings = {"max_connections": "12", "superuser_reserved_connections": "4"}
     with postgres_server(private=True, settings=settings) as server:
         connection = await asyncpg.connect(server.dsn)
@@ -119,7 +119,7 @@ async def test_used_up_connections_are_found_with_who_has_them() -> None:
 
 
 async def test_a_databases_own_limit_is_found(database: str) -> None:
-    """As that of the server."""
+    """A database's limit is reported like the server's."""
     name = urlsplit(database).path[1:]
     connection = await asyncpg.connect(database)
     await connection.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 1")
@@ -139,7 +139,7 @@ RIGHTS = {
 
 @pytest.mark.parametrize("grant", RIGHTS)
 async def test_a_right_beside_the_stores_roles_is_found_and_taken_back(grant: str, database: str) -> None:
-    """Of functions, of columns, and of what keeps positions."""
+    """This covers rights on functions, on columns, and on the tables and the sequence that keep positions."""
     connection = await asyncpg.connect(database)
     await connection.execute(grant)
     (bypass,) = await found(database, "rights-bypass")
@@ -150,7 +150,8 @@ async def test_a_right_beside_the_stores_roles_is_found_and_taken_back(grant: st
 
 
 def test_a_subscriptions_queue_is_not_offered_for_deletion_while_nobody_knows_whose_it_is() -> None:
-    """With an old schema, say: the store cannot tell its subscriptions. A plain consumer's queue is looked at."""
+    """With an old schema, for example, the store cannot list its subscriptions. A plain consumer's queue is
+    examined."""
     queues = [
         Queue(name, "quorum", False, "running", {}, "", {}, 5, 5, 100, 0, 1, 1) for name in ("eventstore.s", "plain")
     ]
@@ -164,7 +165,7 @@ def test_a_subscriptions_queue_is_not_offered_for_deletion_while_nobody_knows_wh
 async def test_a_password_that_was_changed_is_what_is_found(
     database: str, vhost: str, rabbitmq: RabbitMQServer
 ) -> None:
-    """Of the user of the AMQP URL, and of that of the management URL: the mend is about the password."""
+    """For the user of the AMQP URL and the user of the management URL, the mend is about the password."""
     amqp, api = urlsplit(vhost), urlsplit(rabbitmq.management_url)
     old = amqp._replace(netloc=f"{rabbitmq.user}:geheim@{amqp.hostname}:{amqp.port}").geturl()
     good = api._replace(netloc=f"{rabbitmq.user}:{rabbitmq.password}@{api.netloc}").geturl()

@@ -153,8 +153,8 @@ async def test_a_relay_waits_for_a_broker_and_an_append_does_not(store: EventSto
 
 
 async def test_a_relay_keeps_leading_while_an_address_accepts_and_closes(store: EventStore, database: str) -> None:
-    """A load balancer whose broker is away is a broker that is away: no failure of the relay, no new leader, and one
-    line in the log however often it tries."""
+    """A load balancer without its broker counts as a broker that is away: no failure of the relay, no new leader, and
+    one log line however often it tries."""
     with closing_server() as broker, capture_logs() as logs:
         async with EventStore(database) as relays_store:
             relay = Relay(relays_store, broker.url, lease=1)
@@ -170,7 +170,7 @@ async def test_a_relay_keeps_leading_while_an_address_accepts_and_closes(store: 
 
 
 async def test_a_relay_can_be_run_again(store: EventStore, database: str, vhost: str) -> None:
-    """After a stop, also in another event loop; not while it runs."""
+    """It can run again after a stop, also in another event loop, but not while it is running."""
     relay: Relay
     async with plain(vhost, "#") as consumer:
 
@@ -179,7 +179,7 @@ async def test_a_relay_can_be_run_again(store: EventStore, database: str, vhost:
                 running = asyncio.create_task(relay.run())
                 async with asyncio.timeout(20):
                     await relay.leading.wait()
-                    with pytest.raises(InvalidArgument, match="running already"):
+                    with pytest.raises(InvalidArgument, match="already running"):
                         await relay.run()
                     await append(relay.store, "a-1", "E")
                     while relay.metrics.confirmed._value.get() < count:

@@ -178,7 +178,7 @@ async def test_a_stream_is_replayed_with_what_is_linked_into_it(
 
 
 class Counting(EventStore):
-    """Counts the rows that are read of one stream."""
+    """A store that counts the rows that are read of one stream."""
 
     rows = 0
 
@@ -190,7 +190,8 @@ class Counting(EventStore):
 
 
 async def test_a_replay_of_a_stream_reads_it_from_where_it_starts(database: str, vhost: str) -> None:
-    """From the block of the position on, and nothing before it: of its own events, and of those linked into it."""
+    """It reads from the block of the position on, and nothing before it, both of its own events and of links into
+    it."""
     async with Counting(database) as store, queue(vhost) as channel:
         for _ in range(50):
             await append(store, "a-1", *["E"] * 10)
@@ -205,8 +206,8 @@ async def test_a_replay_of_a_stream_reads_it_from_where_it_starts(database: str,
 
 @pytest.mark.parametrize("choice", [{}, {"category": "order"}, {"stream": "order-1"}, {"types": ("B", "A")}], ids=str)
 async def test_a_replay_has_a_chain_of_its_own(store: EventStore, vhost: str, choice: dict[str, Any]) -> None:
-    """Each message names the one before it in this replay, the first one where it begins, the last one that it is the
-    last, and all of them what was chosen and up to where: so whatever is taken out, its consumer sees."""
+    """Each message names the one before it in this replay, the chosen feed and the end; the first names the start, and
+    the last is marked. So the consumer notices any message that is taken out."""
     for n in range(4):
         await append(store, f"order-{n % 2}", "A", "B", "C")
         await append(store, f"user-{n}", "B")
@@ -229,7 +230,8 @@ async def test_a_replay_has_a_chain_of_its_own(store: EventStore, vhost: str, ch
 
 
 async def test_a_purge_meanwhile_is_no_success(store: EventStore, vhost: str) -> None:
-    """What was confirmed and is not in the queue: an error with the figures, and the replay begins again."""
+    """If confirmed messages are not in the queue, the replay fails with the counts, and a new one begins at the
+    start."""
     for n in range(1000):
         await append(store, f"a-{n % 50}", "E")
     async with queue(vhost) as channel:

@@ -304,7 +304,7 @@ async def test_the_token_opens_the_page_and_probes_need_none(store: EventStore) 
 
 
 async def test_another_sites_name_for_this_machine_is_refused(store: EventStore) -> None:
-    """421: a page elsewhere whose name leads here reads nothing: neither the page nor metrics nor readiness."""
+    """A page elsewhere whose name leads here gets 421, and reads neither the page nor metrics nor readiness."""
     async with served(store) as (_, client):
         for path in ("/", "/status.json", "/metrics", "/readyz"):
             assert (await client.get(path, headers={"Host": "evil.example"})).status_code == 421
@@ -321,7 +321,7 @@ async def test_another_sites_name_for_this_machine_is_refused(store: EventStore)
     "written", ["[1]", "null", "7", '"x"', '{"position": "1", "error": {"a": 1}}', "[" * 5000 + "]" * 5000]
 )
 async def test_what_a_consumer_wrote_cannot_break_the_page(store: EventStore, written: str) -> None:
-    """`halted` is a column that logins may write: what is no reason counts as none, and the page, the metrics and
+    """`halted` is a column that logins may write: an invalid value counts as none, and the page, the metrics and
     `wait_for` answer."""
     await follow(store, "billing")
     last = (await store.append_to_stream("a-1", 0, [EventData("E", 1)])).last_position

@@ -38,8 +38,8 @@ async def count(store: EventStore) -> int:
 
 
 async def test_ids_are_taken_as_other_libraries_have_them(store: EventStore) -> None:
-    """An event's id as text, its correlation and causation ids as UUIDs; sent again with the other form it is the same
-    event, and a context takes UUIDs, too."""
+    """An event's id may be text, and correlation and causation ids may be UUIDs. A retry with the other form is the
+    same event. A context takes UUIDs, too."""
     given, correlation, causation = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
     other: Any = str(given)
     wide: Any = correlation
@@ -360,8 +360,9 @@ async def test_recorded_events_cannot_be_changed_or_removed(store: EventStore) -
 
 
 async def test_a_stream_keeps_its_name_and_its_events(store: EventStore) -> None:
-    """Also for the owner: another number or name, or no row at all, would hide events or give them to another stream.
-    The same holds for links, and for what the store is; bounds of batches, and streams without events, may change."""
+    """Even the store's owner can change no stream's number or name, and remove no row: that would hide events or give
+    them to another stream. The same holds for links and the store's types; bounds of batches, and streams without
+    events, may change."""
     first = await store.append_to_stream("order-1", 0, [event()])
     await store.link_to_stream("links-1", 0, [e.event_id for e in await store.read_stream_forward("order-1")])
     for refused in (

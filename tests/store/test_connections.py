@@ -153,7 +153,7 @@ async def test_nobody_takes_what_another_one_was_promised(database: str) -> None
 
 @asynccontextmanager
 async def told_late(dsn: str) -> AsyncIterator[str]:
-    """A DSN of the same server, by way of a network that tells of a session's end only when it is used again."""
+    """Give a DSN of the same server through a network that reports the end of a session only when it is used again."""
     server = urlsplit(dsn)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -193,7 +193,7 @@ async def told_late(dsn: str) -> AsyncIterator[str]:
 
 
 async def end_all_sessions(database: str) -> None:
-    """As a restart of the server does, but it can be used again at once."""
+    """End all sessions, like a restart of the server, after which it can be used at once."""
     administrator = await asyncpg.connect(database)
     await administrator.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
@@ -204,7 +204,7 @@ async def end_all_sessions(database: str) -> None:
 
 @pytest.mark.parametrize("whose", ["ours", "the application's"])
 async def test_a_statement_after_the_end_of_all_sessions_goes_over_a_new_connection(database: str, whose: str) -> None:
-    """Nothing that was opened before is tried instead of it: an append, a read and a lease succeed, in either pool."""
+    """No other connection that was opened before is tried: an append, a read and a lease succeed, in either pool."""
     async with told_late(database) as dsn, asyncpg.create_pool(dsn, min_size=4, max_size=4) as theirs:
         async with EventStore(dsn if whose == "ours" else theirs, pool_size=4) as store:
             lease = await Lease.acquire(store, "lease", uuid4(), 30)

@@ -38,7 +38,7 @@ async def until_held(lease: Lease, held: bool) -> None:
 
 @pytest_asyncio.fixture
 async def refused(store: EventStore) -> AsyncIterator[EventStore]:
-    """A store whose leases cannot be renewed: a trigger of the database's owner raises an error that nobody knows."""
+    """A store whose leases cannot be renewed: a trigger of the database's owner raises an unknown error."""
     await store.fetch(
         """CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
            BEGIN RAISE EXCEPTION 'leases are frozen'; END $$"""
@@ -55,7 +55,7 @@ async def freeze(store: EventStore) -> None:
 async def test_an_unknown_error_of_our_own_statement_is_unavailable_and_logged(
     refused: EventStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever waits for the database then tries again, and the log holds the cause."""
+    """A caller that waits for the database then tries again, and the log holds the cause."""
     lease = await Lease.acquire(refused, "lease", uuid4(), 30)
     assert lease is not None
     await freeze(refused)
@@ -66,7 +66,7 @@ async def test_an_unknown_error_of_our_own_statement_is_unavailable_and_logged(
 
 @pytest.mark.parametrize("together", [False, True])
 async def test_a_lease_that_cannot_be_renewed_is_tried_again_until_it_can(refused: EventStore, together: bool) -> None:
-    """An error that nobody knows ends neither `Lease.keep` nor the keeper of all leases of a process."""
+    """An unknown error ends neither `Lease.keep` nor the keeper of all leases of a process."""
     lease = await Lease.acquire(refused, "lease", uuid4(), 0.4)
     assert lease is not None
     keeper = Keeper(refused)
@@ -95,12 +95,12 @@ async def test_a_keeper_that_ends_takes_its_leases_along(store: EventStore, capl
     async with asyncio.timeout(20):
         await lease.lost.wait()
     assert not lease.held
-    assert "renewed no more" in caplog.text
+    assert "no longer renewed" in caplog.text
 
 
 async def test_data_that_is_nested_too_deep_for_python_is_an_undecodable_event(store: EventStore) -> None:
-    """SQL writers may store it: it can be read, but for its data, and so can what stands beside it; a message that
-    carries it is a bad one."""
+    """SQL writers may store it. The event can be read except for its data, and so can its neighbours; a message that
+    carries it is damaged."""
     deep = "[" * 3000 + "]" * 3000
     await store.fetch(
         "SELECT * FROM eventstore.append_v1('s', 0, ARRAY[$1, $2]::uuid[], ARRAY['E', 'E'], ARRAY[$3, '1'])",
@@ -115,8 +115,8 @@ async def test_data_that_is_nested_too_deep_for_python_is_an_undecodable_event(s
 
 
 async def test_a_server_of_another_language_is_understood() -> None:
-    """Errors are told apart by SQLSTATE: a database that takes no connections for a moment is away, not unsafe to read;
-    where PostgreSQL has no translations here, the same holds in English."""
+    """Errors are told apart by SQLSTATE: a database that takes no connections for a moment is unavailable, not unsafe
+    to read. Without PostgreSQL's translations, the test runs in English."""
     with postgres_server(
         private=True, settings={"fsync": "off", "lc_messages": "C.UTF-8"}, environment={"LANGUAGE": "de"}
     ) as server:
@@ -147,7 +147,7 @@ async def test_a_server_of_another_language_is_understood() -> None:
 
 
 async def writes(store: EventStore, connection: Any) -> AsyncIterator[Any]:
-    """Everything that takes `connection=` and writes."""
+    """Yield every call that takes `connection=` and writes."""
     event = EventData("E", 1)
     yield lambda: store.append_to_stream("s", ANY_VERSION, [event], connection=connection)
     yield lambda: store.append_to_streams([StreamAppend("s", ANY_VERSION, [event])], connection=connection)
@@ -156,7 +156,7 @@ async def writes(store: EventStore, connection: Any) -> AsyncIterator[Any]:
 
 
 async def test_a_connection_that_is_in_no_transaction_is_refused(store: EventStore) -> None:
-    """Each statement would be committed by itself: the error says what to write, and nothing is stored."""
+    """Each statement would commit by itself: the error says what to write, and nothing is stored."""
     async with store.acquire() as connection:
         async for write in writes(store, connection):
             with pytest.raises(InvalidArgument, match=r"async with connection.transaction\(\):"):
@@ -166,16 +166,16 @@ async def test_a_connection_that_is_in_no_transaction_is_refused(store: EventSto
 
 @pytest.mark.parametrize("foreign", [object(), "postgresql://localhost"])
 async def test_an_object_that_is_no_connection_is_refused(store: EventStore, foreign: Any) -> None:
-    """By writes and by reads alike, with a typed error that says of what class it has to be."""
+    """Writes and reads alike raise a typed error that names the class they need."""
     async for write in writes(store, foreign):
-        with pytest.raises(InvalidArgument, match="one of asyncpg's is needed"):
+        with pytest.raises(InvalidArgument, match="is not an asyncpg connection"):
             await write()
-    with pytest.raises(InvalidArgument, match="one of asyncpg's is needed"):
+    with pytest.raises(InvalidArgument, match="is not an asyncpg connection"):
         await store.read_stream_forward("s", connection=foreign)
 
 
 async def test_a_transaction_that_has_failed_is_refused(store: EventStore) -> None:
-    """The error says that it has to be rolled back, whatever the statement."""
+    """The error says that the transaction has to be rolled back, whatever the statement."""
     async with store.acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
@@ -190,12 +190,12 @@ async def test_a_transaction_that_has_failed_is_refused(store: EventStore) -> No
 
 
 async def test_two_statements_at_once_on_one_connection_are_refused(store: EventStore) -> None:
-    """The error says that one has to be awaited before the next, and does not invite to try again."""
+    """The error says to await one before the next, and does not invite a retry."""
     async with store.transaction() as connection:
         under_way = asyncio.create_task(connection.execute("SELECT pg_sleep(0.2)"))
         await asyncio.sleep(0)  # it is under way now
         async for write in writes(store, connection):
-            with pytest.raises(InvalidArgument, match="another statement is under way"):
+            with pytest.raises(InvalidArgument, match="it is running another statement"):
                 await write()
         await under_way
 
@@ -204,7 +204,7 @@ async def test_two_statements_at_once_on_one_connection_are_refused(store: Event
 
 
 async def test_an_array_that_jsonb_cannot_hold_is_an_invalid_event(database: str) -> None:
-    """PostgreSQL calls it an internal error; the array can never be stored, so trying again would not help."""
+    """PostgreSQL calls it an internal error, but the array can never be stored, so a retry would not help."""
     connection = await asyncpg.connect(database)
     await initialise(connection, "in_jsonb", data_type="jsonb")
     await connection.close()
@@ -230,7 +230,8 @@ async def test_an_array_that_jsonb_cannot_hold_is_an_invalid_event(database: str
 async def test_what_the_server_lacks_or_cannot_do_is_a_typed_error(
     store: EventStore, sqlstate: str, error: type[Exception]
 ) -> None:
-    """Of the classes 53, 54 and XX: what may pass is unavailable, and what never fits is an invalid event."""
+    """In SQLSTATE classes 53, 54 and XX, an error that may pass is unavailable, and data that never fits is an invalid
+    event."""
     await store.fetch(
         f"""CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN RAISE EXCEPTION SQLSTATE '{sqlstate}'; END $$"""

@@ -1,4 +1,5 @@
-"""The history that positions belong to: another one after a crash, a restore or a promotion, and always proved."""
+"""The history that positions belong to: a crash, a restore or a promotion begins another one, and every statement
+proves it."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -25,7 +26,7 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest_asyncio.fixture
 async def crashing(server: PostgresServer) -> AsyncIterator[EventStore]:
-    """A store on it."""
+    """A store on that server."""
     connection = await asyncpg.connect(server.dsn)
     await initialise(connection)
     await connection.close()
@@ -34,18 +35,18 @@ async def crashing(server: PostgresServer) -> AsyncIterator[EventStore]:
 
 
 def later(history: str) -> str:
-    """The history with a later timeline: as if a promoted server had been seen."""
+    """Return the history with a later timeline, as if a promoted server had been seen."""
     parts = history.split("/")
     return "/".join([*parts[:4], LATER, *parts[5:]])
 
 
 async def append(store: EventStore, *data: Any) -> list[int]:
-    """Positions of new events, each of a block of its own."""
+    """Append events, each in its own block; return their positions."""
     return [(await store.append_to_stream("a-1", ANY_VERSION, [EventData("E", each)])).last_position for each in data]
 
 
 async def rolled_back(store: EventStore, savepoint: bool = False) -> int:
-    """The position that an append had whose transaction was rolled back: the first one that was not logged ahead."""
+    """Return the position of an append whose transaction was rolled back: the first one that was not logged ahead."""
     while await store.fetchval("SELECT log_cnt FROM eventstore.blocks"):
         await append(store, "logged ahead")
     connection = await store.open_connections().take()
@@ -68,7 +69,7 @@ async def rolled_back(store: EventStore, savepoint: bool = False) -> int:
 
 
 async def crash(server: PostgresServer) -> None:
-    """The server is killed, and started again."""
+    """Kill the server, and start it again."""
     server.kill()
     server.start()
 
@@ -77,7 +78,8 @@ async def crash(server: PostgresServer) -> None:
 async def test_a_crash_gives_positions_again_and_begins_another_history(
     server: PostgresServer, crashing: EventStore, savepoint: bool
 ) -> None:
-    """P2: what a rolled-back append had drawn is drawn again; whoever read up to there is told by each statement."""
+    """P2: the position of a rolled-back append is drawn again, and each statement reports that to a caller that read up
+    to there."""
     await append(crashing, 1)
     lost = await rolled_back(crashing, savepoint)
     before = await crashing.look()
@@ -101,7 +103,7 @@ async def test_a_clean_restart_is_no_other_history(server: PostgresServer, crash
 
 
 async def test_reading_all_goes_on_across_a_crash(server: PostgresServer, crashing: EventStore) -> None:
-    """An iteration that has begun goes on behind the last event that it gave, and misses none that comes later."""
+    """An iteration continues behind the last event that it returned, and misses none that comes later."""
     await append(crashing, *range(4))
     feed = crashing.stream_all_forward(page=2)
     seen = [await anext(feed) for _ in range(2)]
@@ -114,7 +116,7 @@ async def test_reading_all_goes_on_across_a_crash(server: PostgresServer, crashi
 
 
 async def test_a_dump_has_another_incarnation(server: PostgresServer, crashing: EventStore) -> None:
-    """The incarnation's id is not in a dump: what was restored from one draws the same positions again."""
+    """A dump does not hold the incarnation's id: a store restored from one draws the same positions again."""
     connection = await asyncpg.connect(server.dsn)
     try:
         row = await connection.fetchrow("SELECT * FROM eventstore.incarnation")
@@ -130,8 +132,8 @@ async def test_a_dump_has_another_incarnation(server: PostgresServer, crashing: 
 
 @pytest.mark.parametrize("how", ["append", "append many", "link", "delete", "checkpoint"])
 async def test_writes_are_durable_whatever_the_session_says(database: str, how: str) -> None:
-    """`synchronous_commit = off` of a role or session does not count for what others rely on; of transactions without
-    such a write it does (the control)."""
+    """`synchronous_commit = off` of a role or session does not apply to writes that others rely on. It applies to
+    transactions without such a write (the control)."""
     connection = await asyncpg.connect(database, server_settings={"synchronous_commit": "off"})
     try:
         await connection.execute("SELECT eventstore.append_one_v1('a-1', -1, gen_random_uuid(), 'E', '1')")
@@ -157,7 +159,8 @@ GUARDED = {name for name, text in EventStore("postgresql://localhost/unused").sq
 
 
 def test_what_followers_are_given_is_guarded() -> None:
-    """Each statement whose rows a reader, the relay or a subscription keeps a place in proves its history."""
+    """Each statement that returns rows for a position kept by a reader, the relay or a subscription proves its
+    history."""
     assert {
         "read_all_forward", "read_all_backward", "read_category_forward", "page_all", "page_category", "stream_names",
         "last_position", "last_feed_position", "relay_page", "relay_page_barest", "relay_links", "replay_category",
@@ -167,7 +170,7 @@ def test_what_followers_are_given_is_guarded() -> None:
 
 
 async def test_an_empty_page_proves_its_history_too(store: EventStore) -> None:
-    """That nothing is there is an answer as well: from another server it would be wrong."""
+    """An empty page is an answer as well: from another server it would be wrong."""
     history = (await store.look()).history
     assert await store.fetch(store.sql["page_all"], 0, 10**9, 10, 10**6, history) == []
     with pytest.raises(HistoryChanged, match="read again"):
@@ -176,8 +179,8 @@ async def test_an_empty_page_proves_its_history_too(store: EventStore) -> None:
 
 @pytest.mark.parametrize("pool", ["own", "application"])
 async def test_a_server_that_was_left_behind_is_not_used_again(database: str, pool: str) -> None:
-    """Once a later timeline was seen, an answer of an earlier one is no other history, but the wrong server: its
-    connection goes, also from a pool of the application's."""
+    """Once a later timeline was seen, an answer of an earlier one comes from the wrong server, not from another
+    history. Its connection is closed, also in an application's pool."""
     theirs = await asyncpg.create_pool(database, min_size=1, max_size=1)
     try:
         async with EventStore(database if pool == "own" else theirs, pool_size=1) as store:
@@ -194,7 +197,7 @@ async def test_a_server_that_was_left_behind_is_not_used_again(database: str, po
 
 
 async def test_a_follower_refuses_a_read_only_session_and_a_reader_does_not(database: str) -> None:
-    """Reports may have `default_transaction_read_only`, and still read all streams."""
+    """Report logins may have `default_transaction_read_only`, and still read all streams."""
     dsn = f"{database}?options=-cdefault_transaction_read_only%3Don"
     async with EventStore(database) as store:
         await append(store, 1)

@@ -11,14 +11,14 @@ from trunkline_store import ANY_VERSION, EventData, EventStore, InvalidArgument
 
 
 async def append(store: EventStore) -> None:
-    """As many at once as make them share transactions."""
+    """Append enough events at once to make them share transactions."""
     await asyncio.gather(
         *(store.append_to_stream(f"s-{n}", ANY_VERSION, [EventData("E", n)]) for n in range(20)),
     )
 
 
 def run(work: object) -> None:
-    """In an event loop of its own: a test's own loop is running."""
+    """Run a coroutine in another event loop, since the test's own loop is running."""
     failures: list[BaseException] = []
 
     def thread() -> None:
@@ -48,7 +48,7 @@ async def test_a_closed_store_can_be_opened_in_another_event_loop(database: str)
 
 
 async def test_a_store_that_is_open_in_another_event_loop_says_so(store: EventStore) -> None:
-    """Whatever is asked of it, with a typed error; and it goes on where it is open."""
+    """Every method raises a typed error, and the store keeps working in its own loop."""
 
     async def work() -> None:
         for do in (store.open, store.close, store.read_all_streams_forward, lambda: append(store)):
@@ -61,7 +61,7 @@ async def test_a_store_that_is_open_in_another_event_loop_says_so(store: EventSt
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 async def test_a_store_whose_event_loop_ended_can_be_opened_again(database: str) -> None:
-    """It was left open when its loop ended: what is left of it is forgotten."""
+    """The store was left open when its loop ended; its remaining connections are forgotten."""
     store = EventStore(database)
 
     async def left_open() -> None:
@@ -81,7 +81,7 @@ async def test_a_store_whose_event_loop_ended_can_be_opened_again(database: str)
 
 
 async def test_a_pool_of_another_event_loop_is_refused(database: str) -> None:
-    """When the store is opened, with what to do."""
+    """Opening the store raises an error that says what to do."""
     pools: list[asyncpg.Pool] = []
 
     async def make() -> None:

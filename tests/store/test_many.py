@@ -192,8 +192,8 @@ async def test_the_same_again_gives_the_original_answers(store: EventStore, expe
 
 @pytest.mark.parametrize("deleted", [False, True])
 async def test_the_same_again_with_a_version_check_gives_the_original_answers(store: EventStore, deleted: bool) -> None:
-    """As after a lost answer: parts without events are not checked again where all others are stored as sent, though
-    their streams have moved, were made, or were deleted since; with one event more, they are."""
+    """After a lost answer, a retry does not check parts without events again if all others are stored as sent, even if
+    their streams have moved, were made, or were deleted since. With one more event, it does."""
     await store.append_to_stream("moved-1", 0, events(1, 2))
     moved, made = StreamAppend("moved-1", 2, []), StreamAppend("made-1", NO_STREAM, [])
     parts = [moved, part("a-1", 0, 1, 2), made, part("b-1", 0)]

@@ -1,4 +1,4 @@
-"""Errors as text: no password, a bound, and time in proportion to the text."""
+"""Errors as text: no password, a bound, and linear time."""
 
 import time
 
@@ -18,7 +18,7 @@ URLS = [
 
 @pytest.mark.parametrize("url", URLS)
 def test_the_password_of_a_url_is_masked(url: str) -> None:
-    """Also one that should have been encoded, wherever the URL stands in the text."""
+    """A password is masked anywhere in the text, also one that should have been encoded."""
     text = masked(f"cannot reach '{url}' (again)")
     assert SECRET not in text
     assert "host" in text
@@ -29,7 +29,7 @@ def test_the_password_of_a_url_is_masked(url: str) -> None:
 @pytest.mark.parametrize("url", URLS)
 @given(before=st.integers(0, 3000), behind=st.integers(0, 3000))
 def test_an_error_that_is_cut_shows_no_part_of_a_password(url: str, before: int, behind: int) -> None:
-    """Wherever the bound falls, the text is no longer than it, but for what the masks take."""
+    """Wherever the cut falls, the text is within the bound, except for the added masks."""
     error = ValueError("x" * before + " " + url + " " + "y" * behind)
     for text in (shown(error), named(error)):
         assert not any(SECRET[:length] in text.replace("x", "").replace("y", "") for length in (3, 6))
@@ -38,7 +38,7 @@ def test_an_error_that_is_cut_shows_no_part_of_a_password(url: str, before: int,
 
 @pytest.mark.parametrize("text", [each * 150_000 for each in ("://a:", "a://b:c", "password=", "x", "@")])
 def test_masking_takes_time_in_proportion_to_the_text(text: str) -> None:
-    """An error of 150 kB is masked in far less than a lease is long, whatever it consists of."""
+    """Masking an error of 150 kB takes far less time than a lease, whatever its text."""
     began = time.monotonic()
     masked(text)
     for as_text in (shown, named, traced):
@@ -47,7 +47,7 @@ def test_masking_takes_time_in_proportion_to_the_text(text: str) -> None:
 
 
 def test_a_traceback_keeps_its_end_and_no_password() -> None:
-    """The end says what was raised; a line that is cut is left out, for its URL may lack the beginning."""
+    """The end shows the error; a line that is cut is left out, since its URL may lack the beginning."""
     text = traced(ValueError(f"{URLS[0]}\n" * 2000 + "the end"))
     assert text.endswith("the end\n")
     assert SECRET not in text

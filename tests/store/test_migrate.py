@@ -129,8 +129,8 @@ HOSTILE = {
 async def test_the_settings_of_a_session_do_not_change_what_is_made(
     connection: asyncpg.Connection, database: str
 ) -> None:
-    """Made and migrated under settings that are all unusual, by two starters at once, a store has the same catalog and
-    tables of the usual kind, and takes and refuses the same names; the sessions keep their settings."""
+    """A store that two starters make and migrate at once under unusual settings has the same catalog and tables, and
+    takes and refuses the same names. The sessions keep their settings."""
     await migrate.initialise(connection)
     usual = await catalog(connection)
     await migrate.drop(connection)
@@ -156,7 +156,7 @@ async def test_the_settings_of_a_session_do_not_change_what_is_made(
 
 
 async def takes(connection: asyncpg.Connection, name: str) -> bool:
-    """Whether a stream can have this name."""
+    """Return True if a stream can have this name."""
     try:
         return bool(await connection.fetchval("SELECT $1::text::eventstore.stream_name", name) == name)
     except asyncpg.CheckViolationError:
@@ -164,7 +164,7 @@ async def takes(connection: asyncpg.Connection, name: str) -> bool:
 
 
 def test_no_literal_of_our_sql_holds_a_backslash() -> None:
-    """What it would mean depends on standard_conforming_strings."""
+    """The meaning of a backslash depends on standard_conforming_strings."""
     texts = {file: file.read_text() for package in ("store", "ops") for file in (ROOT / package).rglob("*.sql")}
     assert len(texts) > 8
     for file, text in texts.items():

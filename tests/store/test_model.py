@@ -330,8 +330,8 @@ concurrent_programs = st.lists(st.lists(concurrent_operations(), min_size=1, max
 
 
 def of_stream(stream: str, done: Done) -> Done:
-    """What a program did to one stream, as operations on that stream alone. A refused append to several says only
-    which stream it was refused for; and a part without events is not checked where the others were stored before."""
+    """Return a program's operations on one stream alone. A refused append to several streams names only the stream that
+    refused it, and a part without events is not checked if the others were stored before."""
     found: Done = []
     for operation, outcome in done:
         if not isinstance(operation, Append):

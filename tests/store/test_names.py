@@ -48,6 +48,6 @@ def test_queues_are_readable_and_unique() -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 129, None])
 def test_bad_subscription_names_are_refused(name: str) -> None:
-    """Printable text of at most 128 bytes."""
+    """A subscription's name is printable text of at most 128 bytes."""
     with pytest.raises(InvalidArgument):
         check_subscription(name)

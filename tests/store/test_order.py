@@ -240,8 +240,8 @@ async def test_two_stores_in_one_transaction_both_hold_their_readers_back(databa
 
 @pytest.mark.parametrize("drawn", [1000, 2**31 + 1000])
 async def test_no_value_of_the_setting_hides_an_event(database: str, drawn: int) -> None:
-    """Readers are held back whatever a writer puts into the setting: its transaction's id, other text, a block of the
-    past or the future, or a number whose low 31 bits are those of a block ahead."""
+    """Readers are held back whatever a writer puts into the setting: its transaction's id, other text, an earlier or
+    later block, or a number whose low 31 bits are those of a later block."""
     far = 2**31
     numbers = [0, 1, drawn, drawn + 1, drawn + 5, drawn + far, drawn - far, drawn - far + 1, drawn - far + 5, -1, 2**63]
     values = ["pg_current_xact_id()::text", *(f"'{value}'" for value in ("", "on", "1e3", " 7", "9" * 30, *numbers))]
@@ -272,8 +272,8 @@ async def test_a_savepoint_that_is_rolled_back_does_not_disarm_the_lock(database
 
 
 async def test_a_long_import_takes_one_lock(database: str) -> None:
-    """Appends in one transaction, and what 24,000 of them do for the lock, in savepoints too, hold one lock: no import
-    fills the lock table."""
+    """All appends of one transaction hold one lock, and so do 24,000 retakes of it, in savepoints too: no import fills
+    the lock table."""
     async with EventStore(database) as store, store.acquire() as connection, connection.transaction():
         for _ in range(100):
             await store.append_to_stream("a-1", ANY_VERSION, [EventData("E", 1)], connection=connection)
@@ -296,8 +296,8 @@ async def test_a_long_import_takes_one_lock(database: str) -> None:
 
 
 async def test_no_statement_reads_the_row_of_a_sequence(database: str) -> None:
-    """While nextval writes its log record, a sequence's row is 32 too high for whoever reads it without a lock, which
-    happens once in half a million reads: all of our SQL asks pg_sequence_last_value() instead."""
+    """While nextval writes its log record, a read of the sequence's row without a lock is 32 too high, once in half a
+    million reads. So all of our SQL uses pg_sequence_last_value()."""
     connection = await asyncpg.connect(database)
     functions = await connection.fetch(
         "SELECT proname AS name, prosrc AS text FROM pg_proc WHERE pronamespace = 'eventstore'::regnamespace"

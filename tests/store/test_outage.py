@@ -1,4 +1,4 @@
-"""How often an outage is told, and how long to wait in it: pure."""
+"""The rate of log lines about an outage, and the back-off: pure."""
 
 from itertools import pairwise
 
@@ -10,7 +10,8 @@ from trunkline_store.outage import REMIND_SECONDS, Outage, Pause
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.sampled_from(["a: 1", "a: 2", "b", "over"])), max_size=50))
 def test_each_kind_of_fault_is_told_once_and_then_once_a_minute(steps: list[tuple[float, str]]) -> None:
-    """However often it comes; after the end of an outage the next one is told at once."""
+    """Each kind of fault is logged once a minute, however often it occurs; after the end of an outage, the next fault
+    is logged at once."""
     outage, now, said = Outage(), 0.0, dict[str, float]()
     for seconds, step in steps:
         now += seconds
@@ -26,7 +27,7 @@ def test_each_kind_of_fault_is_told_once_and_then_once_a_minute(steps: list[tupl
 
 
 def test_a_pause_doubles_up_to_its_ceiling_and_is_short_again_after_progress() -> None:
-    """With jitter of half of it at most."""
+    """The jitter is at most half of the pause."""
     pause = Pause()
     seconds = [pause.next() for _ in range(12)]
     assert 0.05 <= seconds[0] <= 0.1

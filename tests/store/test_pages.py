@@ -173,7 +173,8 @@ async def test_a_page_of_a_stream_is_bounded_by_bytes(
 
 
 async def test_names_are_those_of_the_history(store: EventStore) -> None:
-    """In another history an id is another stream's. Within one it never is, so its name is remembered (the control)."""
+    """In another history, an id can belong to another stream. Within one it never does, so its name is remembered (the
+    control)."""
     await store.append_to_stream("before-1", 0, [EventData("E", 1)])
 
     async def streams() -> list[str]:

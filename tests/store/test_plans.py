@@ -108,7 +108,8 @@ async def connection(database: str, request: pytest.FixtureRequest) -> AsyncIter
 
 
 async def plan(connection: asyncpg.Connection, query: str, *args: Any, options: str = "COSTS") -> dict[str, Any]:
-    """The plan of a query, given or kept as `plan_cache_mode` says. With the option ANALYZE it is executed."""
+    """Return the plan of a query, custom or generic as `plan_cache_mode` says. With the option ANALYZE it is
+    executed."""
 
     def literal(value: Any) -> str:
         if isinstance(value, list):
@@ -163,7 +164,7 @@ async def test_the_comparison_would_notice(connection: asyncpg.Connection) -> No
 
 
 def category_read(name: str, category: str, position: int) -> tuple[str, tuple[Any, ...]]:
-    """One of the statements that read a category, and its arguments for ten events from a position on."""
+    """Return one of the statements that read a category, and its arguments for ten events from a position on."""
     if name == "ahead_v1":
         return AHEAD, (f"$category-{category}", position, "{}", FAR, 10)
     args: dict[str, tuple[Any, ...]] = {
@@ -184,9 +185,9 @@ A_PAGE = 90  # blocks: ten events, and their streams, each by way of an index
 @pytest.mark.parametrize("connection", ["filled"], indirect=True)
 @pytest.mark.parametrize("name", CATEGORY_READS)
 async def test_a_category_is_read_from_a_position_and_not_up_to_it(connection: asyncpg.Connection, name: str) -> None:
-    """Ten events of a category that holds nearly all events, or one in 500, are read between two bounds of the
-    category's index and cost a page, early and late, with a plan for the given values and with one for any, and
-    whether the tables were analyzed or not."""
+    """Ten events are read between two bounds of the category's index, at the cost of a page. This holds for a category
+    of nearly all events and of one in 500, early and late, with custom and generic plans, with and without ANALYZE of
+    the tables."""
     for analyzed, plans, category, position in product(
         (False, True),
         ("force_custom_plan", "force_generic_plan"),
@@ -216,8 +217,8 @@ async def test_a_category_is_read_from_a_position_and_not_up_to_it(connection: a
 async def test_a_time_is_found_without_reading_what_is_before_or_after(
     connection: asyncpg.Connection, analyzed: bool
 ) -> None:
-    """The first event of a time, early, late or beyond, costs two ranges of the index of times (128 blocks each), with
-    a plan for the given values and with one for any."""
+    """Finding the first event of a time, early, late or beyond the end, costs two ranges of the index of times (128
+    blocks each), with custom and generic plans."""
     await connection.execute("""
         INSERT INTO eventstore.events
             (position, stream_id, stream_version, created_at, event_id, size, category, type, data)
@@ -250,8 +251,8 @@ MANY_STREAMS = """
 
 @pytest.mark.parametrize("connection", ["filled"], indirect=True)
 async def test_a_page_of_streams_costs_a_page(connection: asyncpg.Connection) -> None:
-    """Ten of 40,000 streams, by age or by name, both ways, of nearly all or of few, early and late, cost the blocks of
-    ten, with a plan for the given values and with one for any; of categories, 10,000 streams are read at most."""
+    """Ten of 40,000 streams cost the blocks of ten: by age or name, both ways, of nearly all or of few, early and late,
+    with custom and generic plans. For categories, at most 10,000 streams are read."""
     await connection.execute(MANY_STREAMS)
     await connection.execute("ANALYZE eventstore.events, eventstore.streams")
     sql = EventStore("postgresql://localhost/unused").sql
@@ -286,7 +287,8 @@ async def test_a_page_of_streams_costs_a_page(connection: asyncpg.Connection) ->
 
 @pytest.mark.parametrize("connection", ["filled"], indirect=True)
 async def test_an_equality_beside_the_bounds_would_cost_the_position(connection: asyncpg.Connection) -> None:
-    """The control: with `category =` beside them and the order of positions, a late page costs far more blocks."""
+    """The control: with `category =` beside the bounds, and the order of positions, a late page costs far more
+    blocks."""
     await connection.execute("ANALYZE eventstore.events, eventstore.streams")
     query = """SELECT data FROM eventstore.events WHERE category = $3 AND (category, position) >= ($3, $1)
                    AND (category, position) <= ($3, $2) ORDER BY position LIMIT $4"""

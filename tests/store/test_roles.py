@@ -208,8 +208,8 @@ RIGHTS: list[tuple[str, tuple[Role, ...]]] = [
 @pytest.mark.parametrize("public", ["of PostgreSQL 15", "of PostgreSQL 14"])
 @pytest.mark.parametrize("role", ROLES)
 async def test_a_role_has_its_rights_and_no_others(store: EventStore, logins: Logins, role: Role, public: str) -> None:
-    """Of the whole list, what is not its own is refused by PostgreSQL, and comes as `PermissionRefused`, whatever
-    everybody may do in `public`."""
+    """PostgreSQL refuses every other right of the whole list, which raises `PermissionRefused`, whatever everybody may
+    do in `public`."""
     if public == "of PostgreSQL 14":
         await store.fetch("GRANT CREATE ON SCHEMA public TO PUBLIC")
     await store.append_to_stream("a-1", 0, [event()])
@@ -231,7 +231,7 @@ async def test_a_role_has_its_rights_and_no_others(store: EventStore, logins: Lo
 
 @pytest_asyncio.fixture
 async def narrow(store: EventStore, database: str, logins: Logins) -> AsyncIterator[str]:
-    """The DSN of a consumer that may own `billing` and what begins with `billing-`, and nothing else."""
+    """The DSN of a consumer that may own only `billing` and subscriptions whose names begin with `billing-`."""
     login = f"billing_{secrets.token_hex(6)}"
     connection = await asyncpg.connect(database)
     await make_login(connection, login, "consumer")  # what it may do as one of all is taken from it
@@ -247,7 +247,7 @@ async def narrow(store: EventStore, database: str, logins: Logins) -> AsyncItera
 
 
 async def lived(store: EventStore, name: str) -> int:
-    """Make a subscription that somebody has owned, with a parked batch; return its number."""
+    """Make a subscription that has had an owner, with a parked batch; return its number."""
     number = int(await store.fetchval(store.sql["create_subscription"], name, "$all", 5))
     lease = await Lease.acquire(store, f"subscription {number}", uuid4(), 0.0)
     assert lease is not None
@@ -272,7 +272,7 @@ RELAYS = (
 
 
 async def done(dsn: str, statements: Iterable[str]) -> list[str]:
-    """The statements that change a row, each in a transaction that is rolled back."""
+    """Return the statements that can change a row; each runs in a transaction that is rolled back."""
     connection, changed = await asyncpg.connect(dsn), []
     for statement in statements:
         transaction = connection.transaction()
@@ -288,8 +288,8 @@ async def done(dsn: str, statements: Iterable[str]) -> list[str]:
 async def test_a_consumer_writes_the_rows_that_are_its_own(
     store: EventStore, database: str, logins: Logins, narrow: str
 ) -> None:
-    """Of all subscriptions, or of those that it was given; never the relay's lease, nor the relay a subscription's. The
-    store's owner can do all of it: the statements are no empty ones."""
+    """A consumer writes the rows of all subscriptions, or of the granted ones, and never the relay's lease; the relay
+    writes no subscription's lease. The store's owner can run every statement, so none of them is empty."""
     numbers = {name: await lived(store, name) for name in ("billing", "billing-2", "billings", "shop")}
     assert await Lease.acquire(store, "relay", uuid4(), 5) is not None
     for name, number in numbers.items():
@@ -363,7 +363,7 @@ async def test_what_one_consumer_writes_can_be_listed_by_all(store: EventStore, 
 
 
 async def test_a_consumer_of_some_has_the_rights_of_one_of_all(store: EventStore, narrow: str) -> None:
-    """But for the rows: no statement of a consumer lacks a right."""
+    """No statement of a consumer lacks a right; only the rows differ."""
     everyone = role_name(await database_of(store), "eventstore", "consumer")
     given: dict[str, set[tuple[str, ...]]] = {}
     for what, role, privilege in await rights(store):
@@ -373,8 +373,8 @@ async def test_a_consumer_of_some_has_the_rights_of_one_of_all(store: EventStore
 
 
 async def test_what_is_anothers_is_said_to_be(store: EventStore, logins: Logins, narrow: str) -> None:
-    """Each of the store's methods that changes a subscription raises `PermissionRefused` where it may not, and not that
-    there is none; all of them read it."""
+    """Each method that changes a subscription raises `PermissionRefused` without the right, and not
+    `SubscriptionNotFound`; every role can read the subscription."""
     number = await lived(store, "shop")
     before = await store.subscriptions.get("shop")
     for dsn in (narrow, logins["reader"]):
@@ -403,7 +403,7 @@ async def test_what_is_anothers_is_said_to_be(store: EventStore, logins: Logins,
 
 @pytest.mark.parametrize("pattern", ["", "*x", "a*b", "a\0", "x" * 60])
 def test_a_bad_pattern_is_refused(pattern: str) -> None:
-    """Before anything is run; what it is for is given in its name, which PostgreSQL bounds."""
+    """The pattern is refused before anything runs. It is a part of the group's name, whose length PostgreSQL limits."""
     with pytest.raises(InvalidArgument, match="subscriptions"):
         login_sql("app", "eventstore", "bill", "consumer", pattern)
     with pytest.raises(InvalidArgument, match="owns no subscriptions"):

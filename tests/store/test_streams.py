@@ -125,7 +125,7 @@ async def test_pages_hold_every_stream_once(store: EventStore, asked: dict[str, 
 
 
 async def test_a_page_behind_a_stream_that_is_gone_is_found_by_name_only(store: EventStore) -> None:
-    """Its age is not known any more, which is an error; its name still has a place."""
+    """The age of a removed stream is unknown, which is an error; its name still has a place."""
     for name in ("a-1", "b-1", "c-1"):
         await append(store, name)
     await store.delete_stream("b-1", 1, hard=True)
@@ -173,7 +173,7 @@ async def test_a_search_is_for_a_part_of_the_name(store: EventStore, search: str
 
 
 async def test_streams_are_sorted_by_what_is_asked_for(store: EventStore) -> None:
-    """By name (byte by byte) or by age, both ways."""
+    """Streams are sorted by name (byte by byte) or by age, both ways."""
     for name in ("b-1", "a-1", "C-1"):
         await append(store, name)
     expected: dict[Any, list[str]] = {

@@ -169,8 +169,8 @@ async def test_a_subscription_that_nobody_ever_owned_can_be_reset(store: EventSt
 
 
 async def test_a_reset_to_a_time_leaves_out_no_event_of_that_time_or_later(store: EventStore) -> None:
-    """Times need not grow with positions: wherever the first event of a time or later stands, among imported ones too,
-    the subscription is set to the event before it; a time after all events sets it to the last one."""
+    """Times need not grow with positions. Wherever the first event of that time or later is, among imported ones too,
+    the subscription is set to the event before it. A time after all events sets it to the last one."""
     await create(store, "a")
     rnd, start = random.Random(7), datetime(2020, 1, 1, tzinfo=UTC)
     minutes = [*range(40), *range(-500, -460), *range(40, 60), *rnd.sample(range(30, 90), 40)]
@@ -184,7 +184,7 @@ async def test_a_reset_to_a_time_leaves_out_no_event_of_that_time_or_later(store
 
 
 async def test_a_reset_to_a_time_stays_below_what_may_still_appear(store: EventStore) -> None:
-    """An event of that time that is not committed yet comes as well, though a later position holds an older event."""
+    """An uncommitted event of that time comes as well, even if a later position holds an older event."""
     await create(store, "a")
     [before] = await append(store, 0)
     old = datetime(2020, 1, 1, tzinfo=UTC)
@@ -227,7 +227,8 @@ async def test_a_bad_name_is_refused(store: EventStore, name: Any) -> None:
     ids=["right", "owner", "epoch", "position", "event"],
 )
 async def test_a_checkpoint_is_guarded(store: EventStore, wrong: dict[str, Any], taken: bool) -> None:
-    """P7: row, owner and epoch must fit, and the store must hold the events that it stands on; the history too."""
+    """P7: row, owner, epoch and history must match, and the store must hold the events on which the checkpoint
+    stands."""
     appended, number = await append(store, 1), await create(store, "a", 5)
     stored = (await store.read_all_streams_forward())[0]
     lease = await own(store, number, uuid4())

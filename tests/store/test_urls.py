@@ -1,4 +1,4 @@
-"""URLs of servers, which a user may have written in a wrong way."""
+"""URLs of servers that a user may have written wrongly."""
 
 import json
 
@@ -15,7 +15,7 @@ SECRET = "geheim"
 
 @pytest.mark.parametrize("sign", ["#", "/", "?", "@", "[", "#12/", ":@", "\u2100"])
 def test_a_password_that_is_not_encoded_is_refused_and_not_shown(sign: str) -> None:
-    """The library says so before a client library reads the URL, and shows no part of it."""
+    """The library refuses the URL before a client library reads it, and shows no part of it."""
     password = f"{SECRET}{sign}{SECRET}" if sign != "#12/" else f"12/{SECRET}"
     for read, scheme in ((read_dsn, "postgresql"), (check_amqp_url, "amqp")):
         with pytest.raises(InvalidArgument, match="percent-encoded") as raised:
@@ -39,7 +39,7 @@ def test_a_password_that_is_not_encoded_is_refused_and_not_shown(sign: str) -> N
     ],
 )
 async def test_a_bad_amqp_url_is_refused_at_construction(store: EventStore, url: str) -> None:
-    """Of a consumer and of a relay alike: neither waits for a broker that can never be there."""
+    """Neither a consumer nor a relay waits for a broker that can never be there."""
     for make in (Consumer, Relay):
         with pytest.raises(InvalidArgument, match="amqp_url"):
             make(store, url)
@@ -61,12 +61,12 @@ def test_a_bad_dsn_is_refused_at_construction(dsn: str) -> None:
     ],
 )
 def test_a_good_dsn_stays_as_it_is(dsn: str) -> None:
-    """With several hosts, encoded passwords and sockets, too."""
+    """A valid DSN is not changed, also with several hosts, encoded passwords and sockets."""
     assert read_dsn(dsn).url == dsn
 
 
 async def test_parameters_of_libpq_are_followed(database: str) -> None:
-    """Those that mean nothing to asyncpg are left out, and connect_timeout bounds connecting."""
+    """Parameters without a meaning for asyncpg are left out, and connect_timeout bounds connecting."""
     libpq = "connect_timeout=7&channel_binding=prefer&gssencmode=disable&client_encoding=utf8"
     libpq += "&fallback_application_name=x"
     assert read_dsn(f"{database}?{libpq}").timeout == 7
@@ -102,7 +102,7 @@ async def test_a_parameter_that_nobody_knows_is_refused_and_not_shown(database: 
 
 
 async def test_another_default_isolation_does_not_matter(database: str) -> None:
-    """A store's own connections ask for READ COMMITTED; a pool of the application's is refused, with what to do."""
+    """A store's own connections ask for READ COMMITTED; an application's pool is refused, with what to do."""
     async with EventStore(database) as store:
         name = await store.fetchval("SELECT current_database()")
         await store.fetch(f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
@@ -120,7 +120,7 @@ async def test_another_default_isolation_does_not_matter(database: str) -> None:
 
 @pytest.mark.parametrize("name", ["uuid", "timestamptz", "int8"])
 async def test_a_codec_of_the_applications_that_would_disturb_is_named(database: str, name: str) -> None:
-    """At open, not in the middle of the work."""
+    """The codec is named when the store is opened, not later."""
 
     async def init(connection: asyncpg.Connection) -> None:
         await connection.set_type_codec(name, schema="pg_catalog", encoder=str, decoder=str, format="text")
@@ -131,7 +131,7 @@ async def test_a_codec_of_the_applications_that_would_disturb_is_named(database:
 
 
 async def test_a_codec_for_json_does_not_disturb(database: str) -> None:
-    """It is what applications set most, and every JSON of the store travels as text."""
+    """A JSON codec is the most common one, and all of the store's JSON travels as text."""
 
     async def init(connection: asyncpg.Connection) -> None:
         for each in ("json", "jsonb"):

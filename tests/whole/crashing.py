@@ -2,9 +2,9 @@
 
 A crash loses what was not flushed: a transaction that rolls back flushes nothing, nor does one with
 `synchronous_commit = off`, and `nextval` is logged once in 33 draws, or at the first draw after a checkpoint. So a
-checkpoint before each loss makes sure that the block which is drawn next is drawn again after the crash. For the same
-reason the WAL writer is slow here, and nothing else that writes runs on a clock. The page cache survives: it is the
-server that crashes, not the machine, and so `fsync` can be off.
+checkpoint before each loss ensures that the next block is drawn again after the crash. For the same reason, the WAL
+writer is slow here, and no other writer runs on a clock. The page cache survives, since the server crashes and not the
+machine, so `fsync` can be off.
 """
 
 import asyncio
@@ -53,8 +53,8 @@ _APPEND = "SELECT first_position FROM eventstore.append_one_v1($1, -1, $2, $3, '
 
 
 class Crashing:
-    """The server. `dsn` is a superuser's; `hand` is a session for statements that take part in a loss: it is open until
-    the next crash."""
+    """The server. `dsn` is a superuser's; `hand` is a session for statements that take part in a loss, open until the
+    next crash."""
 
     hand: asyncpg.Connection
     other: asyncpg.Connection
@@ -65,7 +65,7 @@ class Crashing:
         self._logins: dict[Role, str] = {}
 
     async def prepare(self) -> None:
-        """Makes the store, a table `effects`, and logins whose roles have `synchronous_commit = off`."""
+        """Make the store, a table `effects`, and logins whose roles have `synchronous_commit = off`."""
         self.hand = self.other = await asyncpg.connect(self.dsn)
         await initialise(self.hand)
         await make_roles(self.hand)
@@ -81,27 +81,26 @@ class Crashing:
         )
 
     def as_role(self, role: Role) -> str:
-        """The DSN of a login that does not wait for its commits."""
+        """Return the DSN of a login that does not wait for its commits."""
         return self._logins[role]
 
     async def roll_back(self, count: int = 1) -> int:
-        """Draws blocks that nobody will ever see. Returns the first one's position."""
+        """Draw blocks that nobody will ever see; return the first one's position."""
         await self.hand.execute("CHECKPOINT; BEGIN")
         drawn = [await self._append("Nothing") for _ in range(count)]
         await self.hand.execute("ROLLBACK")
         return drawn[0]
 
     async def roll_back_to_savepoint(self) -> int:
-        """As `roll_back`, in a transaction that stays open."""
+        """Do what `roll_back` does, in a transaction that stays open."""
         await self.hand.execute("CHECKPOINT; BEGIN; SAVEPOINT before")
         drawn = await self._append("Nothing")
         await self.hand.execute("ROLLBACK TO before")
         return drawn
 
     async def commit_asynchronously(self, type: str = "Lost", count: int = 1) -> int:
-        """Appends and commits without waiting, which anybody may ask for at the end of a transaction; until the crash
-        neither a checkpoint nor the relay's position is written, since that would flush it. Returns the first position.
-        """
+        """Append and commit without waiting, as any login may ask at the end of a transaction. Until the crash, neither
+        a checkpoint nor the relay's position is written, since that would flush it. Return the first position."""
         await self.hand.execute("CHECKPOINT")
         other = self.other = await asyncpg.connect(self.dsn)  # it goes with the server
         await self.hand.execute(
@@ -118,7 +117,7 @@ class Crashing:
         return int(await self.hand.fetchval(_APPEND, "s-lost", uuid4(), type))
 
     async def looked(self, *applications: str) -> None:
-        """Waits until each of these has asked the store for the safe position, and read up to it, from now on."""
+        """Wait until each of these has asked the store for the safe position, and read up to it, from now on."""
         watch = await asyncpg.connect(self.dsn)
         now = await watch.fetchval("SELECT clock_timestamp()")
         try:
@@ -132,7 +131,7 @@ class Crashing:
             await watch.close()
 
     async def kill_session(self) -> None:
-        """Kills one of the server's processes, upon which it ends all others and recovers."""
+        """Kill one of the server's processes, upon which it ends all others and recovers."""
         ended, killer = asyncio.Event(), await asyncpg.connect(self.dsn)
         self.hand.add_termination_listener(lambda _: ended.set())
         with suppress(*STATEMENT_ERRORS):
@@ -142,7 +141,7 @@ class Crashing:
         await self._back()
 
     async def kill(self) -> None:
-        """Kills the whole server, and starts it again."""
+        """Kill the whole server, and start it again."""
         await asyncio.to_thread(self.server.kill)
         await asyncio.to_thread(self.server.start)
         await self._back()
@@ -157,18 +156,18 @@ class Crashing:
 
     @property
     def folder(self) -> Path:
-        """The server's data."""
+        """Return the server's data folder."""
         return Path(self.server._command[2])
 
     async def copy(self) -> None:
-        """Stops the server for a cold copy of its folder, and starts it again."""
+        """Stop the server for a cold copy of its folder, and start it again."""
         await asyncio.to_thread(self.server.stop)
         await _run("cp", "-a", str(self.folder), f"{self.folder}.cold")
         await asyncio.to_thread(self.server.start)
         await self._back()
 
     async def put_back(self) -> None:
-        """The cold copy takes the folder's place."""
+        """Replace the folder with the cold copy."""
         await asyncio.to_thread(self.server.stop)
         await _run("rm", "-r", str(self.folder))
         await _run("mv", f"{self.folder}.cold", str(self.folder))
@@ -176,11 +175,11 @@ class Crashing:
         await self._back()
 
     async def committed(self) -> list[UUID]:
-        """The events, in their order."""
+        """Return the events in their order."""
         return [row[0] for row in await self.hand.fetch("SELECT event_id FROM eventstore.events ORDER BY position")]
 
     async def effects(self, subscription: str) -> list[UUID]:
-        """What a subscription's handler has written, in its order."""
+        """Return the effects of a subscription's handler, in its order."""
         query = "SELECT event_id FROM public.effects WHERE subscription = $1 ORDER BY seq"
         return [row[0] for row in await self.hand.fetch(query, subscription)]
 
@@ -191,7 +190,7 @@ async def _run(*command: str) -> None:
 
 @asynccontextmanager
 async def crashing() -> AsyncIterator[Crashing]:
-    """One that runs, in a folder of this machine."""
+    """A running server, in a folder of this machine."""
     with postgres_server(private=True, bin_dir=postgres_programs(), settings=SETTINGS) as server:
         crashing = Crashing(server)
         await crashing.prepare()
@@ -204,7 +203,7 @@ async def crashing() -> AsyncIterator[Crashing]:
 
 @asynccontextmanager
 async def relaying(dsn: str, url: str) -> AsyncIterator[Relay]:
-    """A relay that leads, called "relay" by its server."""
+    """A leading relay, called "relay" by its server."""
     async with EventStore(dsn, application_name="relay") as store:
         relay = Relay(store, url, lease=LONG_LEASE)
         running = asyncio.create_task(relay.run())
@@ -220,7 +219,7 @@ async def relaying(dsn: str, url: str) -> AsyncIterator[Relay]:
 
 
 class Seen:
-    """What a subscription that is iterated over was given; `open` cleared, it holds the next batch back."""
+    """The events that an iterated subscription received; while `open` is cleared, it holds the next batch back."""
 
     def __init__(self, subscription: Subscription) -> None:
         self.events: list[RecordedEvent] = []
@@ -252,12 +251,12 @@ class Seen:
 
     @property
     def first(self) -> list[UUID]:
-        """Each event once, in the order of its first occurrence."""
+        """Return each event once, in the order of its first occurrence."""
         return list(dict.fromkeys(event.event_id for event in self.events))
 
 
 async def appended(store: EventStore, *types: str) -> list[int]:
-    """The positions of appends of one event each, however often they take while the server comes back."""
+    """Append one event at a time, with retries while the server comes back; return the positions."""
     positions: list[int] = []
     for type in types:
         event = EventData(type, 1)
@@ -270,7 +269,7 @@ async def appended(store: EventStore, *types: str) -> list[int]:
 
 
 async def until(fact: Callable[[], bool], seconds: float = 20) -> None:
-    """Waits for a fact."""
+    """Wait for a fact."""
     async with asyncio.timeout(seconds):
         while not fact():
             await asyncio.sleep(0.01)  # between two looks
@@ -278,7 +277,7 @@ async def until(fact: Callable[[], bool], seconds: float = 20) -> None:
 
 @asynccontextmanager
 async def following(dsn: str, url: str, *control: str) -> AsyncIterator["Lines"]:
-    """A program that follows (`tests.whole.following`), from its start on; its lines are what it is given."""
+    """Run a program that follows (`tests.whole.following`); its lines are the events that it receives."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.whole.following", dsn, url, *control), stdout=asyncio.subprocess.PIPE
     )
@@ -291,20 +290,20 @@ async def following(dsn: str, url: str, *control: str) -> AsyncIterator["Lines"]
 
 
 class Lines:
-    """What a program says."""
+    """The output lines of a program."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         self._out = process.stdout
 
     async def get(self, seconds: float = 30) -> str:
-        """The next one."""
+        """Return the next line."""
         async with asyncio.timeout(seconds):
             return (await self._out.readline()).decode().strip()
 
 
 def without(ids: Sequence[UUID], known: Sequence[UUID]) -> list[UUID]:
-    """Those that are known, in their order."""
+    """Return the ids that are known, in their order."""
     there = set(known)
     return [each for each in ids if each in there]
 

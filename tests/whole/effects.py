@@ -1,4 +1,4 @@
-"""A projection whose effects are counted: rows in the store's own database, of four handlers at once."""
+"""A projection whose effects are counted: rows in the store's own database, written by four handlers at once."""
 
 import asyncio
 from collections import Counter
@@ -15,7 +15,7 @@ TABLE = "CREATE TABLE public.effects (position bigint, event_id uuid)"
 
 @asynccontextmanager
 async def projecting(store: EventStore, url: str, name: str = "effects") -> AsyncIterator[None]:
-    """One that runs until the end of the block. The table must be there."""
+    """Run the projection until the end of the block. The table must exist."""
     async with Consumer(store, url) as consumer:
 
         @consumer.handler(name, tx=True, concurrency=4, attempts=100, wait_max=0.5, lease=1.0, idle=0.3)
@@ -34,15 +34,15 @@ async def projecting(store: EventStore, url: str, name: str = "effects") -> Asyn
 
 @asynccontextmanager
 async def projecting_anew(store: EventStore, url: str) -> AsyncIterator[None]:
-    """One with a table of its own making."""
+    """Make a table, and run the projection with it."""
     await store.fetch(TABLE)
     async with projecting(store, url):
         yield
 
 
 async def until_each_event_has_its_effect(store: EventStore, *, but: set[int] | None = None) -> None:
-    """Waits until every event of the store has had an effect; then none has had two, and there is none of an event that
-    the store does not hold. but: positions that have none."""
+    """Wait until every event of the store has had an effect; then check that none has had two, and that there is no
+    effect without an event. but: positions without an effect."""
     seen: Counter[object] = Counter()
     wanted: set[object] = set()
     try:

@@ -1,6 +1,6 @@
-"""A subscriber in a process of its own, which says what it is given: python -m tests.whole.following DSN URL [CONTROL]
+"""A subscriber in its own process, which prints its events: python -m tests.whole.following DSN URL [CONTROL]
 
-It prints a line for each event, its type and position, and acknowledges it. CONTROL takes a guard out of this program.
+It prints the type and position of each event on a line, and acknowledges it. CONTROL takes a guard out of this program.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from trunkline_store import EventStore
 
 
 class Remembering(Follower):
-    """A look moves what was delivered to the safe position, as if all up to there had been seen."""
+    """A follower that, after a look, takes all events up to the safe position as seen."""
 
     async def _catch_up(self) -> bool:
         found = await super()._catch_up()

@@ -1,4 +1,4 @@
-"""A primary, its standbys, and what a subscription was handed of their events."""
+"""A primary, its standbys, and the events that a subscription received from them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +16,7 @@ from trunkline_store.migrate import initialise
 
 
 class Pair:
-    """A primary and its standby. dsn: names both, and leads to the one that can be written."""
+    """A primary and its standby. dsn: names both, and leads to the one that is writable."""
 
     def __init__(self, primary: PostgresServer, standby: PostgresServer) -> None:
         self.primary = primary
@@ -38,30 +38,30 @@ class Pair:
                 await asyncio.sleep(0.02)  # between two looks
 
     async def in_step(self) -> None:
-        """Waits until the standby has all that the primary has."""
+        """Wait until the standby has all that the primary has."""
         at = await self.ask(self.primary, "SELECT pg_current_wal_flush_lsn()::text")
         await self.until(self.standby, f"SELECT pg_last_wal_replay_lsn() >= '{at}'")
 
     async def part(self) -> None:
-        """From here on the standby gets nothing."""
+        """Stop replication to the standby."""
         await self.ask(self.standby, "ALTER SYSTEM SET primary_conninfo = ''")
         await self.ask(self.standby, "SELECT pg_reload_conf()")
         await self.until(self.primary, "SELECT NOT EXISTS (SELECT FROM pg_stat_replication)")
 
     async def synchronous(self) -> None:
-        """No commit without the standby."""
+        """Let no transaction commit without the standby."""
         await self.ask(self.primary, "ALTER SYSTEM SET synchronous_standby_names = 'standby'")
         await self.ask(self.primary, "SELECT pg_reload_conf()")
         await self.until(self.primary, "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync')")
 
     async def fence(self) -> None:
-        """The primary goes on, and lets nobody write."""
+        """Make the primary read-only; it keeps running."""
         await self.ask(self.primary, "ALTER SYSTEM SET default_transaction_read_only = on")
         await self.ask(self.primary, "SELECT pg_reload_conf()")
         await self.until(self.primary, "SELECT current_setting('default_transaction_read_only')::boolean")
 
     async def fail_over(self) -> None:
-        """The primary is gone, without a word; the standby takes its place."""
+        """End the primary without an orderly shutdown, and promote the standby."""
         await asyncio.to_thread(self.primary.kill)
         await self.promote()
 
@@ -71,7 +71,7 @@ class Pair:
 
 @asynccontextmanager
 async def pair() -> AsyncIterator[Pair]:
-    """Both running, with a store; what is on the primary comes to the standby as it is committed."""
+    """A running primary and standby, with a store; commits are streamed as they happen."""
     with postgres_server(private=True, settings=POSTGRES_SETTINGS) as primary:
         connection = await asyncpg.connect(primary.dsn)
         await initialise(connection)
@@ -81,7 +81,7 @@ async def pair() -> AsyncIterator[Pair]:
 
 
 class Handled:
-    """What a subscription was given, in its order."""
+    """The events that a subscription received, in its order."""
 
     def __init__(self, subscription: Subscription) -> None:
         self.events: list[RecordedEvent] = []
@@ -116,7 +116,7 @@ async def until(fact: Callable[[], bool]) -> None:
 
 
 async def appended(store: EventStore, type: str, count: int) -> list[int]:
-    """Of so many appends, also while no server can be written."""
+    """Append this many events, with retries while no server is writable."""
     positions: list[int] = []
     for number in range(count):
         event = EventData(type, number)

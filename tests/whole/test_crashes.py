@@ -1,4 +1,4 @@
-"""PostgreSQL crashes at the worst moments; no committed event is skipped, and effects are the events."""
+"""PostgreSQL crashes at the worst moments: no committed event is skipped, and the effects match the events."""
 
 import asyncio
 import os
@@ -106,10 +106,10 @@ async def everybody(vhost: str) -> AsyncIterator[Everybody]:
 
 
 async def test_each_committed_event_is_handled_whenever_the_server_crashes(vhost: str) -> None:
-    """P2, P5: the server is killed, or one of its processes, right after appends that were rolled back (whole or to a
-    savepoint) or committed asynchronously and seen. Subscriptions and relay have looked meanwhile, messages wait in a
-    queue, and nobody's role waits for its commits. The positions that were lost are given to new events: each
-    subscription handles all of these, and effects are events, each once and in order."""
+    """P2, P5: the server, or one of its processes, is killed right after appends that were rolled back (whole or to a
+    savepoint), or committed asynchronously and seen. Subscriptions and relay have looked meanwhile, messages are
+    queued, and no role waits for its commits. New events get the lost positions: each subscription handles all of
+    these, and each event has one effect, in order."""
     chance, again = random.Random(SEED), 0
     async with everybody(vhost) as all:
         server = all.server
@@ -149,8 +149,8 @@ async def test_each_committed_event_is_handled_whenever_the_server_crashes(vhost
 
 
 async def lost_in_flight(vhost: str, without: str = "SELECT") -> None:
-    """An event that was committed asynchronously is being handled when a crash takes it. Its position is given to
-    another event, and there is one more, before anything is acknowledged. `without` is SQL that takes a guard out."""
+    """Crash while an event that was committed asynchronously is being handled. Another event gets its position, and one
+    more follows, before anything is acknowledged. `without` is SQL that takes a guard out."""
     async with flowing(vhost) as (server, writer, seen, subscription):
         await server.hand.execute(without)
         seen.open.clear()
@@ -167,8 +167,8 @@ async def lost_in_flight(vhost: str, without: str = "SELECT") -> None:
 
 
 async def put_back(vhost: str, without: str = "SELECT") -> None:
-    """A cold copy of the server's folder is put back while everybody runs: an event that was handled is gone, and its
-    position is given to another one. No crash tells of it."""
+    """Restore a cold copy of the server's folder while everybody runs: a handled event is gone, and another event gets
+    its position. No crash reveals it."""
     async with flowing(vhost) as (server, writer, seen, subscription):
         await server.hand.execute(without)
         await server.copy()
@@ -182,8 +182,8 @@ async def put_back(vhost: str, without: str = "SELECT") -> None:
 
 
 async def put_back_after_looking(vhost: str, *without: str) -> None:
-    """As `put_back`, and nothing is gone but a number that a rolled-back append had drawn, which a subscriber has read
-    past. `without` names a control of `following`."""
+    """Do what `put_back` does, but nothing is gone except a number that a rolled-back append had drawn, which a
+    subscriber has read past. `without` names a control of `following`."""
     async with (
         crashing() as server,
         EventStore(server.as_role("writer")) as writer,
@@ -255,7 +255,7 @@ ACTS: dict[str, tuple[Callable[[Programs], Awaitable[object]], str]] = {
 
 
 async def undone_by_crashes(*acts: str, without: str = "SELECT") -> list[str]:
-    """Does these, with a crash right after each. Returns those that are not there afterwards."""
+    """Run these operations, with a crash right after each; return those that a crash has undone."""
     undone: list[str] = []
     async with (
         crashing() as server,
@@ -282,7 +282,7 @@ async def undone_by_crashes(*acts: str, without: str = "SELECT") -> list[str]:
 
 
 async def settled(act: Callable[[Programs], Awaitable[object]], programs: Programs) -> None:
-    """Does it, however often it takes while the server comes back."""
+    """Run an operation, with retries while the server comes back."""
     while True:
         with suppress(Unavailable):
             await act(programs)

@@ -1,8 +1,8 @@
-"""Somebody may create objects in a schema that we look into: nothing of theirs is ever run by us.
+"""An attacker may create objects in a schema of our search path; none of them is ever run by us.
 
-PostgreSQL looks operators, functions, types and catalogues up along the search path, and takes what fits best: an
-operator of `public` that takes exactly (integer, interval) before PostgreSQL's own of (double precision, interval).
-Its function runs with the rights of whoever runs the statement.
+PostgreSQL looks operators, functions, types and catalogues up along the search path, and takes the best match: an
+operator of `public` for exactly (integer, interval) wins over PostgreSQL's own for (double precision, interval). Its
+function runs with the rights of the login that runs the statement.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ DATA_TYPES: Final[tuple[DataType, ...]] = ("json", "jsonb", "bytea")
 
 
 def statements() -> Iterator[tuple[str, str]]:
-    """All of ours, for each type of data, each in the stores of the test."""
+    """Return all statements of ours, for each type of data, each in the stores of the test."""
     for data_type in DATA_TYPES:
         for package, file in (
             ("trunkline_store", "sql/queries.sql"),
@@ -49,7 +49,7 @@ def statements() -> Iterator[tuple[str, str]]:
 
 
 def pages_of(text: str) -> Iterator[str]:
-    """What `paginate_streams` makes of its statement."""
+    """Return the statements that `paginate_streams` makes."""
     for category, deleted, after in product((None, "a"), (None, False, True), (None, "a-1")):
         yield page_query(
             text, 9, after=after, search="a", sort_by="stream", sort_dir="asc", category=category, deleted=deleted
@@ -81,7 +81,7 @@ def trap(name: str, arguments: str, returns: str) -> str:
 
 
 def operators() -> str:
-    """All operators for all pairs of types. What PostgreSQL has one of itself, it finds first."""
+    """Make all operators for all pairs of types, except those that PostgreSQL has itself, which it finds first."""
     returned = {"+": 0, "-": 0, "*": 1, "/": 0, "||": 0, "&": 0}
     made = []
     for number, (operator, left, right) in enumerate(product(OPERATORS, TYPES, TYPES)):
@@ -102,7 +102,8 @@ FUNCTIONS: Final = "\n".join(
 
 @pytest_asyncio.fixture
 async def attacker(store: EventStore, logins: dict[Role, str]) -> AsyncIterator[asyncpg.Connection]:
-    """A reader of a database that lets everybody create in `public`, as PostgreSQL 14 does, with their traps set."""
+    """A reader of a database that lets everybody create in `public`, as PostgreSQL 14 does, with the reader's traps
+    set."""
     await store.fetch("GRANT CREATE ON SCHEMA public TO PUBLIC")
     connection = await asyncpg.connect(logins["reader"])
     await connection.execute(TRAPS + operators() + FUNCTIONS)
@@ -111,8 +112,8 @@ async def attacker(store: EventStore, logins: dict[Role, str]) -> AsyncIterator[
 
 
 async def test_no_statement_refers_to_what_is_not_ours(attacker: asyncpg.Connection, database: str) -> None:
-    """Whatever is in the search path behind `pg_catalog`, PostgreSQL's default, our statements are understood as they
-    were meant; the control is not."""
+    """Our statements keep their meaning, whatever is in the search path behind `pg_catalog`, PostgreSQL's default; the
+    control's meaning changes."""
     connection = await asyncpg.connect(database)
     for data_type in DATA_TYPES:
         await initialise(connection, f"in_{data_type}", data_type=data_type)
@@ -125,14 +126,14 @@ async def test_no_statement_refers_to_what_is_not_ours(attacker: asyncpg.Connect
 
 
 def test_the_traps_cover_all_operators_that_statements_use() -> None:
-    """A statement with another operator makes the test above say nothing of it."""
+    """With an operator that has no trap, the test above would prove nothing."""
     texts = (re.sub(r"--.*|'[^']*'|@\w+@", "", statement) for statement in STATEMENTS.values())
     assert {each for text in texts for each in re.findall(r"[-+*/<>=~!#%^&|?@]+", text)} <= {*OPERATORS, "=>"}
 
 
 async def foreign(connection: asyncpg.Connection, statement: str) -> list[str]:
-    """The operators and functions of `public` that a statement uses. A function
-    with a body of standard SQL depends on each of them."""
+    """Return the operators and functions of `public` that a statement uses: a function with a body of standard SQL
+    depends on each of them."""
     made = connection.transaction()
     await made.start()
     try:
@@ -159,7 +160,7 @@ async def foreign(connection: asyncpg.Connection, statement: str) -> list[str]:
 async def test_nobody_else_can_make_anything_that_takes_a_domain_of_the_store(
     store: EventStore, attacker: asyncpg.Connection
 ) -> None:
-    """An operator with exactly the type of a stream's name would come before PostgreSQL's own of text."""
+    """An operator with exactly the type of a stream's name would win over PostgreSQL's own for text."""
     domains = await store.fetch(
         "SELECT oid::regtype::text AS name FROM pg_type "
         "WHERE typnamespace = 'eventstore'::regnamespace AND typtype = 'd'"
@@ -173,7 +174,8 @@ async def test_nobody_else_can_make_anything_that_takes_a_domain_of_the_store(
 
 @pytest.mark.parametrize("how", ["its own pool", "a pool of the application's"])
 async def test_a_store_runs_nothing_of_others(database: str, attacker: asyncpg.Connection, how: str) -> None:
-    """Appends, reads, links, deletes and snapshots with the rights of a superuser; the control says what it runs."""
+    """Appends, reads, links, deletions and snapshots run with the rights of a superuser and spring no trap; the control
+    springs one."""
     pool = await asyncpg.create_pool(database, min_size=1, init=knows_arrays)
     with pytest.raises(asyncpg.RaiseError, match="a trap, with the rights of trunkline"):
         await pool.fetch("SELECT 2 * length FROM (SELECT interval '1 s' AS length) AS l")
@@ -205,14 +207,15 @@ async def test_a_store_runs_nothing_of_others(database: str, attacker: asyncpg.C
 
 
 async def knows_arrays(connection: asyncpg.Connection) -> None:
-    """asyncpg's own question about types that it does not know would be the first to be trapped in such a session."""
+    """Let asyncpg look array types up before the session has the attacker's path: that query would spring a trap
+    first."""
     await make_ours(connection)
     await connection.execute(LEND)
 
 
 async def test_a_session_is_ours_until_it_is_lent(database: str, logins: dict[Role, str]) -> None:
-    """In the application's transactions names mean what they mean to it, whatever path it has; whatever it sets there,
-    its role included, is gone afterwards."""
+    """In the application's transactions, names have the application's meaning, whatever its path. Its settings, its
+    role included, are gone afterwards."""
     name = urlsplit(database).path.removeprefix("/")
     writer = str(urlsplit(logins["writer"]).username)
     connection = await asyncpg.connect(database)
@@ -260,7 +263,7 @@ COMMANDS: Final = """
 async def test_no_command_runs_anything_of_others(
     database: str, store: EventStore, attacker: asyncpg.Connection, tmp_path: Path
 ) -> None:
-    """Each command that takes a database, as a superuser."""
+    """Each command that takes a database runs as a superuser, and springs no trap."""
     row = await store.fetchrow(store.sql["create_subscription"], "s", "$all", 0)
     assert row is not None
     await store.fetch(store.sql["park"], row[0], 1, 1, "a-1", "a-1", 1, "E", "t")
@@ -281,7 +284,7 @@ async def test_no_command_runs_anything_of_others(
 async def test_relay_and_subscriptions_run_nothing_of_others(
     database: str, attacker: asyncpg.Connection, vhost: str
 ) -> None:
-    """From the append to the checkpoint, with a transaction of the handler's."""
+    """No trap is sprung from the append to the checkpoint, with a transaction of the handler."""
     async with (
         EventStore(database) as store,
         relay_running(database, vhost),

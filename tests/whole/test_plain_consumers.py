@@ -160,8 +160,8 @@ async def test_a_plain_consumer_handles_all_in_order_whatever_happens_to_it(
 async def test_a_plain_consumer_believes_no_other_exchange(
     command: list[str], store: EventStore, database: str, vhost: str, tmp_path: Path
 ) -> None:
-    """Somebody who can bind its queue, and not publish to the store's exchange, sends it the next event, and a replay:
-    it passes them over, and handles the true event of that position."""
+    """A login that can bind its queue, but not publish to the store's exchange, sends it the next event, and a replay.
+    It skips them, and handles the true event of that position."""
     async with (
         relay_running(database, vhost),
         consuming(command, vhost, QUEUE, str(tmp_path / "place.json")) as consumer,
@@ -238,8 +238,8 @@ async def test_a_plain_consumer_sees_a_hole_and_a_replay_fills_it(
 async def test_a_replay_that_is_incomplete_fills_no_hole(
     command: list[str], lost: str, store: EventStore, database: str, vhost: str, tmp_path: Path
 ) -> None:
-    """Messages of a replay are lost on their way: its own chain shows it, the hole stays one, and the next replay,
-    which is complete, fills it."""
+    """If messages of a replay are lost, its own chain shows it, the hole stays open, and the next, complete replay
+    fills it."""
     place, missed = tmp_path / "place.json", await append(store, 12)
     async with relay_running(database, vhost):
         async with consuming(command, vhost, QUEUE, str(place)) as first:
@@ -278,8 +278,8 @@ async def test_a_replay_that_is_incomplete_fills_no_hole(
 async def test_silence_is_told_from_a_lost_binding_by_the_guides_query(
     store: EventStore, database: str, vhost: str, logins: dict[Role, str]
 ) -> None:
-    """With its binding removed, nothing shows a consumer what it misses; the statement of the guide does, as a reader,
-    and of its own feed alone."""
+    """Without its binding, a consumer gets no sign of what it misses. The guide's query, run as a reader, shows it, and
+    for the consumer's own feed only."""
     [query] = re.findall(r"^    (SELECT max\(e\.position\).*?)\n\n", GUIDE, re.MULTILINE | re.DOTALL)
     reader = await asyncpg.connect(logins["reader"])
     async with relay_running(database, vhost):

@@ -1,5 +1,5 @@
-"""A standby is promoted while the old primary goes on answering whoever is connected to it: nothing is skipped, nothing
-is handed out again and again, and nobody stands still."""
+"""A standby is promoted while the old primary still answers on open connections: nothing is skipped or handed out over
+and over, and no subscription stalls."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ SEED = 11
 
 
 class Watched:
-    """What a subscription was handed, and the longest time that passed between two batches."""
+    """The events that a subscription received, and the longest time between two batches."""
 
     def __init__(self, subscription: Subscription) -> None:
         self.counts: Counter[tuple[int, str]] = Counter()
@@ -52,16 +52,16 @@ class Watched:
             await batch.ack()
 
     def begin(self) -> None:
-        """From now on it is not to stand still."""
+        """Start to measure stalls."""
         self.longest, self._last = 0.0, time.monotonic()
 
     def left(self, type: str, positions: list[int]) -> list[int]:
-        """Those of these events that it was not handed."""
+        """Return those of these events that it has not received."""
         return [position for position in positions if (position, type) not in self.counts]
 
 
 async def all_handed(watched: dict[str, Watched], type: str, positions: list[int], seconds: float) -> None:
-    """Waits until each was handed these. Raises `AssertionError` where that does not come."""
+    """Wait until each subscription has received these events. Raises `AssertionError` if that does not happen."""
     end = time.monotonic() + seconds
     while left := {name: len(found) for name, each in watched.items() if (found := each.left(type, positions))}:
         assert time.monotonic() < end, f"not handed out, of {len(positions)}: {left}"
@@ -69,9 +69,9 @@ async def all_handed(watched: dict[str, Watched], type: str, positions: list[int
 
 
 async def test_pools_that_keep_the_old_primary(vhost: str) -> None:
-    """P2, P6: the address leads to the new primary, and open connections to the old one, which lets nobody write and
-    answers all reads. Subscriptions with a pool of their own, in an application's pool, and transient ones go on at the
-    new one within 5 s; each event is handed out, and none more than once more than the promotion accounts for."""
+    """P2, P6: the address leads to the new primary, but open connections lead to the old one, which is read-only and
+    answers all reads. Subscriptions with their own pool, in an application's pool, and transient ones continue at the
+    new one within 5 s. Each event is handed out, and none more than once more than the promotion accounts for."""
     async with AsyncExitStack() as stack:
         servers = await stack.enter_async_context(pair())
         proxy = await stack.enter_async_context(Proxy(servers.primary.dsn))
@@ -109,9 +109,9 @@ async def test_pools_that_keep_the_old_primary(vhost: str) -> None:
 
 
 async def test_statements_that_reach_either_server(vhost: str) -> None:
-    """P2: each statement of a subscription may reach the old primary or the new one: history and safe position are
-    asked on one, and rows are read on the other. The old one has events that the new one never got. Each event of the
-    new one is handed out."""
+    """P2: each statement of a subscription may reach the old primary or the new one: history and safe position come
+    from one, and rows from the other. The old one has events that the new one never got. Each event of the new one is
+    handed out."""
     chance = Random(SEED)
     quick = msgspec.structs.replace(QUICK, idle=0.1)
     async with AsyncExitStack() as stack:
@@ -151,8 +151,8 @@ async def test_statements_that_reach_either_server(vhost: str) -> None:
 
 
 async def test_two_standbys_that_are_promoted_in_turn(vhost: str) -> None:
-    """P2: two standbys of one primary are promoted one after the other, each to the same timeline. What was handled at
-    the first is gone at the second; events that get its positions are handed out."""
+    """P2: two standbys of one primary are promoted one after the other, each to the same timeline. Events that were
+    handled at the first are gone at the second; events that get their positions are handed out."""
     async with AsyncExitStack() as stack:
         servers = await stack.enter_async_context(pair())
         second = stack.enter_context(standby_of(servers.primary, name="second", settings=POSTGRES_SETTINGS))

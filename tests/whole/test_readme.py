@@ -131,7 +131,7 @@ async def test_the_sdks_readme_is_true(database: str, vhost: str) -> None:
 
 
 async def test_the_relays_guide_is_true(database: str, vhost: str) -> None:
-    """Its program publishes until it is told to stop."""
+    """The guide's program publishes until it is told to stop."""
     names = await run("relay/README.md")
     stopped = asyncio.Event()
     async with EventStore(database) as store, plain(vhost, "#") as consumer:

@@ -40,11 +40,10 @@ async def admin(postgres: PostgresServer) -> AsyncIterator[asyncpg.Connection]:
 async def test_a_dump_is_restored_under_full_queues(
     admin: asyncpg.Connection, database: str, vhost: str, tmp_path: Path
 ) -> None:
-    """P2, P6: a dump is made while a subscription's queue is full; more is published and handled, and then a fresh
-    database with the dump takes the old one's place. Relay and subscription go on by themselves: from the checkpoint of
-    the dump, with nothing of the new history skipped, though it has positions of the old one; what of the old one is
-    still queued is dropped. A projection in the same database has one effect of each event that is there, and none of
-    another."""
+    """P2, P6: a dump is made while a subscription's queue is full. More is published and handled, and then a fresh
+    database with the dump takes the old one's place. Relay and subscription continue by themselves from the dump's
+    checkpoint. They skip nothing of the new history, though it reuses positions, and drop queued messages of the old
+    one. A projection in the same database has one effect of each existing event, and no other."""
     name, dump = urlsplit(database).path.removeprefix("/"), str(tmp_path / "store.dump")
     small = msgspec.structs.replace(QUICK, prefetch=5, buffer_size=1)
     try:
@@ -106,9 +105,9 @@ async def test_a_dump_is_restored_under_full_queues(
 
 
 async def test_a_copy_of_the_files_is_started_as_another_history(vhost: str) -> None:
-    """The runbook's command, given before anybody connects to a copy of the data folder, makes it another history: what
-    was handled behind the copy is gone with its effects, the events that get its positions are published and handled,
-    and each event has one effect."""
+    """The runbook's command, given before anybody connects to a copy of the data folder, makes it another history.
+    Events that were handled behind the copy are gone with their effects. Events that get their positions are published
+    and handled, and each has one effect."""
     [command] = re.findall(r'-c "(UPDATE eventstore\.store SET store_id[^"]*)"', README.read_text())
     async with crashing() as server, EventStore(server.dsn) as store, plain(vhost, "#") as other:
         await server.hand.execute(f"DROP TABLE public.effects; {TABLE}")

@@ -97,15 +97,15 @@ class Desk:
 
 @pytest.fixture
 async def desk(tmp_path: Path, store: EventStore, database: str, vhost: str) -> Desk:
-    """With a fresh store, a fresh vhost, and an application in the folder, whose effects are rows: four batches are
-    handled at once, each in the transaction of its checkpoint."""
+    """A desk with a fresh store, a fresh vhost, and an application in the folder, whose effects are rows. Four batches
+    are handled at once, each in the transaction of its checkpoint."""
     await store.fetch(TABLE)
     (tmp_path / "billing.py").write_text(_CONSUMER)
     return Desk(tmp_path, database, vhost)
 
 
 async def more(store: EventStore, *streams: str) -> list[int]:
-    """Two events in each of these streams, or in eight."""
+    """Append two events to each of these streams, or to eight."""
     streams = streams or tuple(f"s-{number}" for number in range(8))
     return [position for stream in streams for position in await append(store, stream, "E", "E")]
 
@@ -183,8 +183,8 @@ async def test_upgrade(tmp_path: Path, database: str, vhost: str) -> None:
 async def test_the_broker_is_replaced(
     desk: Desk, store: EventStore, rabbitmq: RabbitMQServer, management: Management
 ) -> None:
-    """What was committed before, meanwhile and after has its effect, each event once; a plain consumer's new queue gets
-    what it asks for."""
+    """Each event that was committed before, meanwhile and after has one effect; a plain consumer's new queue gets the
+    replay that it asks for."""
     commands, replay = steps("Replace the broker")
     export, relay, consume = commands.splitlines()
     positions = await more(store)
@@ -211,8 +211,8 @@ async def test_the_broker_is_replaced(
 
 
 async def test_a_subscription_is_looked_at_moved_and_removed(desk: Desk, store: EventStore) -> None:
-    """It is stopped, following, moved back after its effects from there on were undone, so that each event has one
-    effect again, and gone with its queue. Without an answer it is neither moved nor removed."""
+    """Its subscription is stopped, following, moved back once its effects from there on were undone, so that each event
+    has one effect again, and removed with its queue. Without an answer it is neither moved nor removed."""
     look, reset, delete = steps("A subscription that stands still, or is lost")
     positions = await more(store)
     async with desk.running("trunkline consume billing:consumer"):
@@ -231,8 +231,8 @@ async def test_a_subscription_is_looked_at_moved_and_removed(desk: Desk, store: 
 
 
 async def test_a_poison_event_is_parked_and_handled_later(desk: Desk, store: EventStore) -> None:
-    """It is shown with its reason, while the others have their effects; once the handler is mended, it has its own, and
-    what waited behind it; what is discarded has none, and no event has two."""
+    """It is shown with its reason, while the others have their effects. Once the handler is mended, it has its own, and
+    so do the batches behind it. A discarded one has none, and no event has two."""
     look, decide, _ = steps("A poison event")
     retry, discard = decide.splitlines()
 
@@ -264,7 +264,8 @@ async def test_a_poison_event_is_parked_and_handled_later(desk: Desk, store: Eve
 
 
 async def test_a_poison_event_that_halts_is_skipped(desk: Desk, store: EventStore) -> None:
-    """Batches of other streams that were finished above it have one effect each, before and after; it has none."""
+    """Batches of other streams that were finished above it have one effect each, before and after; the skipped one has
+    none."""
     *_, skip = steps("A poison event")
     consume = "trunkline consume billing:consumer"
     before = await more(store, "a-1", "a-2")

@@ -30,7 +30,8 @@ _RESERVED_CONNECTIONS: Final = 50
 
 
 async def measures(lab: Lab, effort: Effort) -> AsyncIterator[Measure]:
-    """Appends and reads in both; categories of one, early and late; the safe position beside idle sessions."""
+    """Measure appends and reads in both stores, early and late reads of one's categories, and the safe position beside
+    idle sessions."""
     async with AsyncExitStack() as stack:
         stores, names, last = dict[str, EventStore](), dict[str, list[str]](), dict[str, int]()
         for side, events in (("large", LARGE), ("small", SMALL)):
@@ -106,7 +107,7 @@ def _reads_of_category(store: EventStore, last: int) -> Side:
 
 
 def _reads_from(store: EventStore, category: str, start: int) -> Side:
-    """By one caller: the time of a page is measured, and not how many fit on the machine."""
+    """Return a side with one caller: it measures the time of a page, not how many the machine can read."""
 
     async def call(start: int) -> None:
         await store.read_category_forward(category, start=start, count=MANY)

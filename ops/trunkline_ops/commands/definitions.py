@@ -33,8 +33,8 @@ def definitions(
         typer.Option(
             "--subscription",
             metavar="NAME",
-            help="A login of its own for this subscription, which can touch no other one's queue; may be repeated. "
-            "Without it, one login is for all subscriptions.",
+            help="Make a login for this subscription, without access to other subscriptions' queues; may be repeated. "
+            "Without it, one login serves all subscriptions.",
         ),
     ] = None,
     schema: Schema = None,
@@ -55,7 +55,7 @@ def definitions(
         raise Misuse(f"--subscription: {error}") from None
     users = [login.name for login in logins(store, chosen)]
     if passwords is not None and (bad := next((user for user in users if "/" in user), None)):
-        raise Misuse(f"--passwords: no file can be called {bad!r}: set this login's password with rabbitmqctl")
+        raise Misuse(f"--passwords: {bad!r} cannot be a file name: set this login's password with rabbitmqctl")
     hashes = {} if passwords is None else {user: hashed(_password(passwords / user)) for user in users}
     print(json.dumps(made(store, vhost, hashes, chosen), indent=None if as_json else 2))
 

@@ -48,9 +48,9 @@ def replay(
 ) -> None:
     """Publish events that were published before once more, to one queue only.
 
-    For a plain consumer that found a hole, or is new. The messages are marked, with the header `replayed`, and carry a
-    chain of their own, by which the consumer sees whether all of them reached it. Where it stops before the end, the
-    error says from where to go on. It fails where the queue has less than it confirmed, unless a consumer takes it.
+    Use it for a plain consumer that found a hole, or is new. The messages have the header `replayed`, and their own
+    chain, which shows the consumer whether all of them arrived. If it stops early, the error says where to continue. It
+    fails if the queue holds fewer messages than it confirmed, unless a consumer takes them.
     """
     settings = Settings.of(dsn=dsn, store=schema, amqp_url=amqp_url)
     settings.database()

@@ -24,7 +24,7 @@ def roles(
     role: Annotated[Role | None, typer.Option("--as", help="What --login is for.")] = None,
     subscriptions: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of a consumer, the only ones it may own: a name, or a prefix as billing-*."),
+        typer.Option(metavar="NAME", help="The only ones a consumer may own: a name, or a prefix like billing-*."),
     ] = None,
     show: Annotated[bool, typer.Option("--print", help="Print the SQL, and run nothing.")] = False,
     dsn: Dsn = None,
@@ -33,15 +33,15 @@ def roles(
 ) -> None:
     """Make the roles of a store, or give them anew the rights that they have, and no others.
 
-    They are reader, writer, relay, consumer and eraser, named `database.schema.role`; nobody logs in as one of them. It
-    takes the store's owner, with CREATEROLE where a role is missing. A login gets no password: psql's `\\password` sets
-    one.
+    They are reader, writer, relay, consumer and eraser, named `database.schema.role`; nobody logs in as one of them.
+    Run it as the store's owner, with CREATEROLE if a role is missing. A login gets no password: psql's `\\password`
+    sets one.
     """
     settings = Settings.of(dsn=dsn, store=schema)
     if (login is None) is not (role is None):
         raise Misuse("--login and --as go together")
     if subscriptions is not None and role != "consumer":
-        raise Misuse("--subscriptions goes with --as consumer")
+        raise Misuse("--subscriptions is for consumers only: add --as consumer")
     if show:
         database = database_name(settings.database())
         parts = [create_sql(database, settings.store)]

@@ -81,7 +81,7 @@ async def _create_database(connection: asyncpg.Connection, name: str, settings: 
     """In UTF-8, whatever the cluster's default is, since stream names and data are Unicode."""
     quoted = name.replace('"', '""')
     with translated(settings.store), suppress(asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
-        # Another one may make it meanwhile.
+        # Another process may create it meanwhile.
         await connection.execute(f"""CREATE DATABASE "{quoted}" TEMPLATE template0 ENCODING 'UTF8'""")
 
 

@@ -43,7 +43,7 @@ def streams(
     desc: Annotated[bool, typer.Option("--desc", help="The last ones first.")] = False,
     count: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="So many on a page.")] = 50,
     after: Annotated[
-        str | None, typer.Option(metavar="STREAM", help="The next page: what follows the last one's last stream.")
+        str | None, typer.Option(metavar="STREAM", help="The last stream of the page before, to list the next page.")
     ] = None,
     categories: Annotated[bool, typer.Option("--categories", help="Categories instead, with what is in them.")] = False,
     dsn: Dsn = None,
@@ -57,7 +57,7 @@ def streams(
         if search or category or deleted is not None:
             raise Misuse("--categories lists all of them: TEXT, --category, --deleted and --live are for streams")
         if after is not None:
-            raise Misuse("--categories lists all of them: --after is for streams")
+            raise Misuse("--after is for streams: leave it out, since --categories lists all categories")
         asyncio.run(_categories(settings, output))
         return
     status: Literal["created", "deleted"] | None = None if deleted is None else "deleted" if deleted else "created"

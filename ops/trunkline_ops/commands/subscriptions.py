@@ -96,9 +96,9 @@ def reset(
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> None:
-    """Move a subscription, back or forward; a running owner goes on from there.
+    """Move a subscription, back or forward; a running owner continues from there.
 
-    Asks first where events would be handed out again, or never, and where parked batches would be forgotten.
+    Ask first if events would be handed out again or never, or if parked batches would be forgotten.
     """
     place = _place(to)
 
@@ -125,7 +125,7 @@ def reset(
 
 
 def _consequences(move: Move) -> str:
-    """What a reset does besides moving."""
+    """Return what a reset does besides moving, as text."""
     parts = [
         f"{events(move.again)} come again" if move.again else "",
         f"{events(move.passed_over)} not handled yet are passed over" if move.passed_over else "",
@@ -135,7 +135,7 @@ def _consequences(move: Move) -> str:
 
 
 def _get(name: str, dsn: str | None, schema: str | None, as_json: bool) -> SubscriptionInfo:
-    """It as it is now. Raises `SubscriptionNotFound`."""
+    """Return the subscription's present state. Raises `SubscriptionNotFound`."""
 
     async def get(store: EventStore, _: Output) -> SubscriptionInfo:
         return await store.subscriptions.get(name)
@@ -158,9 +158,9 @@ def skip(
     schema: Schema = None,
     as_json: AsJson = False,
 ) -> None:
-    """Finish the batch at which a subscription has halted, without handling it; asks first.
+    """Finish the batch at which a subscription halted, without handling it; ask first.
 
-    Whatever else is finished stays finished, unlike with reset. Then start its program again.
+    Unlike with reset, all other finished batches stay finished. Start its program again afterwards.
     """
 
     async def do(store: EventStore, output: Output) -> None:
@@ -199,10 +199,10 @@ def delete(
     amqp_url: AmqpUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a subscription with its checkpoint, its parked batches and its queue; asks first.
+    """Remove a subscription with its checkpoint, its parked batches and its queue; ask first.
 
-    Its handlers end, wherever they run. A consumer that is started again makes it anew, from where its code says.
-    Without an AMQP URL, or while RabbitMQ is away, its queue is left to expire.
+    Its handlers end, wherever they run. A consumer that is started again makes it anew, with the `start_from` of its
+    code. Without an AMQP URL, or while RabbitMQ is away, its queue is left to expire.
     """
     settings = Settings.of(dsn=dsn, store=schema, amqp_url=amqp_url)
     broker = None if settings.amqp_url is None else settings.broker()
@@ -225,7 +225,7 @@ def delete(
 
 
 async def _delete_queue(url: str | None, queue: str) -> str:
-    """Removes a subscription's queue. Returns what has become of it."""
+    """Remove a subscription's queue, and return the outcome as text."""
     if url is None:
         return "its queue is left to expire: no AMQP URL is given"
     from trunkline_consumer.receive import delete_queue
@@ -286,7 +286,7 @@ def retry(name: Name, at: At = None, dsn: Dsn = None, schema: Schema = None, as_
 def discard(
     name: Name, at: At = None, yes: Yes = False, dsn: Dsn = None, schema: Schema = None, as_json: AsJson = False
 ) -> None:
-    """Have parked batches forgotten; asks first where that is all of them."""
+    """Have parked batches forgotten; ask first if that is all of them."""
 
     async def do(store: EventStore, output: Output) -> None:
         wanted = await store.subscriptions.discard(name, at)

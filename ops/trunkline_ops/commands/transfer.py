@@ -106,8 +106,8 @@ async def _write(store: EventStore, file: IO[bytes], tally: Tally, end: int, beh
 
 @contextmanager
 def _writing(path: Path | None, out: IO[bytes] | None, size: int) -> Iterator[IO[bytes]]:
-    """The file, behind its first `size` bytes; at the end it is on the disk. A new one is its owner's alone, as it
-    holds all that events do."""
+    """Open the file behind its first `size` bytes, and flush it to disk at the end. A new file is readable only for its
+    owner, since it holds the data of all events."""
     if path is None:
         assert out is not None
         yield out

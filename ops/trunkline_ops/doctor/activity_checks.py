@@ -14,7 +14,7 @@ from trunkline_store.rights import literal
 from trunkline_store.words import age, events
 
 _WAITS_LONG: Final = 1.0
-"""Seconds: an append gives up after 15, so that there is never much to be seen of one that waits."""
+"""The seconds after which a wait is reported. An append gives up after 15, so no wait of one is much longer."""
 
 
 def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
@@ -57,7 +57,7 @@ def transactions(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
 
 
 def waits(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
-    """Sessions for which others wait, a standby for which commits wait, and connections that are used up."""
+    """Report sessions that block others, a standby that blocks commits, and exhausted connections."""
     late = [each for each in facts.waits if each.seconds > min(patience, _WAITS_LONG)]
     waiting = {each.pid for each in late}
     for pid in sorted({pid for each in late for pid in each.blockers if pid not in waiting}):
@@ -92,7 +92,7 @@ def waits(facts: DatabaseFacts, patience: float) -> Iterator[Finding]:
         yield Finding(
             "connections-exhausted",
             f"database {facts.server.database!r}" if here else "PostgreSQL",
-            f"{used.used_here if here else used.used} connections are open, and nobody gets another one: {by}",
+            f"{used.used_here if here else used.used} connections are open, which is the limit: {by}",
             "programs that connect now fail with StoreUnavailable, and those that run cannot replace lost connections",
             "give these programs smaller pools, or put PgBouncer in between; or raise "
             + ("the database's CONNECTION LIMIT" if here else "max_connections"),
@@ -108,8 +108,8 @@ def _who(pid: int | None, *names: str) -> str:
 
 
 def _terminate(pid: int | None, seconds: float | None) -> str:
-    """Ends a session as long as its transaction is that old: another session may have its number by the time that this
-    is pasted. Without seconds, that cannot be seen by this login."""
+    """Return SQL that ends a session if its transaction is that old: when it is pasted, another session may have the
+    same number. Without `seconds`, this login cannot see the age."""
     if seconds is None:
         return f"SELECT pg_terminate_backend({pid})"
     return (

@@ -58,7 +58,7 @@ def broker_findings(facts: BrokerFacts, schema: str, seen: Overview | None, batc
             yield from _subscriptions_queue(facts, queue, subscriptions[queue.name], schema)
         elif mine and seen is not None:
             yield _orphan(facts, queue)
-        elif queue.name in bound and not mine:  # whose it is, is not known while the store cannot be looked at
+        elif queue.name in bound and not mine:  # its owner is unknown while the store cannot be read
             yield from _plain_queue(facts, queue)
     there = {queue.name for queue in facts.queues}
     for name, subscription in subscriptions.items():
@@ -338,8 +338,8 @@ def _plain_queue(facts: BrokerFacts, queue: Queue) -> Iterator[Finding]:
 
 
 def _limit(facts: BrokerFacts, queue: Queue) -> str:
-    """RabbitMQ applies one policy to a queue: a second one could switch off what the first sets. A limit below what the
-    queue holds would drop its oldest messages at once."""
+    """Return the command that limits a queue. RabbitMQ applies one policy to a queue, so a second one could switch off
+    the first. A limit below the queue's contents would drop its oldest messages at once."""
     limits = json.dumps(
         {
             "max-length": max(100_000, 2 * queue.messages),
@@ -357,7 +357,7 @@ def _policies(facts: BrokerFacts) -> str:
 
 
 def _permissions(facts: BrokerFacts, schema: str, subscriptions: Iterable[str]) -> Iterator[Finding]:
-    """subscriptions: their queues, of which the user may have the rights to one alone."""
+    """Report missing rights. subscriptions: their queues; the user may have the rights to only one of them."""
     if facts.permissions is None:
         return
     mine = next((each for each in facts.permissions if each.user == facts.user), None)
@@ -387,8 +387,8 @@ def _permissions(facts: BrokerFacts, schema: str, subscriptions: Iterable[str]) 
 
 
 def _publishers(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
-    """Who is trusted like the relay and is none: a message is believed because of the exchange that it came by. A
-    right that was taken from an administrator is one that he can give himself."""
+    """Report logins, other than the relay's, that may publish to the store's exchanges: a message is trusted for its
+    exchange. Administrators are listed by their tag, since they can give themselves any right again."""
     relays = {Login(schema, "relay").name, facts.user}
     here = [each for each in facts.permissions or () if each.user not in relays]
     administrators = sorted(user for user, tags in facts.tags.items() if "administrator" in tags and user not in relays)
@@ -398,29 +398,29 @@ def _publishers(facts: BrokerFacts, schema: str) -> Iterator[Finding]:
             yield Finding(
                 "publisher",
                 f"user {permission.user!r}",
-                f"it may publish to {' and '.join(map(repr, into))}, and is not the relay's",
-                "who may is trusted like the relay: subscriptions and plain consumers believe what it publishes",
-                f"if it is no relay's: {_without(facts, permission, schema)}",
+                f"it is not the relay's, and may publish to {' and '.join(map(repr, into))}",
+                "it is trusted like the relay: subscriptions and plain consumers believe what it publishes",
+                f"if no relay uses it: {_without(facts, permission, schema)}",
             )
     makers = sorted(each.user for each in here if "policymaker" in facts.tags.get(each.user, ()))
     if by_tag := [*administrators, *(user for user in makers if user not in administrators)]:
         yield note(
             "publisher-by-tag",
             f"users {', '.join(map(repr, by_tag))}",
-            "with the tags administrator or policymaker they can let themselves publish to the store's exchanges",
-            "an administrator gives any right; policies and parameters bring messages in by federation and shovels",
-            "if one need not: rabbitmqctl set_user_tags, without the tag",
+            "by the tag administrator or policymaker, they can enable themselves to publish to the store's exchanges",
+            "an administrator grants any right; policies and parameters bring messages in by federation and shovels",
+            "if a user does not need the tag: rabbitmqctl set_user_tags, without it",
         )
 
 
 def _may_publish(facts: BrokerFacts, permission: Permission, exchange: str) -> bool:
-    """A pattern that cannot be read here is taken for one that fits."""
+    """Return True if the user may publish to `exchange`. A pattern that cannot be read here counts as a match."""
     limited = [each.write for each in facts.topic_permissions if each[:2] == (permission.user, exchange)]
     return _may(permission, write=(exchange,)) and not any(pattern in ("", "^$") for pattern in limited)
 
 
 def _without(facts: BrokerFacts, permission: Permission, schema: str) -> str:
-    """The command that leaves it what it may write but the store's exchanges."""
+    """Return the command that takes only the store's exchanges from the user's write permission."""
     write = f"^(?!{re.escape(schema)}(-links)?$).*(?:{permission.write})"
     words = (permission.user, permission.configure, write, permission.read)
     return rabbitmqctl("set_permissions", *words, vhost=facts.vhost)

@@ -36,8 +36,8 @@ class Binding(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """messages: those that are ready, and those that a consumer holds; message_bytes: of both. arguments: those that it
-    was declared with; policy: its name and what it sets, or that nothing does. The lower of two limits counts."""
+    """A queue. messages: the ready ones and those that a consumer holds; message_bytes: the size of both. arguments:
+    those of its declaration. policy: the applied policy's name, and its definition. The lower of two limits counts."""
 
     name: str
     kind: str
@@ -71,7 +71,7 @@ class Permission(NamedTuple):
 
 
 class TopicPermission(NamedTuple):
-    """What a user may publish to one topic exchange: keys that the pattern `write` fits. Without one: all keys."""
+    """The limit of a user on one topic exchange: routing keys that match `write`. Without a limit: all keys."""
 
     user: str
     exchange: str
@@ -157,7 +157,7 @@ async def broker_facts(vhost: Vhost, schema: str, asks: str, user: str) -> Broke
 
 
 async def login_refusal(url: str) -> str | None:
-    """What RabbitMQ says to a program that logs in with this URL, if it refuses its password; else None."""
+    """Return RabbitMQ's refusal of the password in this URL, or None if it accepts it."""
     try:
         with asking_broker(url):
             async with asyncio.timeout(_SECONDS), await aio_pika.connect(url):
@@ -192,7 +192,7 @@ def _permissions(found: Any) -> list[Permission] | None:
 
 
 def _tags(found: Any) -> list[str]:
-    """A list; in versions before 3.9, text with commas."""
+    """Return a user's tags, which versions before 3.9 report as text with commas."""
     return [each for each in found.split(",") if each] if isinstance(found, str) else list(found)
 
 

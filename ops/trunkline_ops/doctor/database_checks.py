@@ -32,8 +32,8 @@ def database_findings(facts: DatabaseFacts, patience: float) -> Iterator[Finding
             "store-not-looked-at",
             facts.schema,
             f"relay and subscriptions were not looked at: {unseen}",
-            "the store cannot be used as it is, or not by this login: more may be wrong than is said here",
-            "mend what else is found, then ask again",
+            "the store, or this login, cannot be used as it is: there may be more problems than these",
+            "mend the other findings, then run doctor again",
         )
     if facts.store is not None:
         yield from _sequence(facts, facts.store)
@@ -93,7 +93,8 @@ def _server(facts: DatabaseFacts) -> Iterator[Finding]:
 
 
 def _creators(facts: DatabaseFacts) -> Iterator[Finding]:
-    """PostgreSQL 14 lets everybody create in `public`, and a database that was made then keeps that when upgraded."""
+    """Report roles that may create objects in the search path. PostgreSQL up to 14 lets everybody create in `public`,
+    and an upgraded database keeps that."""
     for schema, role in facts.creators:
         everybody = role == "PUBLIC"
         found = Finding(
@@ -146,7 +147,7 @@ def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
             name,
             f"it has CACHE {sequence.cache}",
             "positions are not drawn in the order of time: readers skip events",
-            "stop all programs, since a session goes on with the numbers that it has cached: "
+            "stop all programs, since a session keeps its cached numbers: "
             f"ALTER SEQUENCE {blocks} CACHE 1; then start them, and {_hand_out_again(schema)}",
         )
     if sequence.increment != 1 or sequence.cycle:
@@ -174,7 +175,8 @@ def _sequence(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
 
 
 def _hand_out_again(schema: str) -> str:
-    """For events below a checkpoint that a subscription was never given: nothing tells which they are."""
+    """Return the mend for events below a checkpoint that a subscription never received: nothing records which they
+    are."""
     return (
         "have each subscription go back to where it is sure to have handled everything, if in doubt to origin: "
         f"{trunkline('subscriptions reset', schema, 'NAME', to='origin')}"
@@ -261,7 +263,7 @@ def _row_security(schema: str, store: StoreFacts) -> Iterator[Finding]:
             "row-security-off",
             f"table {schema}.{table}",
             "its row-level security is off",
-            "every consumer can move or take subscriptions that are not its own, and the relay's lease",
+            "every consumer can move or take other consumers' subscriptions, and the relay's lease",
             f"ALTER TABLE {relation(schema, table)} ENABLE ROW LEVEL SECURITY",
         )
 

@@ -26,9 +26,9 @@ from trunkline_store.rights import ROLES, Role, role_name
 from trunkline_store.translate import translated
 
 _SECONDS: Final = 5.0
-"""For what reads a table of the store, which somebody may have locked."""
+"""The timeout of statements that read the store's tables, which a session may have locked."""
 _PATIENCE: Final = 1.5
-"""After which a look at the store that has not come to its end is counted among those that wait."""
+"""The time after which an unfinished look at the store counts as waiting."""
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 
 
@@ -45,7 +45,7 @@ class Server(NamedTuple):
 
 
 class Creator(NamedTuple):
-    """Somebody who may create objects in a schema of the search path."""
+    """A role that may create objects in a schema of the search path."""
 
     schema: str
     role: str
@@ -67,7 +67,7 @@ class Relation(NamedTuple):
 
 
 class Foreign(NamedTuple):
-    """A right that somebody has who is not the owner. columns: those of a table to which it is limited."""
+    """A right of a role that is not the owner. columns: the columns of a table to which it is limited."""
 
     role: str
     privilege: str
@@ -94,7 +94,8 @@ class Transaction(NamedTuple):
 
 
 class Session(NamedTuple):
-    """seconds: the age of its transaction; None without one, or where this login may not see it."""
+    """A session that blocks others. seconds: the age of its transaction; None without one, or if this login may not see
+    it."""
 
     pid: int
     login: str
@@ -103,8 +104,8 @@ class Session(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """A session at work in the store that waits: for a synchronous standby, or for what sessions hold: `blockers`, by
-    their processes; 0 is a prepared transaction."""
+    """A session of the store that waits for a synchronous standby, or for locks of other sessions. blockers: the
+    process ids of these; 0 is a prepared transaction."""
 
     pid: int
     standby: bool
@@ -114,8 +115,8 @@ class Wait(NamedTuple):
 
 
 class Connections(NamedTuple):
-    """Connections that are open, and how many may be: on the server but for those kept for superusers, and in this
-    database (-1: no limit of its own). by: the applications with most of them: name, login, count."""
+    """The open connections and their limits: on the server, without those reserved for superusers, and in this database
+    (-1: no limit). by: the applications with the most connections: name, login, count."""
 
     most: int
     used: int
@@ -189,7 +190,7 @@ async def database_facts(settings: Settings) -> DatabaseFacts:
                     found = (await _row(connection, sql["schema_version"]))["version"]
             looking = asyncio.create_task(_overview(settings) if found == latest() else _nothing())
             try:
-                await asyncio.wait([looking], timeout=_PATIENCE)  # if it waits as well, it is seen to wait
+                await asyncio.wait([looking], timeout=_PATIENCE)  # if it waits too, it shows up among the waits
                 waits = await _rows(Wait, connection, sql["waits"])
                 pids = [pid for each in waits for pid in each.blockers]
                 sessions = {each.pid: each for each in await _rows(Session, connection, sql["sessions"], pids)}
@@ -205,7 +206,7 @@ async def database_facts(settings: Settings) -> DatabaseFacts:
                     async with asyncio.timeout(_SECONDS):
                         store = await _store_facts(connection, sql, schema, server, seen)
                 except TimeoutError:
-                    unseen = "a table of it is locked"
+                    unseen = "a table of the store is locked"
     work = transactions, waits, sessions, connections
     return DatabaseFacts(schema, server, creators, found, latest(), *work, store, unseen)
 

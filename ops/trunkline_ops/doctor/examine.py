@@ -60,7 +60,7 @@ async def examine(settings: Settings, *, patience: float) -> list[Finding]:
                 "it was not looked at; programs that log in with this password may be refused, too"
                 if refused
                 else "it was not looked at; if it is away, relays wait and subscriptions read from PostgreSQL",
-                f"give the user's present password in --management-url; which that is: {_authenticate(settings)}"
+                f"give the user's present password in --management-url; to test one: {_authenticate(settings)}"
                 if refused
                 else "start it, or mend --management-url; the plugin: rabbitmq-plugins enable rabbitmq_management",
             )
@@ -73,7 +73,7 @@ async def examine(settings: Settings, *, patience: float) -> list[Finding]:
                 f"user {user!r}",
                 refusal,
                 "programs with this AMQP URL get no connection: relays wait, and subscriptions read from PostgreSQL",
-                "give the password that RabbitMQ has to all programs (TRUNKLINE_AMQP_URL), or set theirs anew: "
+                "give all programs RabbitMQ's password (TRUNKLINE_AMQP_URL), or set theirs in RabbitMQ: "
                 f"{rabbitmqctl('change_password', user)}",
             )
         )

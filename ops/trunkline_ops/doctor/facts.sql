@@ -9,7 +9,7 @@ SELECT current_setting('server_version_num')::integer AS version, pg_is_in_recov
        to_regclass('@schema@.blocks') IS NOT NULL AND to_regclass('@schema@.schema_migrations') IS NOT NULL AS there
 
 -- name: creators
--- Who else than its owner may create objects in a schema of the search path that this login begins with.
+-- Roles, other than the owner, that may create objects in a schema of this login's search path.
 SELECT n.nspname::text AS schema, coalesce(r.rolname::text, 'PUBLIC') AS role
 FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(n.nspacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
 WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND r.rolsuper IS NOT TRUE
@@ -58,7 +58,7 @@ FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
 WHERE c.relnamespace = to_regnamespace('@schema@')::oid AND NOT t.tgisinternal
 
 -- name: open_tables
--- Tables whose rows are all writable for whoever may write to the table.
+-- Tables without row-level security: a login that may write to the table may write all rows.
 SELECT relname::text AS name FROM pg_class
 WHERE relnamespace = to_regnamespace('@schema@')::oid AND relkind = 'r' AND NOT relrowsecurity
 
@@ -81,8 +81,8 @@ WHERE c.oid IS NOT NULL OR p.oid IS NOT NULL
 SELECT role FROM unnest($1::text[]) AS role WHERE NOT has_schema_privilege(role, to_regnamespace('@schema@'), 'USAGE')
 
 -- name: foreign_rights
--- Who else than its owner may write to a table, to a column of one, or to a sequence, or may call a function; and what
--- everybody may do in the schema.
+-- Roles, other than the owner, that may write to a table, one of its columns or a sequence, or may call a function; and the
+-- rights of everybody in the schema.
 SELECT coalesce(r.rolname::text, 'PUBLIC') AS role, g.privilege, g.kind, g.name, g.columns
 FROM (
     SELECT a.grantee, a.privilege_type AS privilege, CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
@@ -104,8 +104,8 @@ FROM (
 ORDER BY 3, 4, 1, 2
 
 -- name: logins
--- Logins that are members of a group, and the settings that they have here. $2: with what the names of groups begin that
--- may own some subscriptions only.
+-- Logins that are members of a group, and their settings in this database. $2: the prefix of the groups that may own only
+-- some subscriptions.
 SELECT m.rolname::text AS login, g.rolname::text AS group,
        coalesce((SELECT array_agg(split_part(c, '=', 1)) FROM pg_db_role_setting AS s, unnest(s.setconfig) AS c
                  WHERE s.setrole = m.oid
@@ -126,9 +126,9 @@ SELECT NULL, p.owner::text, '', 'prepared', p.gid, extract(epoch FROM clock_time
 FROM pg_prepared_xacts AS p WHERE p.database = current_database()
 
 -- name: waits
--- Sessions at work in this store that wait: for a lock, with those who hold it (0: a prepared transaction), or for a
--- synchronous standby, which only members of pg_read_all_stats see of others. While a commit waits for that, its locks are
--- still held. `trkl` is the class of what makes or changes a schema.
+-- Sessions of this store that wait for a lock, with its holders (0: a prepared transaction), or for a synchronous standby,
+-- which only members of pg_read_all_stats see of other logins. A commit that waits for a standby still holds its locks.
+-- `trkl` is the class of the locks that making and changing a schema takes.
 WITH ours AS (SELECT oid FROM pg_class WHERE relnamespace = to_regnamespace('@schema@')::oid),
 at_work AS (
     SELECT DISTINCT l.pid FROM pg_locks AS l
@@ -150,7 +150,7 @@ SELECT a.pid, coalesce(a.usename::text, '') AS login, coalesce(a.application_nam
 FROM pg_stat_activity AS a WHERE a.pid = ANY ($1::integer[])
 
 -- name: connections
--- Of the whole server, and of this database, which may have a limit of its own. Some are kept for superusers.
+-- Connections of the whole server, and of this database, which may have its own limit. Some are reserved for superusers.
 SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
            - coalesce(current_setting('reserved_connections', true)::integer, 0) AS most,
        count(*) AS used, d.datconnlimit AS most_here, count(*) FILTER (WHERE a.datid = d.oid) AS used_here

@@ -33,7 +33,7 @@ class Key(NamedTuple):
 
 class Promise(NamedTuple):
     """Names in the schema; keys come with their names. Indexes and triggers come with the statement that makes one,
-    triggers with their table. row_security: tables in which a login writes only its own rows."""
+    triggers with their table. row_security: tables in which a login may write only its own rows."""
 
     tables: frozenset[str]
     functions: frozenset[str]

@@ -83,7 +83,7 @@ def postgres_server(
         private: never the environment's server, but one that may be broken.
         bin_dir: the folder of PostgreSQL's programs; by default a container (`ways_to`), else the newest ones that
             are installed, else those of a wheel from the package index.
-        environment: variables for a server of this program's own, such as `LANGUAGE`.
+        environment: environment variables for a private server, such as `LANGUAGE`.
 
     Raises:
         Unavailable: there is no way to a PostgreSQL here; the message lists what was tried.
@@ -157,7 +157,7 @@ def _own_server(
                     *(str(programs / "pg_basebackup"), "--pgdata", data, "--write-recovery-conf"),
                     *("--dbname", f"{without}?application_name={name}", "--checkpoint", "fast", "--no-sync"),
                 ],
-                {**variables, "PGPASSWORD": unquote(secret)},  # a command line can be read by all users
+                {**variables, "PGPASSWORD": unquote(secret)},  # all users can read a command line
             )
         else:
             password = secrets.token_urlsafe(18)

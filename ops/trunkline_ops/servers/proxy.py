@@ -66,8 +66,8 @@ class Proxy:
         await asyncio.sleep(0)  # a transport closes its socket in the loop's next turn
 
     def lead_to(self, *urls: str) -> None:
-        """Leads each connection that is opened from now on to the next of these servers, in turn. Those that are open
-        stay where they are, as those of a pool do when an address moves to another host."""
+        """Lead each new connection to the next of these servers, in turn. Open ones stay where they are, like those of
+        a pool when an address moves to another host."""
         self._next = itertools.cycle(map(urlsplit, urls))
 
     def stall(self) -> None:
@@ -79,12 +79,12 @@ class Proxy:
         self._flowing.set()
 
     async def hang_up(self) -> None:
-        """Cuts all connections, and closes new ones at once, as a load balancer does whose server is away."""
+        """Cut all connections, and close new ones at once, like a load balancer whose server is away."""
         self._hanging_up = True
         await self.cut()
 
     def answer(self) -> None:
-        """Serves new connections again, after `hang_up`."""
+        """Serve new connections again, after `hang_up`."""
         self._hanging_up = False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -17,10 +17,10 @@ _ACKNOWLEDGED = """
     WHERE NOT EXISTS (SELECT FROM eventstore.events AS e WHERE e.position = told.position)
 """
 
-# What comes again has come before: the order is that of the first occurrences. Where several streams are handled at
-# once, it is the order within each stream; so it is where some wait, being parked. What fills a hole comes when it may:
-# a relay that was paused may send once more what was lost. Where a message was forged, events that get its positions
-# may come late. A handler without a transaction is given what was forged; $3: where it has one, that counts.
+# Events can come again, so the order of their first occurrences counts. If several streams are handled at once, or some
+# wait because they are parked, only the order within each stream counts. Events that fill a hole come at any time: a
+# relay that was paused may resend what was lost. Events at the positions of a forged message may come late. A handler
+# without a transaction may be given forged events; $3: true for a handler with one, for which they count.
 _HANDLED = """
     WITH handled AS (
         SELECT position, stream, stream_version, min(seq) AS seq, count(*) - 1 AS again
@@ -68,7 +68,7 @@ ONCE = ("tx", "concurrent", "parking")
 
 
 class Figures(NamedTuple):
-    """What the soak says at its end.
+    """The figures that the soak reports at its end.
 
     - `committed`: events in the store; `confirmed`: those up to the relay's recorded position; `handled`: different
       ones that were handled, by the subscription that handled fewest.
@@ -77,7 +77,7 @@ class Figures(NamedTuple):
     - `wrong_effects`: more than one of an event in the checkpoint's transaction, or one of no event.
     - `duplicates`: what came again where effects are no part of the checkpoint's transaction, which is no fault.
     - `holes_replayed`: events that the consumer without the SDK had missed, which its holes told.
-    - `met`: how often each kind of fault happened; `language`: of PostgreSQL's messages; `loop`: of the subscribers.
+    - `met`: how often each kind of fault happened; `language`: PostgreSQL's messages; `loop`: the subscribers'.
     - `longest_stall_seconds`: without any progress of some subscription that was behind. `crashes`: programs that ended
       by themselves, other than for a server that was away when they started.
     """

@@ -50,7 +50,7 @@ def soak(
         typer.Option(metavar="KIND", help=f"Only these faults, repeated: {', '.join(KINDS)}; or, once, {PROMOTION}."),
     ] = None,
     loop: Annotated[str, typer.Option(help=f"The subscribers' event loop: {', '.join(LOOPS)}, or {MIX}.")] = MIX,
-    language: Annotated[str, typer.Option(help="Of the messages of a private PostgreSQL, where it has them.")] = "de",
+    language: Annotated[str, typer.Option(help="A private PostgreSQL's messages, if it has this language.")] = "de",
     without: Annotated[
         str | None, typer.Option(help=f"A control, which must fail: {' or '.join(CONTROLS)} is taken out.")
     ] = None,

@@ -28,14 +28,15 @@ _END_SESSIONS: Final = """
 _MEND: Final = "UPDATE soak.mended SET position = (SELECT coalesce(max(position), 0) FROM eventstore.events)"
 _NOT_NOW: Final = (
     Unavailable, httpx.HTTPError, TimeoutError, OSError, AMQPError, asyncpg.PostgresError, asyncpg.InterfaceError,
-    RuntimeError,  # of aiormq, of a channel that is closed
+    RuntimeError,  # raised by aiormq for a closed channel
 )  # fmt: skip
 ASK_SECONDS: Final = 5.0
 """For a question to a server that may be away."""
 
 
 class Faults:
-    """survived: how often each kind happened. unnoticed: replays that lost messages without a break in their chain."""
+    """The faults of a run. survived: how often each kind happened. unnoticed: replays that lost messages without a
+    break in their chain."""
 
     def __init__(self, stage: Stage, cast: Cast, tell: Callable[[str], None]) -> None:
         self.survived: Counter[str] = Counter()
@@ -150,8 +151,8 @@ async def _break(network: Proxy, fault: Fault) -> None:
 
 
 async def _roll_back(stage: Stage, fault: Fault) -> None:
-    """Draw a number in an append that rolls back, and kill PostgreSQL: the number is given again, unless a commit came
-    between. After a checkpoint, the first draw is logged, and a rollback does not flush what was logged."""
+    """Draw a number in an append that rolls back, and kill PostgreSQL. The number is drawn again, unless a commit came
+    between: after a checkpoint, the first draw is logged, but a rollback does not flush the log."""
     async with _connected(stage.dsn) as connection:
         await connection.execute("CHECKPOINT; BEGIN")
         await connection.execute("SELECT eventstore.append_one_v1('lost', -1, gen_random_uuid(), 'Lost', '1')")
@@ -161,8 +162,8 @@ async def _roll_back(stage: Stage, fault: Fault) -> None:
 
 @asynccontextmanager
 async def promoted(stage: Stage) -> AsyncIterator[None]:
-    """Promote a standby that has every commit, while the old primary goes on answering reads: connections that are open
-    stay with it, and new ones lead to the new one."""
+    """Promote a standby that has every commit, while the old primary still answers reads. Open connections stay with
+    the old one, and new connections lead to the new one."""
     with standby_of(stage.postgres, settings={"max_connections": "200"}) as standby:
         async with _connected(stage.postgres.dsn) as old:
             await _set(old, "synchronous_standby_names", "standby")

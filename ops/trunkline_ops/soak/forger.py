@@ -1,8 +1,8 @@
-"""An attacker: publishes forged and damaged messages, to the store's exchange as with the relay's rights, or with less
-straight into a subscription's queue.
+"""An attacker that publishes forged and damaged messages, to the store's exchange as with the relay's rights, or with
+fewer rights straight into a subscription's queue.
 
-A forged message goes on where the store ends, with the store's history and chains, and holds an event that was never
-appended. Its position is given to a real event soon.
+A forged message continues where the store ends, with the store's history and chains, and holds an event that was never
+appended. A real event soon gets its position.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from trunkline_store import EventStore
 from trunkline_store.wire import Chain, Message, StoredEvent, encode
 
 FORGED: Final = "forged-1"
-"""The stream of all forged events: how the audit knows them."""
+"""The stream of all forged events, by which the audit knows them."""
 _BLOCK: Final = 1024
 
 
 async def forge(store: EventStore, url: str, queue: str | None) -> None:
-    """Publishes an event that the store does not hold, to `queue`, or for everybody."""
+    """Publish an event that the store does not hold, to `queue`, or to everybody."""
     message, last = await _forged(store)
     await store.fetch("INSERT INTO soak.forged (above, up_to) VALUES ($1, $2)", last, message.last_position)
     await _publish(url, queue, message.routing_key, message.headers, message.body)
 
 
 async def damage(store: EventStore, url: str, queue: str | None) -> None:
-    """Publishes a message that contradicts itself, or is none."""
+    """Publish a message that contradicts itself, or is not a message of the store at all."""
     message, _ = await _forged(store)
     headers: dict[str, Any] = dict(message.headers)
     body = message.body

@@ -35,7 +35,7 @@ _HOLE: Final = "INSERT INTO soak.holes (above, up_to) VALUES ($1, $2)"
 async def take(database: asyncpg.Connection, headers: Any, body: bytes, place: int) -> int:
     """Writes a message down, with the hole before it if there is one. Returns the new place."""
     if headers.get("stream") == FORGED or headers.get("wire_version") is None or not _fits(headers, body):
-        return place  # this program trusts whoever may publish; what the attacker does to it is not counted
+        return place  # this program trusts every publisher; the attacker's effects on it are not counted
     events = json.loads(body)
     replayed = bool(headers.get("replayed"))
     async with database.transaction():

@@ -1,4 +1,4 @@
-"""A replay whose queue is purged meanwhile, and a consumer of it that goes by the replay's chain (relay/README.md)."""
+"""A replay whose queue is purged meanwhile, and its consumer, which checks the replay's chain (relay/README.md)."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ _START: Final = """
 
 
 async def purge_replay(store: EventStore, url: str) -> bool | None:
-    """Replay the last events to a queue, and purge it on the way. Return True if the consumer notices what is missing,
-    None where nothing is."""
+    """Replay the last events to a queue, and purge it meanwhile. Return True if the consumer notices the loss, and None
+    if nothing was lost."""
     name = f"soak.replay-{uuid4().hex[:8]}"
     async with (
         asyncio.timeout(_SECONDS),
@@ -40,7 +40,7 @@ async def purge_replay(store: EventStore, url: str) -> bool | None:
 
             purging = asyncio.create_task(purge())
             try:
-                with suppress(MessagesLost):  # the command notices as well, where nobody consumes meanwhile
+                with suppress(MessagesLost):  # the command notices the loss too, unless a consumer is there
                     await replay.run()
             finally:
                 purging.cancel()
@@ -51,7 +51,7 @@ async def purge_replay(store: EventStore, url: str) -> bool | None:
 
 
 async def _taken(channel: AbstractChannel, name: str) -> list[dict[str, Any]]:
-    """The headers of all messages in the queue."""
+    """Return the headers of all messages in the queue."""
     queue, found = await channel.get_queue(name, ensure=False), []
     while (message := await queue.get(no_ack=True, fail=False)) is not None:
         found.append(dict(message.headers))
@@ -59,7 +59,7 @@ async def _taken(channel: AbstractChannel, name: str) -> list[dict[str, Any]]:
 
 
 def _is_whole(messages: Sequence[dict[str, Any]], place: int, end: int) -> bool:
-    """True if a consumer takes these for the whole replay: each goes on at its place, and the last one is marked."""
+    """Return True if a consumer takes these for a whole replay: each continues at its place, and the last is marked."""
     for headers in messages:
         if headers["previous_in_replay"] > place:
             return False

@@ -57,8 +57,7 @@ vhost wiped. A server is stopped and started, crashes, or stands still. What was
 broker's address accepts and closes. Relays stand still, and come back to a backlog. PostgreSQL is killed right after an
 append was rolled back. Messages are forged, or damaged. The queue that a replay fills is purged."""
 PROMOTION: Final = "promote"
-"""Once, after all others, where the servers are private: a standby is promoted, and the old primary goes on answering
-reads."""
+"""The last fault, if the servers are private: a standby is promoted, while the old primary still answers reads."""
 TAKE_AWAY: Final = frozenset({"stop", "crash", "freeze", "roll back", PROMOTION})
 """What is done to servers."""
 

@@ -33,8 +33,8 @@ TABLES: Final = """
 
 
 class Stage(NamedTuple):
-    """`name` is that of the database and of the vhost. `store` and `management` go to the servers by ways of their own;
-    what the programs use goes through the networks."""
+    """The servers of a run. `name`: of the database and the vhost. `store` and `management` have their own routes to
+    the servers; the routes of the programs are the networks that faults break."""
 
     name: str
     postgres: PostgresServer
@@ -49,7 +49,7 @@ class Stage(NamedTuple):
 
     @property
     def dsn(self) -> str:
-        """Of the database, straight to PostgreSQL."""
+        """The DSN of the database, directly to PostgreSQL."""
         return urlsplit(self.postgres.dsn)._replace(path=f"/{self.name}").geturl()
 
     @property
@@ -59,7 +59,7 @@ class Stage(NamedTuple):
 
 
 async def spoken(stage: Stage) -> str:
-    """The language of PostgreSQL's messages, as LANGUAGE names it; "en" where there is no translation."""
+    """Return the language of PostgreSQL's messages, as LANGUAGE names it; "en" if there is no translation."""
     async with stage.store.acquire() as connection:
         try:
             await connection.execute("SELECT 1 / 0")

@@ -121,9 +121,9 @@ class Soak:
                 await happen(faults, cast)
                 if self._promotion:
                     await stack.enter_async_context(promoted(stage))
-                    self._tell("a standby was promoted; the old primary goes on answering")
+                    self._tell("a standby was promoted; the old primary still answers")
                     faults.survived[PROMOTION] += 1
-                    await asyncio.sleep(PROMOTED_LEASES * self._lease)  # under load
+                    await asyncio.sleep(PROMOTED_LEASES * self._lease)  # the programs work on meanwhile
                 self._tell("the faults are over, the writers stop")
                 await cast.leave(*(name for name in roles if name.startswith("writer")))
                 await self._settle()

@@ -23,7 +23,7 @@ from trunkline_store import EventStore, SubscriptionLost, Unavailable
 
 LOOPS: Final = ("asyncio", "uvloop")
 MIX: Final = "mix"
-"""Both, one subscriber after the other."""
+"""Use both event loops, one subscriber after the other."""
 POISON: Final = 400
 """One event of so many cannot be handled by `parking` at first."""
 WORK_SECONDS: Final = 0.004

@@ -43,7 +43,7 @@ class Feed:
         self.parking = Ranges(())
         self.stands = max(checkpoint, finished.last)
         self.anchored = True
-        """False where the store holds no event at the checkpoint."""
+        """False if the store holds no event at the checkpoint."""
         self.beyond = max(0, self.stands - safe)
         self.checkpoint = checkpoint
         self._finished = finished

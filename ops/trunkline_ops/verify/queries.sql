@@ -9,7 +9,7 @@ SELECT * FROM (
 ORDER BY position LIMIT $3
 
 -- name: held
--- Of positions $1, those that an event or a link has.
+-- Those of positions $1 at which the store holds an event or a link.
 SELECT position FROM @schema@.events WHERE position = ANY ($1::bigint[])
 UNION SELECT feed_position FROM @schema@.links WHERE feed_position = ANY ($1::bigint[])
 

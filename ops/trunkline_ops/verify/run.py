@@ -121,7 +121,7 @@ async def _look(store: EventStore, to: int | None, deadline: float) -> Look:
 
 
 async def _anchor(feeds: Sequence[Feed], store: EventStore, sql: Mapping[str, str]) -> None:
-    """Find whose checkpoint is the position of no event that the store holds."""
+    """Find the feeds whose checkpoint is not the position of an event in the store."""
     rows = await store.fetch(sql["held"], [feed.checkpoint for feed in feeds])
     held = {0, *(row["position"] for row in rows)}
     for feed in feeds:
@@ -129,7 +129,7 @@ async def _anchor(feeds: Sequence[Feed], store: EventStore, sql: Mapping[str, st
 
 
 async def _caught_up(store: EventStore, end: int, history: str, deadline: float) -> None:
-    """Waits for those who run, and are behind. What nobody works at is not waited for."""
+    """Wait for running feeds that are behind. A feed that has halted, or has no owner, is not waited for."""
     while time.monotonic() < deadline:
         seen = await overview(store)
         busy = seen.relay is not None and seen.relay.owner is not None and seen.relay.position < end
@@ -309,7 +309,7 @@ def _beyond(feed: Feed, done: str) -> str:
 
 
 def _unanchored(feed: Feed) -> str:
-    """No error by itself: which of the causes it is, a person knows."""
+    """Return a remark about such a checkpoint. It is no error by itself: only a person can know the cause."""
     if feed.anchored or feed.beyond:
         return ""
     return (

@@ -72,8 +72,8 @@ SELECT 0::bigint AS stream_id, '$all' AS stream,
 FROM @schema@.store
 
 -- name: paginate_streams
--- At most $1 streams, and `$all` beside them, in the order @sort@, of which streams.py knows those that an index has;
--- @where@ begins behind the last page, and chooses.
+-- At most $1 streams, and `$all` beside them, in the order @sort@: streams.py fills in one that an index has. @where@ begins
+-- behind the last page, and filters.
 SELECT stream_id, stream, version, created_at, deleted_at FROM (
     (SELECT stream_id, stream, category, version, created_at, deleted_at FROM @schema@.streams
      WHERE @where@ ORDER BY @sort@ LIMIT $1)
@@ -85,9 +85,9 @@ SELECT stream_id, stream, version, created_at, deleted_at FROM (
 ORDER BY @sort@ LIMIT $1
 
 -- name: categories
--- At most $2 categories behind $1 (null: from the first one on), found by jumping from one to the next in their index.
--- Streams that are not deleted, and those that are; events and links that were appended: counted over a category's first
--- 10,000 streams; where there are many categories, over fewer, so that a page reads half a million at most.
+-- At most $2 categories behind $1 (null: from the first one on), found by jumping from one to the next in their index. For
+-- each, counts of its streams, of the deleted ones, and of appended events and links. They cover a category's first 10,000
+-- streams, or fewer where there are many categories, so that a page reads half a million at most.
 WITH RECURSIVE names AS (
     SELECT (CASE WHEN $1::text IS NULL THEN (SELECT category FROM @schema@.streams ORDER BY category LIMIT 1)
             ELSE (SELECT category FROM @schema@.streams WHERE category > $1::text ORDER BY category LIMIT 1)
@@ -123,7 +123,7 @@ DELETE FROM @schema@.snapshots WHERE source = $1
 SELECT @schema@.safe_position_v1()
 
 -- name: look
--- How far may be read, and in which history: one question for everybody who reads page by page.
+-- The safe position and its history, for all readers of pages.
 SELECT safe, history FROM @schema@.look_v1($1, $2)
 
 -- name: nudge
@@ -250,9 +250,9 @@ WHERE (SELECT @schema@.same_history_v1($5)) AND e.bytes_before < $4
 ORDER BY e.position DESC
 
 -- name: read_category_forward
--- As read_all_forward, of category $5. Both bounds and the order are pairs, as the category's index is, and nothing else
--- names the category: with an equality beside them the planner takes the order of positions for enough, and goes through
--- all events, or through the category from its first event on.
+-- As read_all_forward, of category $5. Both bounds and the order are pairs, like the category's index, and no other
+-- condition names the category. With an equality beside them, the planner considers the order of positions enough, and
+-- scans all events, or the category from its first event on.
 SELECT e.position, s.stream, e.stream_version, e.event_id, e.type, e.data@data_out@, e.metadata::text,
        e.correlation_id, e.causation_id, e.created_at, e.size
 FROM (SELECT *, sum(size) OVER (ORDER BY category, position ROWS UNBOUNDED PRECEDING) - size AS bytes_before
@@ -465,7 +465,7 @@ RETURNING position
 
 -- name: record_relay
 -- Only the leader of this epoch, and only in the history in which the position was confirmed. Of the messages up to there,
--- $8 were given up since it was last recorded, from position $6 to $7; said again, they are not counted again.
+-- $8 were given up since it was last recorded, from position $6 to $7; sent again, they are not counted again.
 WITH moved AS (
     UPDATE @schema@.relays
     SET position = greatest(position, $4), updated_at = clock_timestamp()
@@ -561,9 +561,9 @@ WHERE (SELECT @schema@.same_history_v1($4)) AND (SELECT @schema@.durable_v1()) A
 
 -- name: checkpoint
 -- Moves forward only, and only for the owner of this epoch, in the history in which the events were read. $6 and $7 are
--- positions and ids of events that were handed over since the last checkpoint; $4 is the last of them. No row: the
--- subscription is somebody else's, or gone, or the store does not hold one of these events. Computed from the row as it is
--- when its lock is had.
+-- positions and ids of events that were handed over since the last checkpoint; $4 is the last of them. No row: another
+-- owner has the subscription, it is deleted, or the store does not hold one of these events. Computed from the row as it
+-- is once it is locked.
 UPDATE @schema@.subscriptions AS s
 SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled_v1(
         s.checkpoint, s.finished, int8multirange(int8range(NULL, $4, '[]'))) AS f),
@@ -572,7 +572,7 @@ WHERE (SELECT @schema@.same_history_v1($5)) AND (SELECT @schema@.durable_v1()) A
   AND subscription_id = $1 AND owner = $2 AND epoch = $3 RETURNING checkpoint
 
 -- name: last_held
--- Of events at feed positions $1, with ids $2, the last one that the store holds, in history $3.
+-- The last event that the store holds in history $3, of those at feed positions $1 with ids $2.
 SELECT max(h.place) FROM unnest($1::bigint[], $2::uuid[]) AS h (place, id)
 WHERE (SELECT @schema@.same_history_v1($3)) AND (
     EXISTS (SELECT FROM @schema@.events AS e WHERE e.position = h.place AND e.event_id = h.id)
@@ -600,7 +600,7 @@ UPDATE @schema@.subscriptions SET halted = $4::text::json
 WHERE (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND owner = $2 AND epoch = $3
 
 -- name: standing
--- Who owns it now, and what is finished: why a guard refused.
+-- Its owner now, and what is finished: the reasons for which a guard refuses.
 SELECT l.owner, l.epoch, s.checkpoint, s.finished
 FROM @schema@.subscriptions AS s
 LEFT JOIN @schema@.leases AS l ON l.name = 'subscription ' || s.subscription_id::text
@@ -699,8 +699,8 @@ CROSS JOIN LATERAL @schema@.ahead_v1(s.feed, s.checkpoint, s.finished, $2, 1) AS
 SELECT subscription_id, epoch, halted::text AS halted FROM @schema@.subscriptions WHERE name = $1
 
 -- name: skip_halted
--- Finishes the interval ($3, $5] of the batch that was given up at $4, and keeps what is finished above it. No row:
--- somebody else has taken it, moved it or skipped the batch meanwhile.
+-- Finishes the interval ($3, $5] of the batch at $4 where the owner halted, and keeps what is finished above it. No row: the
+-- subscription was taken or moved, or the batch was skipped, meanwhile.
 UPDATE @schema@.subscriptions AS s
 SET (checkpoint, finished) = (SELECT f.checkpoint, f.finished FROM @schema@.settled_v1(
         s.checkpoint, s.finished, int8multirange(int8range($3, $5, '(]'))) AS f),
@@ -709,8 +709,8 @@ WHERE (SELECT @schema@.durable_v1()) AND subscription_id = $1 AND epoch = $2
   AND halted OPERATOR(pg_catalog.->>) 'position' = ($4::bigint)::text RETURNING checkpoint
 
 -- name: preview_reset
--- Of a move to $2: events of the feed that are finished above it, those up to it that are not, at most $3 of each, and
--- what is parked. Finished is counted as what is ahead of $2, where all that is not finished counts as finished.
+-- The effects of a move to $2: events of the feed that are finished above it, events up to it that are not, at most $3 of
+-- each, and parked batches. Finished events are counted by swapping finished and unfinished: they are then ahead of $2.
 SELECT again.events AS again, over.events AS passed_over,
        (SELECT count(*) FROM @schema@.parked AS p WHERE p.subscription_id = s.subscription_id) AS forgotten
 FROM @schema@.subscriptions AS s
@@ -741,7 +741,7 @@ SELECT stream_id, @schema@.version_above_v1(stream_id, $2) AS version FROM @sche
 WHERE (SELECT @schema@.same_history_v1($3)) AND stream = $1 AND deleted_at IS NULL
 
 -- name: version_above
--- The first version of stream $1 whose feed position is above $2, of a deleted stream too. No row: it is not there.
+-- The first version of stream $1 whose feed position is above $2, also if it is deleted. No row: there is no such stream.
 SELECT @schema@.version_above_v1(stream_id, $2) FROM @schema@.streams
 WHERE (SELECT @schema@.same_history_v1($3)) AND stream = $1
 
@@ -784,8 +784,8 @@ unparked AS (DELETE FROM @schema@.parked WHERE subscription_id IN (SELECT subscr
 DELETE FROM @schema@.leases WHERE name IN (SELECT 'subscription ' || subscription_id::text FROM gone)
 
 -- name: owned_subscription
--- None where it is not there, or where this login may not own it: to lock a row takes the right to change it. No owner
--- waits for this lock.
+-- No row if it is missing, or if this login may not own it: locking a row takes the right to change it. No owner waits for
+-- this lock.
 SELECT subscription_id FROM @schema@.subscriptions WHERE name = $1 FOR KEY SHARE
 
 -- name: lock_subscription

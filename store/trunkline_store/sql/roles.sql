@@ -54,9 +54,9 @@ GRANT EXECUTE ON FUNCTION @schema@.durable_v1, @schema@.settled_v1, @schema@.hol
 
 GRANT EXECUTE ON FUNCTION @schema@.hard_delete_v1 TO @eraser@;
 
--- Which rows the relay and consumers may write. A consumer owns all subscriptions, or those that the name of its group says:
--- behind the consumers' name and a dot, one name, or a prefix with * at its end. A policy that is there is left alone: to
--- make one waits for whoever uses the table.
+-- The rows that the relay and consumers may write. A consumer owns all subscriptions, or those in the name of its group:
+-- behind the consumers' name and a dot, one name, or a prefix followed by *. An existing policy is left alone: making one
+-- waits for every user of the table.
 DO $do$
 DECLARE
     _group   text;
@@ -107,7 +107,7 @@ BEGIN
 END $do$;
 
 -- name: narrow
--- A group for those who may own some subscriptions only. What it may do is granted with the rest, as the store's owner.
+-- A group for logins that may own only some subscriptions. Its rights are granted with the others, by the store's owner.
 DO $do$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = @group_name@) THEN
@@ -117,7 +117,7 @@ END $do$;
 GRANT @reader@ TO @group@;
 
 -- name: narrowed
--- A member of both groups could do what the wider one may.
+-- A member of both groups would keep the rights of the wider one.
 REVOKE @consumer@ FROM @login@;
 
 -- name: login

@@ -8,7 +8,8 @@
 -- read, so T's lock was held before the locks were scanned, and it still is: the scan saw T's own L < P.
 -- The blocks come from a sequence with CACHE 1, and rows are read in a later statement than the safe position;
 -- with a larger cache, or in one statement, readers skip events. Last values come from pg_sequence_last_value(), which
--- locks the sequence's page: every 32 draws, while nextval writes its log record, `SELECT last_value` reads 32 too many.
+-- locks the sequence's page. Without that lock, `SELECT last_value` can read a value 32 too high: once in 32 draws, while
+-- nextval writes its log record.
 
 CREATE TABLE @schema@.schema_migrations (
     version     integer PRIMARY KEY,
@@ -28,14 +29,14 @@ CREATE TABLE @schema@.store (
 );
 
 CREATE SEQUENCE @schema@.blocks AS bigint CACHE 1 NO CYCLE;
--- Block 1 counts as drawn, since a virgin sequence has no last value. By setval: nextval counts on 32 more that are logged,
--- which they are not where wal_level = minimal and the sequence is made in the same transaction. After a crash, blocks of
--- committed events were drawn again.
+-- Block 1 counts as drawn, since a virgin sequence has no last value. It is drawn by setval, since nextval takes the next 32
+-- values as logged. They are not where wal_level = minimal and the sequence is made in the same transaction: after a crash,
+-- blocks of committed events were drawn again.
 SELECT setval('@schema@.blocks', 1);
 
 -- Bounds of what every append writes. They are domains, and not checks of the tables, since each statement reads its
 -- table's checks from their text again: that was a quarter of what an append of one event cost. No literal holds a
--- backslash, whose meaning is a setting's (standard_conforming_strings).
+-- backslash, whose meaning depends on a setting (standard_conforming_strings).
 CREATE DOMAIN @schema@.stream_name AS text COLLATE "C"
     CHECK (octet_length(VALUE) BETWEEN 1 AND 255 AND VALUE !~ '^[$]|^[[:space:]]*$|[[:cntrl:]]');
 CREATE DOMAIN @schema@.category_name AS text COLLATE "C" CHECK (octet_length(VALUE) <= 64);
@@ -44,7 +45,7 @@ CREATE DOMAIN @schema@.metadata AS json CHECK (octet_length(VALUE::text) <= 6553
 CREATE DOMAIN @schema@.event_size AS integer CHECK (VALUE BETWEEN 0 AND 67174400);  -- 64 MiB of data, 64 KiB of metadata
 CREATE DOMAIN @schema@.moment AS timestamptz  -- what every language's dates can hold; not infinity
     CHECK (VALUE BETWEEN '0002-01-01 00:00:00+00' AND '9998-12-31 23:59:59.999999+00');
--- An operator that takes one of them would fit a comparison better than PostgreSQL's own.
+-- Nobody else may use the domains: an operator defined on one of them would win over PostgreSQL's own in a comparison.
 REVOKE ALL ON DOMAIN @schema@.stream_name, @schema@.category_name, @schema@.label, @schema@.metadata, @schema@.event_size,
     @schema@.moment FROM PUBLIC;
 
@@ -116,10 +117,10 @@ CREATE TABLE @schema@.relays (
     updated_at    timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
--- Makes this transaction wait until its commit is on disk, where the session would not (synchronous_commit = off): what
--- readers see, and what checkpoints rest on, must not go in a crash. `local` is the least that ensures it
+-- Makes this transaction's commit wait for the disk, also in a session with synchronous_commit = off. A crash must not take
+-- events that readers have seen, or that checkpoints rest on. `local` is the weakest level that ensures it
 -- (https://www.postgresql.org/docs/current/wal-async-commit.html).
-CREATE FUNCTION @schema@.durable_v1() RETURNS boolean LANGUAGE plpgsql AS $$  -- as same_history_v1, without settings
+CREATE FUNCTION @schema@.durable_v1() RETURNS boolean LANGUAGE plpgsql AS $$  -- without settings, like same_history_v1
 DECLARE
     _done boolean;
 BEGIN
@@ -129,11 +130,12 @@ BEGIN
     RETURN true;
 END $$;
 
--- Takes the lock that tells readers how far they may read, before each draw of blocks. A setting, named by the events
--- table (two stores in one transaction), remembers this transaction's L, so that it takes the same lock again: one row of
--- the lock table, however many appends an import has. It only chooses the key and never spares the lock: a value that the
--- caller computed hides nothing. A value that is no number, above the sequence, or so far below it that 31 bits would soon
--- not tell them apart, counts as none. The setting goes with a savepoint that is rolled back, as the lock does.
+-- Takes the lock that tells readers how far they may read, before each draw of blocks. A setting remembers this
+-- transaction's L, so that it takes the same lock again: one row of the lock table, however many appends an import has. The
+-- setting is named after the events table, since one transaction may write to two stores. It only chooses the key, and the
+-- lock is taken each time: a forged value hides nothing. A value counts as none if it is not a number, is above the
+-- sequence, or is so far below it that 31 bits would soon not tell them apart. A savepoint that is rolled back takes the
+-- setting along with the lock.
 CREATE FUNCTION @schema@.hold_readers_back() RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     _events  constant oid := '@schema@.events'::regclass;
@@ -149,7 +151,7 @@ BEGIN
         _done := set_config(_setting, _l::text, true) IS NULL;
     END IF;
     _done := pg_advisory_xact_lock_shared(_events::integer, (_l & 2147483647)::integer) IS NULL;
-    IF current_setting('synchronous_commit') = 'off' THEN  -- as durable_v1, without the cost of a call
+    IF current_setting('synchronous_commit') = 'off' THEN  -- durable_v1, without the cost of a call
         _done := set_config('synchronous_commit', 'local', true) IS NULL;
     END IF;
     RETURN true;
@@ -332,7 +334,7 @@ BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = 'the order of $all can only be read at READ COMMITTED, not ' || current_setting('transaction_isolation');
-    ELSIF pg_is_in_recovery() THEN  -- which may pass: a failover is under way
+    ELSIF pg_is_in_recovery() THEN  -- this may pass: a failover is under way
         RAISE read_only_sql_transaction USING
             MESSAGE = 'the locks of the primary cannot be seen from a replica: read $all on the primary';
     END IF;
@@ -346,9 +348,9 @@ BEGIN
 END $$;
 
 -- An id that does not survive a crash: PostgreSQL empties an unlogged table when it recovers, and a standby has none
--- (https://www.postgresql.org/docs/current/sql-createtable.html, UNLOGGED). After a crash, numbers that were drawn and
--- not logged yet are drawn again: nextval is logged once in 33 draws, and a transaction that rolls back flushes nothing.
--- The id is a generated column, since dumps do not contain those: what is restored from one has another id.
+-- (https://www.postgresql.org/docs/current/sql-createtable.html, UNLOGGED). It is needed because a crash makes the sequence
+-- repeat numbers that were drawn and not yet logged: nextval is logged once in 33 draws, and a rollback flushes nothing.
+-- The id is a generated column, which dumps leave out, so a restored store has another id.
 CREATE FUNCTION @schema@.new_incarnation() RETURNS uuid LANGUAGE sql IMMUTABLE AS $$ SELECT gen_random_uuid() $$;
 CREATE UNLOGGED TABLE @schema@.incarnation (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -357,8 +359,8 @@ CREATE UNLOGGED TABLE @schema@.incarnation (
 INSERT INTO @schema@.incarnation DEFAULT VALUES;
 
 -- The history that positions belong to: this store, in this cluster, database and table, on this timeline, in this
--- incarnation. A restore, the promotion of a replica or a crash begins another one, in which the same positions can be
--- given again. `-` stands for what is not known: `look_v1` makes the incarnation's row.
+-- incarnation. A restore, the promotion of a replica or a crash begins another history, in which the same positions can be
+-- given again. `-` stands for an unknown part; `look_v1` makes the incarnation's row.
 CREATE FUNCTION @schema@.history_v1() RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -382,8 +384,8 @@ BEGIN
         || '/' || '@schema@.events'::regclass::oid::text || '/' || _timeline || '/' || coalesce(_incarnation, '-');
 END $$;
 
--- Raises TK002 where this server was left behind by a promotion, once a later timeline was seen: of one store, timelines
--- only grow.
+-- Raises TK002 if this server was left behind by a promotion: a later timeline of this store was seen, and timelines only
+-- grow.
 CREATE FUNCTION @schema@.refuse_left_behind(_found text, _seen text) RETURNS void LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -395,13 +397,13 @@ BEGIN
     END IF;
 END $$;
 
--- What `same_history_v1` says where the history is not the expected one as far as it has looked: it looks at all of it.
+-- Compares the whole history for `same_history_v1`, whose short comparison has found a difference; raises as that does.
 CREATE FUNCTION @schema@.compare_history_v1(_expected text) RETURNS boolean
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     _found constant text := @schema@.history_v1();
 BEGIN
-    IF pg_is_in_recovery() THEN  -- which may pass: a failover is under way
+    IF pg_is_in_recovery() THEN  -- this may pass: a failover is under way
         RAISE read_only_sql_transaction USING
             MESSAGE = 'this server is a replica, where nobody can tell how far may be read: read on the primary';
     ELSIF _found = _expected THEN
@@ -411,12 +413,12 @@ BEGIN
     RAISE SQLSTATE 'TK001' USING MESSAGE = format('history is %s, not %s', _found, _expected);
 END $$;
 
--- True where this is the history in which a position was learned; else it raises TK001 (another history) or TK002 (left
--- behind). Each statement that gives rows to those who follow contains it as `(SELECT same_history_v1(…))`: so it runs on
--- the server that gives the rows, once, before they are looked for, and also where there are none. Null: the caller has
--- one session for all of its statements, where the history cannot change.
--- It looks at what another server, database or crash would have changed. It has no settings of its own, which would cost
--- more than the rest: so it names everything by its schema. The database's number stands in the path of each of its files.
+-- Returns true in the history in which a position was learned; raises TK001 in another history, and TK002 on a server that
+-- was left behind. Each statement that returns rows to followers contains it as `(SELECT same_history_v1(…))`. So it runs
+-- on the server that returns the rows, once, before the scan, and for empty results too. Null: the caller runs all of its
+-- statements in one session, in which the history cannot change.
+-- It compares the parts that another server, database or crash would have changed. It has no settings, which would cost more
+-- than the rest, so it names everything with its schema. The database's number is in the path of each of its files.
 CREATE FUNCTION @schema@.same_history_v1(_expected text) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
 DECLARE
     _incarnation uuid;
@@ -436,10 +438,10 @@ BEGIN
     RETURN @schema@.compare_history_v1(_expected);
 END $$;
 
--- How far may be read, and in which history: one question for everybody who follows, in autocommit.
---   seen     the history that was seen last; empty for none: a server that was left behind since then is refused
---   follow   true for those who keep positions or write checkpoints: a session that is read-only is refused, and the
---            incarnation's row is made where there is none yet
+-- The safe position and its history, for all followers; in autocommit.
+--   seen     the history that was seen last, empty for none: a server that was left behind since then is refused
+--   follow   true for callers that keep positions or write checkpoints: a read-only session is refused, and the
+--            incarnation's row is made if it is missing
 CREATE FUNCTION @schema@.look_v1(_seen text, _follow boolean, OUT safe bigint, OUT history text)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -450,7 +452,7 @@ BEGIN
     ELSIF _follow AND NOT EXISTS (SELECT FROM @schema@.incarnation) THEN
         INSERT INTO @schema@.incarnation DEFAULT VALUES ON CONFLICT DO NOTHING;
     END IF;
-    history := @schema@.history_v1();  -- in a later statement, which sees a row that another session has just made
+    history := @schema@.history_v1();  -- a later statement, to see a row that another session has just made
     PERFORM @schema@.refuse_left_behind(history, _seen);
 END $$;
 

@@ -19,7 +19,7 @@ CREATE TABLE @schema@.snapshots (
     created_at @schema@.moment NOT NULL DEFAULT clock_timestamp()
 );
 
--- Streams of a category, and those that are deleted, which are few.
+-- For the streams of a category, and for deleted streams, which are few.
 CREATE INDEX streams_category ON @schema@.streams (category, stream);
 CREATE INDEX streams_deleted ON @schema@.streams (stream) WHERE deleted_at IS NOT NULL;
 
@@ -37,15 +37,15 @@ END $$;
 CREATE TRIGGER links_are_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON @schema@.links
     FOR EACH STATEMENT EXECUTE FUNCTION @schema@.refuse_change();
 
--- Whose an event is, is its stream's number, and what a store is holds for all of its events. A stream's version, and when it
--- was deleted, are counted and noted by the functions: an append passes by here without a call. A stream that was made in
--- vain has no version yet, and may go.
+-- An event belongs to its stream by the stream's number, and a store's types hold for all of its events: neither may change.
+-- The functions update a stream's version and the time of its deletion, so an append runs none of these triggers. A stream
+-- without events has no version yet, and may be deleted.
 CREATE TRIGGER streams_keep_their_names BEFORE UPDATE OF stream_id, stream, category, created_at OR TRUNCATE ON @schema@.streams
     FOR EACH STATEMENT EXECUTE FUNCTION @schema@.refuse_change();
 CREATE TRIGGER streams_go_with_their_events BEFORE DELETE ON @schema@.streams
     FOR EACH ROW WHEN (OLD.version > 0) EXECUTE FUNCTION @schema@.refuse_change();
 CREATE TRIGGER store_is_what_it_is BEFORE UPDATE OF only_row, data_type, content_type, created_at OR DELETE OR TRUNCATE
-    ON @schema@.store FOR EACH STATEMENT EXECUTE FUNCTION @schema@.refuse_change();  -- a copy may take an id of its own
+    ON @schema@.store FOR EACH STATEMENT EXECUTE FUNCTION @schema@.refuse_change();  -- a copy may take a new store_id
 
 -- What is to be said of an append or a link to a stream that is at `_actual` (null: it is not there), or null if it
 -- may go on. _expected as in append_v1.
@@ -197,7 +197,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Sent again, as after a lost answer: what was only checked was as expected then, and may have moved since.
+    -- A retry, such as after a lost answer: streams that were only checked were as expected then, and may have moved since.
     IF _together AND 0 = ANY (_counts)
             AND (SELECT bool_and(x.old IS NOT NULL) FROM unnest(_counts, _old) AS x (n, old) WHERE x.n > 0) THEN
         FOR i IN 1 .. _a LOOP

@@ -23,7 +23,7 @@ CREATE TABLE @schema@.parked (
 CREATE INDEX parked_key ON @schema@.parked (subscription_id, key, first_position) WHERE key IS NOT NULL;
 CREATE INDEX parked_wanted ON @schema@.parked (subscription_id, first_position) WHERE wanted IS NOT NULL;
 
--- Everybody reads these, who may read anything; who may write which rows is said by `roles.sql`.
+-- Every login that may read the store reads these; `roles.sql` says which rows a login may write.
 ALTER TABLE @schema@.subscriptions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @schema@.parked ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @schema@.leases ENABLE ROW LEVEL SECURITY;
@@ -31,19 +31,19 @@ CREATE POLICY reading ON @schema@.subscriptions FOR SELECT USING (true);
 CREATE POLICY reading ON @schema@.parked FOR SELECT USING (true);
 CREATE POLICY reading ON @schema@.leases FOR SELECT USING (true);
 
--- When positions were appended, roughly: a subscription is reset to a time with it. It takes a few kB. A range that is not
--- summarized is read by every search: autovacuum does it when the next one begins.
+-- Finds the positions of a time, roughly, for the reset of a subscription to a time. It takes a few kB. Every search reads
+-- the ranges that are not summarized; autovacuum summarizes a range when the next one begins.
 CREATE INDEX events_created_at ON @schema@.events USING brin (created_at, position) WITH (autosummarize = on);
 
--- The position of the first event that was created at a time or later; 2^63 - 1 where there is none. Times do not grow
--- strictly with positions (writers wait for locks after they have read the clock, and imports bring times of their own),
--- so halves would miss some. The index above leads to the first pages that hold such an event, then to earlier ones,
--- until there is none. The settings leave no other index: by position, all events before the first would be read.
+-- The position of the first event that was created at a time or later; 2^63 - 1 if there is none. Times do not grow
+-- strictly with positions (writers wait for locks after they have read the clock, and imports bring their own times), so a
+-- binary search would miss some. The index above leads to the first pages that hold such an event, then to earlier ones,
+-- until there is none. The settings exclude other plans: by position, all events before the first would be read.
 CREATE FUNCTION @schema@.first_since_v1(_time timestamptz) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET enable_indexscan = off
-SET cpu_index_tuple_cost = 10000  -- which B-trees have, and BRIN has not
+SET cpu_index_tuple_cost = 10000  -- a cost that B-trees have, and BRIN has not
 SET jit = off
 AS $$
 DECLARE
@@ -70,9 +70,9 @@ BEGIN
     finished := finished - int8multirange(int8range(NULL, checkpoint, '[]'));
 END $$;
 
--- True where the store holds all of these events, each at its place in the feed (a link's, where it was linked). A
--- checkpoint that stands on an event proves by it that the event exists: a forged message, a copy of the data folder that
--- was put back, or a hard delete may have left none.
+-- True if the store holds all of these events, each at its place in the feed (for a link, the place of the link). With it, a
+-- checkpoint proves that the event on which it stands exists: a forged message, a restored copy of the data folder, or a
+-- hard delete may have left none.
 CREATE FUNCTION @schema@.holds_v1(_feed_positions bigint[], _ids uuid[]) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 BEGIN
