@@ -96,7 +96,7 @@ async def test_an_error_without_a_name_of_its_own_keeps_the_place(
     await connection.close()
     args = ["--to", QUEUE, "--to-position", str(last.last_position), "--json"]
     error = json.loads((await replay(*args, code=1)).stderr)
-    assert error["message"].startswith("could not read block 7 (")
+    assert error["message"].startswith("PostgreSQL failed (58030): could not read block 7")
     assert 0 < error["next"] <= last.first_position
     assert 0 < error["events"] <= 2 * half
 

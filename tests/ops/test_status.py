@@ -286,7 +286,7 @@ def test_shells_complete_commands_and_options() -> None:
     assert completed("trunkline ver") == ["verify"]
     assert set(completed("trunkline subscriptions re")) == {"reset", "retry"}
     assert "--management-url" in completed("trunkline doctor --m")
-    assert completed("trunkline streams --sort ver") == ["version"]
+    assert completed("trunkline streams --sort a") == ["age"]
     assert "--install-completion" in CliRunner(env=environment(None)).invoke(app, ["--help"]).stdout
 
 

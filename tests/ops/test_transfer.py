@@ -424,8 +424,8 @@ async def test_an_error_without_a_name_of_its_own_keeps_the_place(
         CREATE TRIGGER broken BEFORE INSERT ON copy.events FOR EACH ROW WHEN (NEW.type = 'T4')
             EXECUTE FUNCTION broken()""")
     error = json.loads((await cli("import", file, "--schema", "copy", "--json", code=1)).stderr)
-    assert (error["error"], error["imported"]) == ("PostgresIOError", 3)
-    assert "could not read block 7 (3 items are in the store; the same import" in error["message"]
+    assert (error["error"], error["imported"]) == ("StoreUnavailable", 3)
+    assert "could not read block 7: see the server's log (3 items are in the store; the same import" in error["message"]
     await connection.execute("DROP TRIGGER broken ON copy.events")
     await connection.close()
     assert json.loads((await cli("import", file, "--schema", "copy", "--json")).stdout)["before"] == 3
