@@ -52,7 +52,8 @@ class Sessions:
         """A connection in a transaction that the server ends if it waits for so many seconds, between two statements or
         for a lock: a program that was paused cannot hold up others without end. Raises as `EventStore.transaction`."""
         session = await self._take()
-        connection, clean = session.connection, False
+        connection, failure = session.connection, None
+        clean = False
         try:
             if session.limit != limit and self._keeps:
                 await self._set(connection, _limits("SET", limit))
@@ -61,9 +62,12 @@ class Sessions:
                     await self._set(connection, _limits("SET LOCAL", limit))
                 yield connection
             clean = True
+        except Exception as error:
+            failure = error
+            raise
         finally:
             # Only of a transaction that has begun and ended well is it known what is left of it: nothing.
-            self._start(self._make_ready(session, limit) if clean else self._give_back(session))
+            self._start(self._make_ready(session, limit) if clean else self._give_back(session, failure))
 
     async def close(self) -> None:
         """Gives all of them back."""
@@ -110,7 +114,8 @@ class Sessions:
         if self._tidying is None:
             self._tidying = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._tidy)
 
-    async def _give_back(self, session: _Session) -> None:
+    async def _give_back(self, session: _Session, failure: Exception | None = None) -> None:
+        """Release a session. After a failure the store decides whether other connections are suspect, too."""
         try:
             try:
                 if self._store.has_sessions and is_alive(session.connection):
@@ -119,7 +124,7 @@ class Sessions:
                 _terminate(session.connection)
             finally:
                 with suppress(Exception):
-                    await session.stack.aclose()
+                    await session.stack.__aexit__(type(failure) if failure else None, failure, None)
         finally:
             self._one_more()
 

@@ -11,6 +11,7 @@ import pytest_asyncio
 from trunkline_consumer.sessions import Sessions
 from trunkline_store import EventStore, StoreUnavailable
 from trunkline_store.connections import Connection
+from trunkline_store.translate import translated
 
 LIMIT = 20.0
 
@@ -103,4 +104,23 @@ async def test_the_applications_pool_makes_its_sessions_ready(database: str) -> 
                 assert await connection.fetchval("SHOW search_path") == "app"
                 assert await connection.fetchval("SHOW lock_timeout") == "20s"
             await asyncio.gather(*sessions._tasks)
+        await sessions.close()
+
+
+async def test_a_session_on_a_server_that_was_left_behind_is_not_used_again(database: str) -> None:
+    """A transaction that learns from its own statement that another server was promoted ends its connection, and all
+    that were opened before: the next transaction is on a new one."""
+    async with EventStore(database) as store:
+        sessions = Sessions(store)
+        before = set(await asyncio.gather(*(store.fetchval("SELECT pg_backend_pid()") for _ in range(3))))
+        history = (await store.look()).history.split("/")
+        later = "/".join([*history[:4], "FFFFFFFF", history[5]])
+        with pytest.raises(StoreUnavailable, match="was replaced"):  # noqa: PT012 - the statement is what fails
+            async with sessions.transaction(LIMIT) as connection:
+                before.add(await connection.fetchval("SELECT pg_backend_pid()"))
+                with translated(store.schema):
+                    await connection.fetch(store.sql["last_position"], 1, later)
+        await sessions.close()  # waits until the session has been given back
+        async with sessions.transaction(LIMIT) as connection:
+            assert await connection.fetchval("SELECT pg_backend_pid()") not in before
         await sessions.close()
