@@ -11,7 +11,7 @@ import pytest_asyncio
 from trunkline_consumer.sessions import Sessions
 from trunkline_store import EventStore, StoreUnavailable
 from trunkline_store.connections import Connection
-from trunkline_store.translate import translated
+from trunkline_store.translate import STATEMENT_ERRORS, translated
 
 LIMIT = 20.0
 
@@ -71,7 +71,7 @@ async def test_lost_connections_take_no_session_with_them(
         async with asyncio.timeout(30):
             for n in range(6):
                 kept: Connection | None = None
-                with suppress(StoreUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError):
+                with suppress(StoreUnavailable, *STATEMENT_ERRORS):
                     async with sessions.transaction(LIMIT) as connection:
                         if when == "in a transaction":
                             await lose(connection)
