@@ -269,7 +269,7 @@ async def test_what_is_parked_is_retried_and_discarded_one_by_one(store: EventSt
             await until_parked({fourth: 1})
             assert seen == [1, 3]
             assert [line["first_position"] for line in await trunkline(database, "parked", "s")] == [fourth]
-            assert (await trunkline(database, "discard", "s"))[0]["wanted"] == 1
+            assert (await trunkline(database, "discard", "s", "--yes"))[0]["wanted"] == 1
             await until_parked({})
             assert seen == [1, 3]
 

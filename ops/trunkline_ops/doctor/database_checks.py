@@ -301,8 +301,9 @@ def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
                 roles,
             )
     groups = {name: role for role, name in store.groups.items()}
-    promised = {(each.role, each.privilege, each.kind, each.name) for each in rights()}
+    promised = {(each.role, each.privilege, each.kind, each.name, each.columns) for each in rights()}
     for each in store.foreign:
+        columns = ", ".join(sorted(each.columns.split(", ")))
         what = f"{each.privilege} ({each.columns})" if each.columns else each.privilege
         revoke = f"REVOKE {what} ON {each.kind.upper()} {relation(schema, each.name)} FROM "
         if each.role == "PUBLIC":
@@ -313,7 +314,7 @@ def _rights(facts: DatabaseFacts, store: StoreFacts) -> Iterator[Finding]:
                 "whoever can log in to the database can do it",
                 f"{revoke}PUBLIC",
             )
-        elif (groups.get(each.role), each.privilege, each.kind, each.name) not in promised:
+        elif (groups.get(each.role), each.privilege, each.kind, each.name, columns) not in promised:
             yield Finding(
                 "rights-bypass",
                 f"role {each.role}",

@@ -66,12 +66,16 @@ WHERE relnamespace = to_regnamespace('@schema@')::oid AND relkind = 'r' AND NOT 
 SELECT rolname::text AS name FROM pg_roles WHERE rolname = ANY ($1::text[])
 
 -- name: rights
--- Whether role $1[i] has privilege $2[i] on table or function $4[i] (as $3[i] says) of the schema; missing objects do not
--- count.
+-- Whether role $1[i] has privilege $2[i] on table or function $4[i] (as $3[i] says) of the schema, on columns $5[i] where it
+-- names some; missing objects do not count.
 SELECT w.ord AS number,
-       CASE WHEN w.kind = 'table' THEN has_table_privilege(w.role, c.oid, w.privilege)
+       CASE WHEN w.columns <> '' THEN
+                (SELECT bool_and(has_column_privilege(w.role, c.oid, each, w.privilege))
+                 FROM unnest(string_to_array(w.columns, ', ')) AS each)
+            WHEN w.kind = 'table' THEN has_table_privilege(w.role, c.oid, w.privilege)
             ELSE has_function_privilege(w.role, p.oid, w.privilege) END AS granted
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS w (role, privilege, kind, name, ord)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+    WITH ORDINALITY AS w (role, privilege, kind, name, columns, ord)
 LEFT JOIN pg_class AS c ON w.kind = 'table' AND c.relname = w.name AND c.relkind = 'r'
     AND c.relnamespace = to_regnamespace('@schema@')::oid
 LEFT JOIN pg_proc AS p ON w.kind = 'function' AND p.proname = w.name AND p.pronamespace = to_regnamespace('@schema@')::oid

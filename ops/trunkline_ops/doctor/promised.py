@@ -20,7 +20,10 @@ _OF_COLUMN = re.compile(r"^ +([a-z]\w*) .*?\b(PRIMARY KEY|UNIQUE)\b(?! \()", re.
 _TRIGGER = re.compile(r"^CREATE TRIGGER (\w+)[^;]* ON @schema@\.(\w+)[^;]*;", re.MULTILINE)
 _ROW_SECURITY = re.compile(r"^ALTER TABLE @schema@\.(\w+) ENABLE ROW LEVEL SECURITY;", re.MULTILINE)
 _DROPPED = re.compile(r"^DROP \w+ (?:IF EXISTS )?(?:@schema@\.)?(\w+)", re.MULTILINE)
-_GRANT = re.compile(r"GRANT ([A-Z, ]+) ON (FUNCTION |ALL TABLES IN SCHEMA )?([^;]+?) TO ([^;]+);")
+_GRANT = re.compile(
+    r"GRANT ([A-Z, ]+(?:[^;]*?\))?[A-Z, ]*?)\s+ON (FUNCTION |ALL TABLES IN SCHEMA )?([^;]+?) TO ([^;]+);"
+)
+_PRIVILEGE = re.compile(r"([A-Z]+)(?: \(([^)]*)\))?")
 
 
 class Key(NamedTuple):
@@ -50,6 +53,8 @@ class Right(NamedTuple):
     privilege: str
     kind: Literal["table", "function"]
     name: str
+    columns: str = ""
+    """In alphabetical order; empty for all of a table."""
 
 
 @cache
@@ -98,7 +103,8 @@ def rights() -> frozenset[Right]:
             continue
         names = promise().tables if kind.startswith("ALL") else re.findall(r"@schema@\.(\w+)", objects)
         for name in names:
-            for privilege, role in product(privileges.split(","), re.findall(r"@(\w+)@", to)):
+            for (privilege, columns), role in product(_PRIVILEGE.findall(privileges), re.findall(r"@(\w+)@", to)):
                 assert role in ROLES
-                found.add(Right(role, privilege.strip(), "function" if kind == "FUNCTION " else "table", name))
+                some = ", ".join(sorted(columns.split(", "))) if columns else ""
+                found.add(Right(role, privilege, "function" if kind == "FUNCTION " else "table", name, some))
     return frozenset(found)
