@@ -261,8 +261,8 @@ class Owner:
 async def first_checkpoint(
     store: EventStore, connection: Connection, feed: Feed, start: Start | int, look: Look
 ) -> int:
-    """Where a new subscription begins: always a position that an event has, or 0, never the safe position. Raises
-    `HistoryChanged` where that was asked for on another server than the connection's."""
+    """Return the position behind which a new subscription begins: that of an event, or 0, never the safe position.
+    Raises `HistoryChanged` if the look was made on another server than the connection's."""
     if start in (Start.ORIGIN, 0):
         return 0
     with translated(store.schema):

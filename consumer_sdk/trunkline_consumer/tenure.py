@@ -272,8 +272,8 @@ class Tenure:
         return self._anchor | {place: id for place, id in self._unproven.items() if unit.start < place <= unit.last}
 
     def _proof_up_to(self, position: int) -> dict[int, UUID]:
-        """As `_proof_of`, of all up to the batch in which a position is. What is in flight behind it may be erased
-        before it is handled."""
+        """Return the same as `_proof_of` for everything up to the batch that holds a position. Events in flight behind
+        it are left out, since they may be erased before they are handled."""
         proof, reached = dict(self._anchor), 0
         for place, id in self._unproven.items():
             if reached >= position:

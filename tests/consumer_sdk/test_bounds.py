@@ -1,4 +1,4 @@
-"""What an owner remembers is bounded, and neither an erasure nor a lease that is renewed no more ends its work."""
+"""The memory of an owner is bounded, and neither an erasure nor a lease that is renewed no more ends its work."""
 
 import asyncio
 import logging

@@ -251,7 +251,7 @@ ACTS: dict[str, tuple[Callable[[Programs], Awaitable[object]], str]] = {
         "SELECT checkpoint FROM eventstore.subscriptions",
     ),
 }
-"""What can be done, and a question whose answer it changes."""
+"""Operations, each with a question whose answer it changes."""
 
 
 async def undone_by_crashes(*acts: str, without: str = "SELECT") -> list[str]:
